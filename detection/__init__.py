@@ -1,0 +1,1 @@
+"""Checkpoint -> detector -> number: conversion, two engines, VOC evaluation and report."""

@@ -1,0 +1,152 @@
+"""Checkpoint files that are whole, safe to open and describe themselves; both trainers use them.
+
+A file appears under its final name only when it is complete and on the disk. It holds tensors and plain Python values
+only, so that ``torch.load(weights_only=True)`` opens it and nothing inside is ever executed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+LAST_CHECKPOINT = "last_checkpoint"  # a text file that names the newest checkpoint, as Detectron2 and fvcore have it
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of ``path`` for writing; on success flush it to the disk and rename it to ``path``.
+
+    After an exception (a full disk, Ctrl-C) the temporary file is removed and whatever stood at ``path`` is untouched.
+    The folder must exist.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut (not every file system of every OS can open a folder)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
+    """Write ``state`` (nested dicts, lists and tuples of tensors and plain values) to ``path``, whole or not at all.
+
+    Raises:
+        TypeError: a value that safe loading would refuse; its place in ``state`` is named and nothing is written.
+    """
+    import torch
+
+    _check_plain(state, "state")
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def save_last(state: dict[str, Any], folder: Path | str, name: str) -> Path:
+    """Save ``state`` as ``folder/name``, then point ``last_checkpoint`` to it. Returns the file's path."""
+    path = Path(folder) / name
+    save_checkpoint(state, path)
+    with atomic_write(path.parent / LAST_CHECKPOINT, "w") as file:
+        file.write(name)
+    return path
+
+
+def load_checkpoint(path: Path | str) -> Any:
+    """Return what ``path`` holds, tensors on the CPU, without executing anything in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged (checksums are verified) or needs more than safe loading gives.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.stat().st_size == 0:
+        raise ValueError(f"checkpoint {path} is empty (0 bytes)")
+    try:
+        if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums that it writes
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+
+
+def load_last(folder: Path | str) -> tuple[dict[str, Any], Path] | None:
+    """Return the newest readable checkpoint of ``folder`` and its path, or None where there is none.
+
+    The file that ``last_checkpoint`` names comes first, then the other ``*.pth`` files from the newest to the oldest. A
+    damaged one is passed over with a warning that names it and the one used instead.
+
+    Raises:
+        ValueError: there are checkpoints, but none can be read.
+    """
+    folder = Path(folder)
+    candidates = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    pointer = folder / LAST_CHECKPOINT
+    if pointer.is_file():
+        named = folder / pointer.read_text("utf-8", errors="replace").strip()
+        if named in candidates:
+            candidates.remove(named)
+            candidates.insert(0, named)
+    failures = []
+    for path in candidates:
+        try:
+            state = load_checkpoint(path)
+        except ValueError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            logger.warning("%s; resuming from %s instead", "; ".join(failures), path)
+        return state, path
+    if failures:
+        raise ValueError(f"no checkpoint in {folder} can be read: {'; '.join(failures)}")
+    return None
+
+
+def _check_plain(value: Any, place: str) -> None:
+    import torch
+
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, f"key {key!r} of {place}")
+            _check_plain(item, f"{place}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{place}[{index}]")
+    elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes)):
+        raise TypeError(f"{place} is a {type(value).__module__}.{type(value).__name__}; expected tensors and plain values")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
