@@ -1,0 +1,271 @@
+"""Datasets in the Pascal VOC layout: find, read and check them before anything expensive starts.
+
+A dataset is an image set, a text file of picture ids, in a folder with the challenge's layout::
+
+    VOC2007/Annotations/<id>.xml   ImageSets/Main/<set>.txt   JPEGImages/<id>.jpg
+
+Boxes are kept exactly as the XML has them: xmin, ymin, xmax, ymax in pixels, 1-based and inclusive. ``detection.data``
+shifts them for training and ``detection.evaluation`` follows the devkit, each in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+# Alphabetical, as the challenge and Detectron2 have them: the index is the label.
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # the first that exists is taken
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+EXIF_ORIENTATION = 0x0112
+EXIF_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+logger = logging.getLogger(__name__)
+
+
+class VocObject(NamedTuple):
+    """One annotated object; ``box`` is xmin, ymin, xmax, ymax in 1-based inclusive pixels, unchecked, as in the XML."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class VocPicture:
+    """One picture of an image set; ``width`` and ``height`` are the XML's, or the file's own where the XML has none."""
+
+    image_id: str
+    path: Path
+    annotation: Path
+    width: int
+    height: int
+    objects: tuple[VocObject, ...]
+
+
+@dataclass(frozen=True)
+class VocDataset:
+    """An image set, in the order of its text file; a class's place in ``classes`` is its label."""
+
+    name: str
+    folder: Path
+    image_set: str
+    classes: tuple[str, ...]
+    pictures: tuple[VocPicture, ...]
+
+
+def load_voc(
+    name: str,
+    *,
+    root: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    check_pictures: bool = True,
+) -> VocDataset:
+    """Read the dataset ``name`` with all its annotations.
+
+    ``voc_<year>_<image set>`` lives in ``VOC<year>`` under ``root`` or under ``root/VOCdevkit``, with the challenge's
+    20 classes unless ``classes`` says otherwise. Any other name is an image set of the folder ``root`` itself and needs
+    ``classes``. Without ``root`` (or with "") it is ``$DETECTRON2_DATASETS``, else ``./datasets``, as in Detectron2.
+
+    Boxes that are degenerate or leave the picture are kept: training clips or drops them, evaluation treats them as the
+    devkit does. With ``check_pictures=False`` the picture files may be absent, which is enough to evaluate detections.
+
+    Raises:
+        FileNotFoundError: the folder, the image set, an annotation or a picture is missing.
+        ValueError: an empty image set, a duplicate id, an unknown class, or an annotation that cannot be understood.
+    """
+    year_and_set = re.fullmatch(r"voc_(\d{4})_(.+)", name)
+    root = Path(root or os.environ.get(ROOT_VARIABLE) or "datasets")
+    if year_and_set:
+        folder, image_set = _year_folder(name, root, year_and_set[1]), year_and_set[2]
+        classes = tuple(classes or VOC_CLASSES)
+    else:
+        folder, image_set = root, name
+        classes = tuple(classes or ())
+    if not classes:
+        raise ValueError(f"dataset {name!r} has no class list; set VOC.CLASSES, for example \"('cat', 'dog')\"")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist; {_how_to_set_root(f'{name}.txt')}")
+
+    ids = _read_image_set(name, folder, image_set)
+    found = _find_pictures(folder / "JPEGImages")
+    pictures = tuple(
+        _read_picture(image_id, folder, found.get(image_id), f"{_set_file(folder, image_set)}, line {line}", classes,
+                      check_pictures)
+        for image_id, line in ids.items()
+    )
+    return VocDataset(name, folder, image_set, classes, pictures)
+
+
+def _year_folder(name: str, root: Path, year: str) -> Path:
+    tried = [root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"dataset {name!r}: neither {tried[0]} nor {tried[1]} exists; {_how_to_set_root(f'VOC{year}')}"
+    )
+
+
+def _how_to_set_root(content: str) -> str:
+    where = "ImageSets/Main/" if content.endswith(".txt") else ""
+    return f"set VOC.ROOT or ${ROOT_VARIABLE} to the folder that holds {where}{content}"
+
+
+def _set_file(folder: Path, image_set: str) -> Path:
+    return folder / "ImageSets" / "Main" / f"{image_set}.txt"
+
+
+def _read_image_set(name: str, folder: Path, image_set: str) -> dict[str, int]:
+    """Return picture id -> line number (from 1), in the file's order."""
+    path = _set_file(folder, image_set)
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.txt")) if path.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"dataset {name!r}: image set {path} does not exist; this folder has {', '.join(known[:20]) or 'none'}"
+        )
+    ids: dict[str, int] = {}
+    for line, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        words = text.split()
+        if not words:
+            continue
+        if len(words) > 1:
+            raise ValueError(f"{path}, line {line}: expected one picture id, but got {text.strip()!r}")
+        if words[0] in ids:
+            raise ValueError(f"{path}, line {line}: duplicate id {words[0]!r}, first seen in line {ids[words[0]]}")
+        ids[words[0]] = line
+    if not ids:
+        raise ValueError(f"dataset {name!r}: image set {path} names no picture")
+    return ids
+
+
+def _find_pictures(folder: Path) -> dict[str, Path]:
+    """Return picture id -> file, from one listing of the folder (a look for each file would cost more than the XML)."""
+    if not folder.is_dir():
+        return {}
+    names = [os.path.splitext(name) for name in os.listdir(folder)]
+    rank = {suffix: place for place, suffix in enumerate(PICTURE_SUFFIXES)}
+    pictures = [(stem, suffix) for stem, suffix in names if suffix.lower() in rank]
+    pictures.sort(key=lambda parts: rank[parts[1].lower()], reverse=True)  # so that the preferred one stays
+    return {stem: folder / (stem + suffix) for stem, suffix in pictures}
+
+
+def _read_picture(
+    image_id: str, folder: Path, path: Path | None, source: str, classes: tuple[str, ...], check_pictures: bool
+) -> VocPicture:
+    expected = folder / "JPEGImages" / f"{image_id}.jpg"
+    if path is None and check_pictures:
+        raise FileNotFoundError(f"{source}: picture {expected} of id {image_id!r} does not exist")
+    annotation = folder / "Annotations" / f"{image_id}.xml"
+    try:
+        content = annotation.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: annotation {annotation} of id {image_id!r} does not exist") from None
+    width, height, objects = _read_annotation(annotation, content, classes)
+    if width <= 0 or height <= 0:  # some labelling tools leave the size out or write 0
+        if path is None:
+            raise ValueError(f"{annotation}: no picture size, and picture {expected}, which has it, does not exist")
+        width, height = _picture_size(path)
+    return VocPicture(image_id, path or expected, annotation, width, height, objects)
+
+
+def _read_annotation(path: Path, content: bytes, classes: tuple[str, ...]) -> tuple[int, int, tuple[VocObject, ...]]:
+    """Return width and height (0 where absent) and the objects."""
+    # A document type can define entities that grow without bound; no VOC annotation has one. (UTF-16 pads with zeros.)
+    forbidden = re.search(rb"<!(DOCTYPE|ENTITY)", content.replace(b"\0", b""))
+    if forbidden:
+        line = content.replace(b"\0", b"")[: forbidden.start()].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: {forbidden[0].decode()} is not allowed in an annotation")
+    try:
+        tree = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = str(error).partition(":")[0]
+        raise ValueError(f"{path}, line {line}, column {column + 1}: not well-formed XML ({reason})") from None
+    except (LookupError, ValueError) as error:  # an encoding that does not exist or cannot be read
+        raise ValueError(f"{path}, line 1: not well-formed XML ({error})") from None
+
+    objects = []
+    for number, node in enumerate(tree.findall("object")):
+        try:
+            objects.append(_read_object(node, classes))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {_object_line(content, number)}: {error}") from None
+    try:
+        width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{path}: the picture's width and height must be numbers") from None
+    return width, height, tuple(objects)
+
+
+def _read_object(node: ElementTree.Element, classes: tuple[str, ...]) -> VocObject:
+    name = (node.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("object without name")
+    if name not in classes:
+        raise ValueError(f"unknown class {name!r}; the known ones are {', '.join(classes)}")
+    box = node.find("bndbox")
+    if box is None:
+        raise ValueError(f"object {name!r} without bndbox")
+    coordinates = []
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        text = box.findtext(side)
+        if text is None:
+            raise ValueError(f"object {name!r} without {side}")
+        coordinates.append(_number(name, side, text))
+    difficult = _number(name, "difficult", node.findtext("difficult") or "0")
+    return VocObject(name, tuple(coordinates), difficult != 0)
+
+
+def _number(name: str, tag: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{tag} of object {name!r} is not a number: {text.strip()!r}")
+    return value
+
+
+def _object_line(content: bytes, number: int) -> int:
+    """Return the line of the ``number``-th object (from 0); ElementTree does not keep lines, so parse again."""
+    lines: list[int] = []
+    depth = 0
+
+    def start(tag: str, _attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 2 and tag == "object":
+            lines.append(parser.CurrentLineNumber)
+
+    def end(_tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(content, True)
+    return lines[number]
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height as displayed, from the file's header."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            sideways = picture.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+            return (picture.height, picture.width) if sideways else (picture.width, picture.height)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"picture {path} cannot be read: {error}") from error
