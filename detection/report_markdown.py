@@ -1,0 +1,59 @@
+"""report.json as Markdown, for a terminal, a pull request or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Return the page for ``report``, the content of report.json."""
+    parts = {"VOC2007 (11 points)": report["voc07"], "VOC2010 on (area)": report["voc10"], "COCO": report["coco"]}
+    scored, classes = report["voc07"]["num_classes_scored"], report["classes"]
+    summary = [("metric", "AP", "AP50", "AP75")]
+    summary += [(name, *(percent(part[key]) for key in ("AP", "AP50", "AP75"))) for name, part in parts.items()]
+    per_class = [("class", "AP50 (11 points)", "AP50 (area)")]
+    per_class += [(name, *(percent(report[key]["per_class"][name]) for key in ("voc07", "voc10"))) for name in classes]
+    protocol = [("", "")] + [(key, value) for key, value in flatten(report["protocol"])]
+    return "\n".join([
+        f"# Detection report: {report['dataset']}",
+        "",
+        f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
+        "a class without ground truth has no AP. AP in percent.",
+        "",
+        *_table(summary),
+        "",
+        "## Classes",
+        "",
+        *_table(per_class),
+        "",
+        "## Protocol",
+        "",
+        *_table(protocol),
+        "",
+    ])  # fmt: skip
+
+
+def percent(value: float | None) -> str:
+    """Return an AP in percent with two digits, a dash for None."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the leaves of nested mappings as (dotted key, text), a dash for None."""
+    rows = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            rows += flatten(item, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", "-" if item is None else str(item)))
+    return rows
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table whose first row is its head; numbers are aligned to the right."""
+    cells = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [cells[0], rule, *cells[1:]]
+    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]

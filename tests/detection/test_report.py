@@ -1,0 +1,70 @@
+"""The report: one JSON, two renderings, and nothing written unless all is well."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from detection.evaluation import PictureDetections, evaluate_voc
+from detection.report import headline, write_report
+from detection.voc import load_voc
+
+CLASSES = ("dog", "person", "car")
+
+
+@pytest.fixture
+def dataset(voc_root):
+    return load_voc("voc_2007_test", root=voc_root, classes=CLASSES)
+
+
+@pytest.fixture
+def detections():
+    """The dog is found, the car is not, and the person is difficult."""
+    return {"000005": PictureDetections(np.float32([[9, 9, 40, 40]]), np.float32([0.5]), np.array([0]))}
+
+
+def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
+    report = write_report(dataset, detections, tmp_path / "out", {"engine": "torchvision", "seed": 1})
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    assert (report["dataset"], report["num_images"], report["classes"]) == ("voc_2007_test", 3, list(CLASSES))
+    assert {key: report[key] for key in ("voc07", "voc10")} == evaluate_voc(dataset, detections)
+    assert report["voc10"]["per_class"] == {"dog": 100, "person": None, "car": 0}
+    assert (report["voc10"]["AP50"], report["voc10"]["num_classes_scored"]) == (50, 2)
+    assert report["coco"]["AP50"] == pytest.approx(50)
+    assert report["protocol"]["engine"] == "torchvision"
+    assert report["protocol"]["evaluation_rules"] == "standard"
+    assert headline(report).startswith("voc_2007_test: mAP 50.00 (VOC2007, 11 points, IoU .5), 50.00 (area, IoU .5)")
+    assert headline(report).endswith("over 2 of 3 classes and 3 pictures")
+
+
+def test_write_report__markdown_has_every_class(dataset, detections, tmp_path):
+    write_report(dataset, detections, tmp_path, {"weights": {"sha256": "a|b"}})
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"^\| person +\| - +\| - +\|$", text, re.MULTILINE)
+    assert "weights.sha256" in text
+    assert "a\\|b" in text
+
+
+def test_write_report__page_is_self_contained_and_escaped(dataset, detections, tmp_path):
+    write_report(dataset, detections, tmp_path, {"note": "<script>alert(1)</script>"})
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_write_report__nan_of_detectron2_becomes_null(dataset, detections, tmp_path):
+    detections["000006"] = PictureDetections(np.float32([[0, 0, 5, 5]]), np.float32([0.5]), np.array([1]))
+    report = write_report(dataset, detections, tmp_path, {}, rules="detectron2")
+    assert report["voc10"]["AP50"] is None
+    assert report["voc07"]["AP50"] == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize("protocol", [{"weights": object()}, {"loss": float("nan")}])
+def test_write_report__refuses_a_protocol_that_json_cannot_hold(dataset, detections, tmp_path, protocol):
+    with pytest.raises(ValueError, match="JSON"):
+        write_report(dataset, detections, tmp_path / "out", protocol)
+    assert not (tmp_path / "out").exists()
