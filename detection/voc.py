@@ -17,9 +17,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Alphabetical, as the challenge and Detectron2 have them: the index is the label.
 VOC_CLASSES = (
@@ -28,8 +31,6 @@ VOC_CLASSES = (
 )  # fmt: skip
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # the first that exists is taken
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
-EXIF_ORIENTATION = 0x0112
-EXIF_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 logger = logging.getLogger(__name__)
 
@@ -259,13 +260,21 @@ def _object_line(content: bytes, number: int) -> int:
     return lines[number]
 
 
+def exif_orientation(picture: Image.Image) -> int:
+    """Return how an opened picture is to be turned for display: 1 (as it is) to 8, of which 5 to 8 swap the sides."""
+    try:
+        return picture.getexif().get(0x0112, 1)
+    except Exception:  # broken metadata raises errors of many kinds, and says nothing about the pixels
+        return 1
+
+
 def _picture_size(path: Path) -> tuple[int, int]:
     """Return width and height as displayed, from the file's header."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            sideways = picture.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+            sideways = exif_orientation(picture) in (5, 6, 7, 8)
             return (picture.height, picture.width) if sideways else (picture.width, picture.height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {path} cannot be read: {error}") from error

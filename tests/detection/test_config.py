@@ -64,7 +64,7 @@ def test_class_names__own_or_the_challenges():
 
 
 @pytest.mark.parametrize(
-    ("opts", "text"),
+    "opts, text",
     [
         (["SOLVER.BASE_LRR", "1"], r"unknown config key SOLVER.BASE_LRR; did you mean SOLVER.BASE_LR\?"),
         (["DATASETS.TRAIN", "voc_2007_test"], r"DATASETS.TRAIN expects tuple .* but got 'voc_2007_test'"),

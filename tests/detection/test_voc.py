@@ -91,7 +91,7 @@ def replace_in_annotation(old, new):
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "text"),
+    "damage, error, text",
     [
         (lambda t: t.root.rename(t.root.with_name("gone")), FileNotFoundError,
          r"neither .*datasets/VOC2007 nor .*datasets/VOCdevkit/VOC2007 exists; set VOC.ROOT or \$DETECTRON2_DATASETS"),

@@ -1,0 +1,42 @@
+"""Two engines behind the same two functions, reading the same config and writing the same run folder.
+
+``train(cfg, *, resume)`` fine-tunes on DATASETS.TRAIN and leaves ``model_final.pth`` in OUTPUT_DIR;
+``detect(cfg, dataset)`` returns the detections of MODEL.WEIGHTS on every picture of a ``VocDataset``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from types import ModuleType
+
+ENGINES = ("auto", "detectron2", "torchvision")
+TESTED_COMMIT = "02b5c4e"  # of Detectron2, 6 June 2026
+INSTALLATION_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+
+logger = logging.getLogger(__name__)
+
+
+def select(name: str) -> ModuleType:
+    """Return the engine ``name``; "auto" is Detectron2 where it can be imported, else torchvision.
+
+    Raises:
+        ImportError: Detectron2 is asked for and cannot be imported.
+        ValueError: no such engine.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r}; the engines are {', '.join(ENGINES)}")
+    chosen = name
+    if name == "auto":
+        chosen = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
+    if chosen == "detectron2":
+        try:
+            importlib.import_module("detectron2")
+        except ImportError as error:
+            raise ImportError(
+                f"--engine detectron2: Detectron2 cannot be imported ({error}). Install it as {INSTALLATION_GUIDE} says"
+                f" (tested with commit {TESTED_COMMIT}), or use --engine torchvision, which needs nothing more"
+            ) from error
+    logger.info("engine: %s%s", chosen, "" if chosen == name else " (--engine auto)")
+    return importlib.import_module(f"detection.engines.{chosen}")
