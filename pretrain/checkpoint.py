@@ -89,17 +89,19 @@ def load_checkpoint(path: Path | str) -> Any:
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if path.stat().st_size == 0:
         raise ValueError(f"checkpoint {path} is empty (0 bytes)")
-    try:
-        if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums that it writes
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+    with open(path, "rb") as file:  # outside the try: a file that may not be read is another error than a damaged one
+        try:
+            if zipfile.is_zipfile(file):  # PyTorch does not look at the checksums that it writes
+                with zipfile.ZipFile(file) as archive:
+                    damaged = archive.testzip()
+                if damaged:
+                    raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
+        except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, OSError) as error:
+            raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
 
 
 def load_last(folder: Path | str) -> tuple[dict[str, Any], Path] | None:
@@ -145,7 +147,9 @@ def _check_plain(value: Any, place: str) -> None:
         for index, item in enumerate(value):
             _check_plain(item, f"{place}[{index}]")
     elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes)):
-        raise TypeError(f"{place} is a {type(value).__module__}.{type(value).__name__}; expected tensors and plain values")
+        raise TypeError(
+            f"{place} is a {type(value).__module__}.{type(value).__name__}; expected tensors and plain values"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser whose ``--help`` shows ``doc``, the tool's module docstring: a summary, then a runnable example."""
+    """Return a parser whose ``--help`` shows ``doc``: the tool's module docstring, with a runnable example."""
     return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
 
 
@@ -102,11 +102,18 @@ class Progress:
         if now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
             shown = "".join(f", {name} {value:.4g}" for name, value in values.items())
-            logger.info("%s %d/%d %s, %s left%s", self.description, self.done, self.total, self.unit,
-                        format_seconds(self.seconds_left()), shown)
+            logger.info(
+                "%s %d/%d %s, %s left%s",
+                self.description,
+                self.done,
+                self.total,
+                self.unit,
+                format_seconds(self.seconds_left()),
+                shown,
+            )
 
     def seconds_left(self) -> float:
-        """Expected seconds until ``total``, from the rate of the steps done by this process (infinite before the first)."""
+        """Expected seconds until ``total``, from the rate of this process's own steps (infinite before the first)."""
         steps = self.done - self.initial
         if steps == 0:
             return float("inf")

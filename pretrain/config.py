@@ -6,8 +6,10 @@ This file holds the reading of configs and every setting of pretraining; ``detec
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def load_config(defaults: CfgNode, config_file: Path | str | None = None, opts: 
 
     Raises:
         FileNotFoundError: a config file does not exist.
-        ValueError: not YAML, an unknown key (the nearest known one is named), or a value of another type than the default.
+        ValueError: not YAML, an unknown key (the nearest known one is named), or a value of another type.
     """
     cfg = defaults.clone()
     if config_file is not None:
@@ -80,10 +82,8 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
 
 def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):  # it stays a string, which the type check below names
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass  # stays a string, which the type check below names
     wanted = type(default)
     if wanted is float and type(value) is int:
         return float(value)
@@ -92,3 +92,135 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     if type(value) is not wanted:
         raise ValueError(f"{source}: {key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
     return value
+
+
+def check_same_run(saved: str, cfg: CfgNode, *, free: frozenset[str]) -> None:
+    """Refuse to resume a run under a config that changes its meaning.
+
+    ``saved`` is the YAML text that the checkpoint carries; keys in ``free`` may differ (paths, workers, periods).
+
+    Raises:
+        ValueError: lists every other key whose value differs, with both values.
+    """
+    before, now = (dict(_leaves(yaml.safe_load(text), None)) for text in (saved, cfg.dump()))
+    changed = [
+        f"{key} was {before.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}"
+        for key in sorted({*before, *now} - free)
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"cannot resume: the config differs from the checkpoint's ({'; '.join(changed)}); "
+            "set these keys back, or start anew in another OUTPUT_DIR"
+        )
+
+
+METHODS = ("baseline", "cutout", "mixup", "cutmix", "saliencymix")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes.
+FREE_ON_RESUME = frozenset(
+    {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.NUM_WORKERS", "LOG_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT"}
+)
+
+
+def get_cfg() -> CfgNode:
+    """Return every setting of pretraining with its default: the paper's ImageNet recipe for ResNet-50 (baseline)."""
+    cfg = CfgNode()
+    cfg.OUTPUT_DIR = "output/pretrain"
+    cfg.DEVICE = "auto"  # "auto": cuda where PyTorch sees one, else cpu
+    cfg.SEED = 0  # of weights, sample order, augmentation and mixing
+    cfg.LOG_PERIOD = 20  # iterations between two lines of metrics.json
+    cfg.CHECKPOINT_PERIOD = 0  # iterations between two checkpoints; 0: one at the end of each epoch
+    cfg.CHECKPOINTS_KEPT = 2  # the newest ones; two, so that a damaged one leaves something to fall back to
+
+    cfg.DATA = CfgNode()
+    cfg.DATA.ROOT = ""  # holds train/ and val/, each with one folder of pictures per class
+    cfg.DATA.NUM_WORKERS = 4  # loading processes; 0 loads in the training process. Results do not depend on it
+    cfg.DATA.IMAGE_SIZE = 224  # side of the square that the network sees, pixels
+    cfg.DATA.EVAL_RESIZE = 256  # shorter side before the centre crop of evaluation, pixels
+    cfg.DATA.CROP_SCALE = (0.08, 1.0)  # share of the picture's area that a training crop covers
+    cfg.DATA.FLIP_PROB = 0.5  # of a horizontal flip
+    cfg.DATA.COLOR_JITTER = 0.4  # brightness, contrast and saturation each within 1 +- this; 0: off
+    cfg.DATA.PCA_LIGHTING = 0.1  # std of the colour shift along ImageNet's RGB principal axes; 0: off
+    cfg.DATA.PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+    cfg.DATA.PIXEL_STD = (58.395, 57.12, 57.375)
+
+    cfg.MODEL = CfgNode()
+    cfg.MODEL.ARCH = "resnet50"  # one of ARCHITECTURES, torchvision's
+    cfg.MODEL.WEIGHTS = ""  # a checkpoint of ours, for --eval-only; empty: the newest of OUTPUT_DIR
+
+    cfg.MIXING = CfgNode()
+    cfg.MIXING.METHOD = "baseline"  # one of METHODS
+    cfg.MIXING.PROB = 1.0  # share of batches that are mixed
+    cfg.MIXING.ALPHA = 1.0  # lambda ~ Beta(ALPHA, ALPHA)
+    cfg.MIXING.SALIENCY = "fine_grained"  # saliencymix only, as are the keys below
+    cfg.MIXING.STYLE = "salient_to_corresponding"  # where the patch is cut and pasted (paper, section 4.3)
+    cfg.MIXING.SCOPE = "image"  # a box per "image" (the paper) or per "batch" (the authors' code)
+    cfg.MIXING.PLACEMENT = "clip"  # at the border "clip" the patch (the authors' code) or "shift" it inside
+    cfg.MIXING.RESOLUTION = 0  # side at which the saliency is computed, pixels; 0: the picture's own
+
+    cfg.SOLVER = CfgNode()
+    cfg.SOLVER.EPOCHS = 300
+    cfg.SOLVER.BATCH_SIZE = 256
+    cfg.SOLVER.BASE_LR = 0.1  # at BATCH_SIZE; not scaled automatically
+    cfg.SOLVER.STEPS = (75, 150, 225)  # epochs after which the learning rate is multiplied by GAMMA
+    cfg.SOLVER.GAMMA = 0.1
+    cfg.SOLVER.WARMUP_ITERS = 0  # iterations over which the learning rate grows linearly from 0
+    cfg.SOLVER.MOMENTUM = 0.9
+    cfg.SOLVER.NESTEROV = True
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    return cfg
+
+
+def load_pretrain_config(config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the checked, frozen config of a YAML file and ``KEY VALUE`` pairs (see :func:`load_config`)."""
+    cfg = load_config(get_cfg(), config_file, opts)
+    _check_values(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _check_values(cfg: CfgNode) -> None:
+    _choice("MODEL.ARCH", cfg.MODEL.ARCH, ARCHITECTURES)
+    _choice("MIXING.METHOD", cfg.MIXING.METHOD, METHODS)
+    for key in (
+        "DATA.IMAGE_SIZE",
+        "DATA.EVAL_RESIZE",
+        "SOLVER.EPOCHS",
+        "SOLVER.BATCH_SIZE",
+        "LOG_PERIOD",
+        "CHECKPOINTS_KEPT",
+    ):
+        _require(cfg, key, lambda value: value >= 1, "at least 1")
+    for key in ("DATA.NUM_WORKERS", "CHECKPOINT_PERIOD", "SOLVER.WARMUP_ITERS", "MIXING.RESOLUTION", "SEED"):
+        _require(cfg, key, lambda value: value >= 0, "at least 0")
+    for key in ("SOLVER.WEIGHT_DECAY", "SOLVER.MOMENTUM", "DATA.COLOR_JITTER", "DATA.PCA_LIGHTING"):
+        _require(cfg, key, lambda value: 0 <= value < float("inf"), "a finite number of at least 0")
+    for key in ("SOLVER.BASE_LR", "SOLVER.GAMMA", "MIXING.ALPHA"):
+        _require(cfg, key, lambda value: 0 < value < float("inf"), "a finite number above 0")
+    for key in ("MIXING.PROB", "DATA.FLIP_PROB"):
+        _require(cfg, key, lambda value: 0 <= value <= 1, "within 0 and 1")
+    _require(cfg, "SOLVER.STEPS", _increasing, "increasing epochs")
+    _require(
+        cfg, "DATA.CROP_SCALE", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1, "0 < low <= high <= 1"
+    )
+    for key in ("DATA.PIXEL_MEAN", "DATA.PIXEL_STD"):
+        _require(cfg, key, lambda value: len(value) == 3, "three numbers, red, green and blue")
+    _require(cfg, "DATA.PIXEL_STD", lambda value: min(value) > 0, "above 0")
+
+
+def _increasing(steps: Sequence[int]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(steps))
+
+
+def _choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], expected: str) -> None:
+    value: Any = cfg
+    for name in key.split("."):
+        value = value[name]
+    if not holds(value):
+        raise ValueError(f"{key} is {value!r}; expected {expected}")

@@ -1,4 +1,4 @@
-"""The files of a run, laid out as Detectron2 does: ``config.yaml``, ``log.txt``, ``metrics.json``, TensorBoard events."""
+"""The files of a run, named as Detectron2 names them: ``config.yaml``, ``metrics.json``, TensorBoard events."""
 
 from __future__ import annotations
 

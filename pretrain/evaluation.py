@@ -1,0 +1,46 @@
+"""Top-1 and top-5 error of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pretrain.cli import Progress
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], prepare: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """Return ``top1_error`` and ``top5_error`` (percent), ``loss`` (mean cross-entropy) and ``num_images``.
+
+    ``batches`` yields ``uint8 (B, 3, H, W)`` and ``int64 (B,)`` on the CPU and has a length; ``prepare`` moves and
+    normalises pictures. With fewer than five classes top-5 counts all of them. The model's training flag is restored.
+    """
+    was_training = model.training
+    model.eval()
+    wrong1 = wrong5 = total = 0
+    loss = 0.0
+    try:
+        with Progress(len(batches), "evaluate", unit="batch") as progress:
+            for images, labels in batches:
+                logits = model(prepare(images)).float()
+                labels = labels.to(logits.device)
+                top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+                hits = top5 == labels[:, None]
+                wrong1 += int((~hits[:, 0]).sum())
+                wrong5 += int((~hits.any(dim=1)).sum())
+                loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+                total += len(labels)
+                progress.update()
+    finally:
+        model.train(was_training)
+    return {
+        "top1_error": 100 * wrong1 / total,
+        "top5_error": 100 * wrong5 / total,
+        "loss": loss / total,
+        "num_images": total,
+    }

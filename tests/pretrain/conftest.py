@@ -1,0 +1,19 @@
+"""A miniature classification data set."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Write train/ (12 pictures) and val/ (4 pictures) of two classes, dark and bright; return their parent."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for name, level in (("bright", 160), ("dark", 0)):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(level, level + 96, (24, 20 + number, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "data"

@@ -1,0 +1,122 @@
+"""Reading configs: bases, overrides, and every mistake by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pretrain.config import FREE_ON_RESUME, check_same_run, get_cfg, load_config, load_pretrain_config
+
+CONFIGS = sorted(Path(__file__).resolve().parents[2].glob("pretrain/configs/*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text, name="experiment.yaml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write_file
+
+
+def test_load_config__child_overrides_base_and_command_line_overrides_both(write):
+    write("SOLVER: {EPOCHS: 5, BASE_LR: 0.2}\nDATA: {ROOT: here}\n", "base.yaml")
+    child = write("_BASE_: base.yaml\nSOLVER: {EPOCHS: 7}\n")
+    cfg = load_config(get_cfg(), child, ["SOLVER.STEPS", "(3, 6)", "DATA.ROOT", "there"])
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.DATA.ROOT) == (7, 0.2, (3, 6), "there")
+
+
+def test_load_config__leaves_the_defaults_alone():
+    defaults = get_cfg()
+    load_config(defaults, None, ["SOLVER.EPOCHS", "1"])
+    assert defaults == get_cfg()
+
+
+@pytest.mark.parametrize("text, value", [("1", 1.0), ("4e-3", 0.004), ("0.5", 0.5)])
+def test_load_config__numbers_where_a_float_is_expected(text, value):
+    result = load_config(get_cfg(), None, ["SOLVER.BASE_LR", text]).SOLVER.BASE_LR
+    assert result == value
+    assert type(result) is float
+
+
+def test_load_config__a_string_key_takes_text_that_reads_as_a_number():
+    assert load_config(get_cfg(), None, ["DATA.ROOT", "2012"]).DATA.ROOT == "2012"
+
+
+@pytest.mark.parametrize("content, message", [
+    ("SOLVER: {EPOCS: 5}", r"unknown config key SOLVER\.EPOCS; did you mean SOLVER\.EPOCHS\?"),
+    ("SOLVER: {EPOCHS: {A: 5}}", r"SOLVER\.EPOCHS expects int \(such as 300\), but got {'A': 5}"),
+    ("SOLVER: 5", r"SOLVER is a group of keys \(EPOCHS, .*\), but got the value 5"),
+    ("SOLVER: {EPOCHS: many}", r"SOLVER\.EPOCHS expects int \(such as 300\), but got 'many'"),
+    ("SOLVER: {EPOCHS: true}", r"SOLVER\.EPOCHS expects int \(such as 300\), but got True"),
+    ("SOLVER: {NESTEROV: 1}", r"SOLVER\.NESTEROV expects bool \(such as True\), but got 1"),
+    ("SOLVER: {EPOCHS: 5", r"line \d: not valid YAML"),
+    ("- a\n- b", r"expected a mapping of config keys"),
+    ("", r"expected a mapping of config keys"),
+])  # fmt: skip
+def test_load_config__refuses_a_bad_file_by_name(write, content, message):
+    path = write(content)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+        load_config(get_cfg(), path)
+
+
+def test_load_config__refuses_a_missing_file():
+    with pytest.raises(FileNotFoundError, match=r"config file nowhere\.yaml does not exist"):
+        load_config(get_cfg(), "nowhere.yaml")
+
+
+def test_load_config__refuses_a_missing_base(write):
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        load_config(get_cfg(), write("_BASE_: absent.yaml"))
+
+
+@pytest.mark.parametrize("opts, message", [
+    (["SOLVER.EPOCHS"], r"command line: expected KEY VALUE pairs, but 'SOLVER\.EPOCHS' has no value"),
+    (["SOLVER.EPOCH", "5"], r"command line: unknown config key SOLVER\.EPOCH; did you mean SOLVER\.EPOCHS\?"),
+    (["SOLVER.EPOCHS", "5.5"], r"command line: SOLVER\.EPOCHS expects int \(such as 300\), but got 5\.5"),
+    (["SOLVER.EPOCHS.MORE", "5"], r"command line: unknown config key SOLVER\.EPOCHS\.MORE"),
+])  # fmt: skip
+def test_load_config__refuses_a_bad_override(opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(get_cfg(), None, opts)
+
+
+@pytest.mark.parametrize("opts, message", [
+    (["MODEL.ARCH", "resnet51"], r"MODEL\.ARCH is 'resnet51'; expected one of resnet18"),
+    (["MIXING.METHOD", "saliency"], r"MIXING\.METHOD is 'saliency'; expected one of baseline"),
+    (["MIXING.ALPHA", "0"], r"MIXING\.ALPHA is 0\.0; expected a finite number above 0"),
+    (["MIXING.PROB", "1.5"], r"MIXING\.PROB is 1\.5; expected within 0 and 1"),
+    (["SOLVER.BASE_LR", "nan"], r"SOLVER\.BASE_LR expects float"),
+    (["SOLVER.STEPS", "(5, 3)"], r"SOLVER\.STEPS is \(5, 3\); expected increasing epochs"),
+    (["DATA.CROP_SCALE", "(0.5, 0.1)"], r"DATA\.CROP_SCALE is .*; expected 0 < low <= high <= 1"),
+    (["DATA.PIXEL_STD", "(1.0, 1.0, 0.0)"], r"DATA\.PIXEL_STD is .*; expected above 0"),
+    (["SOLVER.BATCH_SIZE", "0"], r"SOLVER\.BATCH_SIZE is 0; expected at least 1"),
+])  # fmt: skip
+def test_load_pretrain_config__refuses_bad_values(opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_pretrain_config(None, opts)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs__load_and_name_a_command_that_exists(path):
+    load_pretrain_config(path)
+    head = path.read_text()
+    assert "# run: python tools/" in head
+    assert "expected" in head
+
+
+def test_check_same_run__names_every_changed_key_and_lets_paths_differ():
+    before = get_cfg()
+    now = load_config(get_cfg(), None, ["SOLVER.BASE_LR", "0.2", "SEED", "1", "DATA.ROOT", "moved"])
+    message = r"SEED was 0, is 1; SOLVER\.BASE_LR was 0\.1, is 0\.2\); set these keys back"
+    with pytest.raises(ValueError, match=message):
+        check_same_run(before.dump(), now, free=FREE_ON_RESUME)
+    check_same_run(before.dump(), load_config(get_cfg(), None, ["DATA.ROOT", "moved"]), free=FREE_ON_RESUME)
+
+
+def test_written_config__reads_back_equal(tmp_path):
+    cfg = load_pretrain_config(None, ["SOLVER.STEPS", "(1, 2)"])
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert load_pretrain_config(tmp_path / "config.yaml") == cfg
+    assert "_BASE_" not in yaml.safe_load(cfg.dump())

@@ -1,0 +1,34 @@
+"""Top-1 and top-5 error, by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.evaluation import evaluate
+
+
+class Scores(nn.Module):
+    """Reads the logits off the first row of the picture."""
+
+    def forward(self, images):
+        return images[:, 0, 0]
+
+
+def batches(rows, labels, size):
+    pictures = torch.tensor(rows, dtype=torch.uint8)[:, None, None, :].expand(-1, 3, 1, -1)
+    return list(zip(pictures.split(size), torch.tensor(labels).split(size), strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_evaluate__known_errors(size):
+    rows = [[9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 9]]
+    result = evaluate(Scores(), batches(rows, [0, 4, 5, 5], size), lambda images: images.float())
+    assert result["top1_error"] == 50.0  # pictures 1 and 2 are wrong
+    assert result["top5_error"] == 25.0  # picture 2 has its class on the sixth place
+    assert result["num_images"] == 4
+
+
+def test_evaluate__fewer_than_five_classes_and_the_mode_is_restored():
+    model = Scores()
+    assert evaluate(model, batches([[1, 2], [2, 1]], [0, 0], 2), lambda images: images.float())["top5_error"] == 0.0
+    assert model.training
