@@ -1,0 +1,143 @@
+"""Backbones from torchvision's ResNet and feature pyramid, with Detectron2's strides, norms and frozen stages.
+
+Inside, tensors keep torchvision's names; `keys` translates at the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from detection.engines.torchvision.supported import FPN_LEVELS, uses_fpn
+from detection.layout import BASIC_DEPTHS, BLOCKS, stage_channels
+
+# what FREEZE_AT counts, in order
+STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation by stored statistics and affine terms that are buffers: nothing in it is ever trained.
+
+    torchvision's class of this name always computes ``x * scale + shift``. Detectron2 does so only where ``x`` needs a
+    gradient and calls ``batch_norm`` elsewhere; the two round differently, which reorders a few proposals.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features) - eps)  # so that a fresh layer is the identity
+        self.register_buffer("num_batches_tracked", None)  # a tensor only where a trainable norm was frozen
+
+    @classmethod
+    def from_batch_norm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
+        """Return a frozen layer with a copy of what ``norm`` holds."""
+        frozen = cls(norm.num_features, norm.eps)
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(frozen, name, getattr(norm, name).detach().clone())
+        return frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).reshape(1, -1, 1, 1) + shift.to(x.dtype).reshape(1, -1, 1, 1)
+
+
+def norm_layer(name: str) -> Callable[[int], nn.Module]:
+    """Return what builds one norm layer of ``MODEL.RESNETS.NORM``. In one process all but FrozenBN are the same.
+
+    Raises:
+        ValueError: naiveSyncBN in a distributed run: it weights processes equally, PyTorch's SyncBN does not.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if name == "naiveSyncBN" and distributed and torch.distributed.get_world_size() > 1:
+        raise ValueError("MODEL.RESNETS.NORM is 'naiveSyncBN', which the torchvision engine supports in one process "
+                         f"only, not in {torch.distributed.get_world_size()}; use 'SyncBN'")
+    return {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm,
+            "naiveSyncBN": nn.BatchNorm2d}[name]
+
+
+def build_resnet(cfg: CfgNode) -> ResNet:
+    """Return torchvision's ResNet of ``MODEL.RESNETS``, convolutions drawn from He's normal distribution (fan out)."""
+    depth = cfg.MODEL.RESNETS.DEPTH
+    block = BasicBlock if depth in BASIC_DEPTHS else Bottleneck
+    resnet = ResNet(block, list(BLOCKS[depth]), num_classes=1, norm_layer=norm_layer(cfg.MODEL.RESNETS.NORM))
+    if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and block is Bottleneck:
+        for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+            first = stage[0]
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    return resnet
+
+
+class C4Backbone(nn.Module):
+    """Stem to res4: ``(N, 3, H, W)`` -> ``{"res4": (N, channels, H / 16, W / 16)}``, sizes rounded up."""
+
+    size_divisibility = 1
+
+    def __init__(self, cfg: CfgNode, resnet: ResNet):
+        super().__init__()
+        self.body = IntermediateLayerGetter(resnet, {"layer3": "res4"})
+        freeze_stages(self.body, cfg.MODEL.BACKBONE.FREEZE_AT)
+        self.strides = {"res4": 16}
+        self.channels = stage_channels(cfg.MODEL.RESNETS.DEPTH)[2]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.body(images)
+
+
+class FPNBackbone(nn.Module):
+    """A whole ResNet and its feature pyramid: ``(N, 3, H, W)`` -> p2 .. p6, ``H`` and ``W`` multiples of 32.
+
+    Level pK has ``MODEL.FPN.OUT_CHANNELS`` channels and stride ``2 ** K``; p6 is every second row and column of p5.
+    """
+
+    size_divisibility = 32
+
+    def __init__(self, cfg: CfgNode, resnet: ResNet):
+        super().__init__()
+        self.bottom_up = IntermediateLayerGetter(resnet, {f"layer{i}": f"res{i + 1}" for i in range(1, 5)})
+        freeze_stages(self.bottom_up, cfg.MODEL.BACKBONE.FREEZE_AT)
+        self.channels = cfg.MODEL.FPN.OUT_CHANNELS
+        self.fpn = FeaturePyramidNetwork(
+            list(stage_channels(cfg.MODEL.RESNETS.DEPTH)), self.channels, extra_blocks=LastLevelMaxPool())
+        self.strides = {level: 2 ** int(level[1:]) for level in FPN_LEVELS}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.fpn(self.bottom_up(images))
+        return dict(zip(FPN_LEVELS, features.values(), strict=True))
+
+
+def build_backbone(cfg: CfgNode, resnet: ResNet) -> C4Backbone | FPNBackbone:
+    """Return the backbone that ``MODEL.BACKBONE.NAME`` names, made of the stages of ``resnet``."""
+    return (FPNBackbone if uses_fpn(cfg) else C4Backbone)(cfg, resnet)
+
+
+def freeze_stages(body: nn.ModuleDict, freeze_at: int) -> None:
+    """Freeze the stem (1), res2 (2) and so on up to ``freeze_at``: no gradients, and statistics that stay."""
+    for names in STAGES[:max(freeze_at, 0)]:
+        for name in names:
+            if name in body:  # res5 of a C4 model belongs to the RoI heads and is always trained
+                body[name] = _frozen(body[name])
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """Return ``module`` without trainable parameters; trainable norm layers in it are replaced by frozen ones."""
+    if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return FrozenBatchNorm2d.from_batch_norm(module)
+    for parameter in module.parameters(recurse=False):
+        parameter.requires_grad_(False)
+    for name, child in module.named_children():
+        setattr(module, name, _frozen(child))
+    return module
