@@ -31,6 +31,9 @@ DROPPED = {
 }
 
 
+CIFAR_STEM = "a CIFAR stem (3x3 convolution); Detectron2's is a 7x7 convolution of stride 2 and a pooling"
+
+
 def _pattern(stages: Iterable[str], block_parts: Iterable[str], stem_parts: Iterable[str]) -> re.Pattern[str]:
     stage, part, stem = ("|".join(map(re.escape, names)) for names in (stages, block_parts, stem_parts))
     return re.compile(rf"(?:(?P<stem>{stem})|(?P<stage>{stage})\.(?P<block>0|[1-9][0-9]*)\.(?P<part>{part}))"
@@ -125,9 +128,9 @@ def recognise_depth(names: Iterable[str]) -> int:
         ValueError: no depth has these names; the nearest depth and what it lacks or does not know are named.
     """
     names = set(names)
-    expected = {depth: set(backbone_shapes(depth)) for depth in BLOCKS}
-    nearest = min(expected, key=lambda depth: len(expected[depth] ^ names))
-    missing, unknown = sorted(expected[nearest] - names), sorted(names - expected[nearest])
+    nearest = min(BLOCKS, key=lambda depth: len(backbone_shapes(depth).keys() ^ names))
+    expected = backbone_shapes(nearest).keys()
+    missing, unknown = sorted(expected - names), sorted(names - expected)
     if missing or unknown:
         what = [f"{verb} {_some(keys)}" for verb, keys in (("lacks", missing), ("has no", unknown)) if keys]
         raise ValueError(f"not a whole ResNet: compared with ResNet-{nearest} the file "
@@ -156,7 +159,7 @@ def _reason(state: Mapping[str, Any], name: str) -> str:
     inner = tuple(state["res2.0.conv2.weight"].shape)  # (channels out, channels in of one group, 3, 3)
     if name == "stem.conv1.weight" and len(stem) == 4:
         if stem[2:] == (3, 3):
-            return ": a CIFAR stem (3x3 convolution, no pooling); Detectron2's stem is 7x7 with stride 2"
+            return f": {CIFAR_STEM}"
         if stem[1] != 3:
             return f": a network for pictures of {stem[1]} channels; detection reads 3"
     if len(inner) == 4 and inner[1] < inner[0]:

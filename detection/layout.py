@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 
 # depth -> blocks in res2, res3, res4, res5 (He et al. 2016, table 1)
@@ -18,7 +22,8 @@ def stage_channels(depth: int) -> tuple[int, int, int, int]:
     return tuple(width * expansion for width in STAGE_WIDTHS)
 
 
-def backbone_shapes(depth: int) -> dict[str, tuple[int, ...]]:
+@functools.cache
+def backbone_shapes(depth: int) -> Mapping[str, tuple[int, ...]]:
     """Return Detectron2's name (without prefix) -> shape of every tensor of a ResNet, in the order of the forward pass.
 
     Raises:
@@ -48,4 +53,4 @@ def backbone_shapes(depth: int) -> dict[str, tuple[int, ...]]:
                 convolution(f"{name}.conv2", width, width, 3)
                 convolution(f"{name}.conv3", channels_out, width, 1)
             channels_in = channels_out
-    return shapes
+    return MappingProxyType(shapes)
