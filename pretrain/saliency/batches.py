@@ -28,14 +28,16 @@ def check_pictures(images: Tensor) -> None:
         raise ValueError(f"Expected at least one picture and one pixel, but got shape {tuple(images.shape)} instead.")
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_pixels: int = 0) -> Tensor:
     """Return ``function`` of ``images``, computed a few pictures at a time.
 
     ``function`` maps ``uint8 (N, 3, H, W)`` to ``float32 (N, H, W)``, each picture by itself. Only the result grows
     with the batch; what ``function`` needs in between is that of one chunk (``CHUNK_PIXELS``, at least one picture).
+    ``working_pixels``: the size at which ``function`` works on a picture, where that may be larger than the picture.
     """
     count, _, height, width = images.shape
-    size = max(1, CHUNK_PIXELS.get(images.device.type, CHUNK_PIXELS["cuda"]) // (height * width))
+    chunk_pixels = CHUNK_PIXELS.get(images.device.type, CHUNK_PIXELS["cuda"])
+    size = max(1, chunk_pixels // max(height * width, working_pixels))
     if count <= size:
         return function(images)
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)

@@ -73,38 +73,37 @@ class Surround:
 
     def __init__(self, integral: Tensor, half_widths: tuple[int, ...], dtype: torch.dtype):
         count, self.height, self.width = integral.shape
-        whole = max(self.height, self.width)
-        clipped = [min(half, whole) for half in half_widths]
-        self.repeats = {half: clipped.count(half) for half in clipped}
-        self.margin = margin = max(clipped)
+        windows = [(min(half, self.height), min(half, self.width)) for half in half_widths]
+        self.repeats = {window: windows.count(window) for window in windows}
+        self.top, self.left = (max(margins) for margins in zip(*windows, strict=True))
 
-        # A row and a column of zeros in front, and everything repeated beyond the sides, so that the corners of a window
-        # cut at the border are plain shifted slices.
-        bottom, right = margin + self.height, margin + self.width
-        self.sums = integral.new_zeros((count, bottom + margin + 1, right + margin + 1), dtype=dtype)
-        self.sums[:, margin + 1:bottom + 1, margin + 1:right + 1] = integral
+        # A row and a column of zeros in front, and everything repeated beyond the sides, so that the corners of a
+        # window cut at the border are plain shifted slices.
+        bottom, right = self.top + self.height, self.left + self.width
+        self.sums = integral.new_zeros((count, bottom + self.top + 1, right + self.left + 1), dtype=dtype)
+        self.sums[:, self.top + 1:bottom + 1, self.left + 1:right + 1] = integral
         self.sums[:, :, right + 1:] = self.sums[:, :, right:right + 1]
         self.sums[:, bottom + 1:] = self.sums[:, bottom:bottom + 1]
 
     def __iter__(self):
         window = self.sums.new_empty((len(self.sums), self.height, self.width))
-        for half, repeats in self.repeats.items():
-            first, last = 1 - half, 1 + half  # the window at position p is the half-open range [p + first, p + last)
-            # This order of summation is OpenCV's: bottom right + top left may pass 2**24, and its rounding shows.
-            torch.add(self._corner(last, last), self._corner(first, first), out=window)
-            window.sub_(self._corner(last, first)).sub_(self._corner(first, last))
-            yield window, self._area(half), repeats
+        for (rows, cols), repeats in self.repeats.items():
+            # At row p the window is the half-open range [p + 1 - rows, p + 1 + rows). This order of summation is
+            # OpenCV's: bottom right + top left may pass 2**24, and its rounding shows.
+            torch.add(self._corner(1 + rows, 1 + cols), self._corner(1 - rows, 1 - cols), out=window)
+            window.sub_(self._corner(1 + rows, 1 - cols)).sub_(self._corner(1 - rows, 1 + cols))
+            yield window, self._area(rows, cols), repeats
 
     def _corner(self, row: int, col: int) -> Tensor:
-        top, left = self.margin + row, self.margin + col
+        top, left = self.top + row, self.left + col
         return self.sums[:, top:top + self.height, left:left + self.width]
 
-    def _area(self, half: int) -> Tensor:
-        def lengths(length: int) -> Tensor:
+    def _area(self, rows: int, cols: int) -> Tensor:
+        def lengths(length: int, half: int) -> Tensor:
             position = torch.arange(length, device=self.sums.device)
             return (position + half + 1).clamp_(max=length) - (position - half + 1).clamp_(min=0)
 
-        return (lengths(self.height)[:, None] * lengths(self.width)).float()
+        return (lengths(self.height, rows)[:, None] * lengths(self.width, cols)).float()
 
 
 def combine(bright: Tensor, dark: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The map that the authors' SaliencyMix code really maximises, so that their runs can be reproduced.
 
-Their code hands OpenCV the normalised float picture. OpenCV computes grey levels, blurs and surrounds in float, but then
-reads the grey plane as bytes: "column x" is byte x of the row, that is byte x % 4 of the float in column x // 4. The map
-is close to those bytes, mantissa noise for the most part, and unrelated to what the picture shows.
+Their code hands OpenCV the normalised float picture. OpenCV computes grey levels, blurs and surrounds in float, but
+then reads the grey plane as bytes: "column x" is byte x of the row, that is byte x % 4 of the float in column x // 4.
+The map is close to those bytes, mantissa noise for the most part, and unrelated to what the picture shows.
 """
 
 import functools
@@ -24,9 +24,9 @@ def official(
 ) -> Tensor:
     """Return what ``StaticSaliencyFineGrained`` answers for pictures normalised to float, as the authors' code asks it.
 
-    ``images`` is ``uint8 (B, 3, H, W)`` RGB; ``mean`` and ``std`` are those of the run to be reproduced, for pictures in
-    [0, 1]. The result is ``float32 (B, H, W)`` in [0, 1]: the same bytes as OpenCV 5.0 on x86-64 with AVX. The bytes are
-    mantissas, so the order of every sum counts; another build of OpenCV may differ in a few of them.
+    ``images`` is ``uint8 (B, 3, H, W)`` RGB; ``mean`` and ``std`` are those of the run to be reproduced, for pictures
+    in [0, 1]. The result is ``float32 (B, H, W)`` in [0, 1]: the same bytes as OpenCV 5.0 on x86-64 with AVX. The bytes
+    are mantissas, so the order of every sum counts; another build of OpenCV may differ in a few of them.
     Memory is bounded as in ``fine_grained``.
     """
     check_pictures(images)
