@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def add_voc_config(cfg: CN) -> None:
     """Add the keys that are ours, VOC.*, to ``cfg`` in place; Detectron2's own config needs this to read our files."""
-    cfg.VOC = CN()
+    cfg.VOC = type(cfg)()  # merging wants one node type, and Detectron2 has its own
     cfg.VOC.ROOT = ""  # folder with VOC2007 or VOCdevkit/VOC2007; "" is $DETECTRON2_DATASETS, else ./datasets
     cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty
 
@@ -227,8 +227,8 @@ def class_names(cfg: CN) -> tuple[str, ...]:
 
 Check = tuple[Callable[[Any], bool], str]  # what holds for a good value, and how to say it
 
-POSITIVE: Check = (lambda value: value > 0, "more than 0")
-NOT_NEGATIVE: Check = (lambda value: value >= 0, "0 or more")
+POSITIVE: Check = (lambda value: 0 < value < math.inf, "more than 0")
+NOT_NEGATIVE: Check = (lambda value: 0 <= value < math.inf, "0 or more")
 SHARE: Check = (lambda value: 0 <= value <= 1, "from 0 to 1")
 THREE_NUMBERS: Check = (lambda value: len(value) == 3 and all(map(_is_number, value)), "three numbers, one per channel")
 POSITIVE_SIZES: Check = (

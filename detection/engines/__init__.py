@@ -1,6 +1,6 @@
 """Two engines behind the same two functions, reading the same config and writing the same run folder.
 
-``train(cfg, *, resume)`` fine-tunes on DATASETS.TRAIN and leaves ``model_final.pth`` in OUTPUT_DIR;
+``train(cfg, *, resume, launch)`` fine-tunes on DATASETS.TRAIN and leaves ``model_final.pth`` in OUTPUT_DIR;
 ``detect(cfg, dataset)`` returns the detections of MODEL.WEIGHTS on every picture of a ``VocDataset``.
 """
 
@@ -10,12 +10,29 @@ import importlib
 import importlib.util
 import logging
 from types import ModuleType
+from typing import NamedTuple
 
 ENGINES = ("auto", "detectron2", "torchvision")
 TESTED_COMMIT = "02b5c4e"  # of Detectron2, 6 June 2026
 INSTALLATION_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
 logger = logging.getLogger(__name__)
+
+
+class Launch(NamedTuple):
+    """How many processes train, in the terms of Detectron2's flags."""
+
+    num_gpus: int = 1  # per machine; 0 is the CPU
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+
+    @property
+    def world_size(self) -> int:
+        return max(self.num_gpus, 1) * self.num_machines
+
+
+ONE_PROCESS = Launch()
 
 
 def select(name: str) -> ModuleType:

@@ -1,1 +1,6 @@
-"""The detector assembled from torchvision's parts, numerically equal to Detectron2's."""
+"""The engine that needs nothing but PyPI: the detector assembled from torchvision's parts, and its training loop."""
+
+from detection.engines.torchvision.inference import detect
+from detection.engines.torchvision.trainer import train
+
+__all__ = ["detect", "train"]

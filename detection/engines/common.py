@@ -1,0 +1,118 @@
+"""What both engines do alike: which weights fit, which run may go on, how a run in progress is scored."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from detection.card import check_card
+from detection.data import load_datasets
+from detection.evaluation import PictureDetections, evaluate_voc
+from detection.voc import VocDataset
+from detection.weights_file import read_weights
+from pretrain.checkpoint import load_last
+from pretrain.config import check_same_run
+
+# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes.
+FREE_ON_RESUME = frozenset(
+    {"OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
+     "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}
+)  # fmt: skip
+RUN_ENTRIES = {"model", "optimizer", "iteration", "config"}  # what a training checkpoint of either engine holds
+
+# Parts that a backbone file cannot fill; the rest of the model must come from the file.
+HEADS = re.compile(r"proposal_generator\..*|backbone\.fpn_.*|roi_heads\.(box_head|box_predictor|res5\.norm)\..*")
+# What other tools leave in their files and no detector here has: preprocessing, old anchors, a classifier.
+LEFTOVERS = re.compile(r"pixel_(mean|std)|.*\.cell_anchors\.\d+|(stem\.)?fc\..*|.*\.num_batches_tracked")
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_to_resume(cfg: CfgNode, *, resume: bool) -> tuple[dict[str, Any], Path] | None:
+    """Return the newest readable checkpoint of OUTPUT_DIR and its path, or None where the run starts from nothing.
+
+    Raises:
+        ValueError: OUTPUT_DIR holds a run and ``resume`` is off; its newest checkpoint is no training checkpoint; or
+            the run had another config: every key that changes the run's meaning is listed.
+    """
+    last = load_last(cfg.OUTPUT_DIR)
+    if last is None:
+        if resume:
+            logger.info("%s holds no checkpoint: nothing to resume, starting", cfg.OUTPUT_DIR)
+        return None
+    state, path = last
+    if not resume:
+        raise ValueError(f"{cfg.OUTPUT_DIR} already holds {path.name}; use --resume, or another OUTPUT_DIR")
+    missing = RUN_ENTRIES - state.keys() if isinstance(state, dict) else RUN_ENTRIES
+    if missing:
+        raise ValueError(f"cannot resume from {path}: it has no entry {', '.join(sorted(missing))}; remove that file")
+    check_same_run(state["config"], cfg, free=FREE_ON_RESUME)
+    return last
+
+
+def read_model_file(cfg: CfgNode) -> dict[str, Any]:
+    """Return what MODEL.WEIGHTS holds: a dict with ``model`` (name -> tensor or array) and, of a backbone, ``card``.
+
+    Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no weights in it, or a card that contradicts ``cfg``.
+    """
+    if "://" in cfg.MODEL.WEIGHTS:
+        raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is an address; download the file and give its path")
+    content = read_weights(cfg.MODEL.WEIGHTS)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{cfg.MODEL.WEIGHTS} holds no weights, but a {type(content).__name__}")
+    if not isinstance(content.get("model"), dict):
+        content = {"model": content}
+    if isinstance(content.get("card"), dict):
+        check_card(content["card"], cfg)
+    return content
+
+
+def check_fit(
+    weights: str, *, num_loaded: int, missing: Sequence[str], unexpected: Sequence[str], whole: bool = False
+) -> None:
+    """Log how much of the model came from the file, or refuse a file that fits only partly.
+
+    ``missing`` and ``unexpected`` are names of the model and of the file that the other lacks. A file without any head
+    is a backbone; ``whole`` refuses that too, because detection with random heads means nothing.
+
+    Raises:
+        ValueError: names what is missing, or what the model has no place for.
+    """
+    absent = [name for name in missing if not LEFTOVERS.fullmatch(name)]
+    heads = [name for name in absent if HEADS.fullmatch(name)]
+    surplus = [name for name in unexpected if not LEFTOVERS.fullmatch(name)]
+    if len(heads) < len(absent):
+        lacking = [name for name in absent if not HEADS.fullmatch(name)]
+        raise ValueError(f"{weights} fills only a part of the model: {_some(lacking)} missing from it")
+    if surplus:
+        raise ValueError(f"{weights} does not fit the model, which has no place for {_some(surplus)}; "
+                         "the config's depth or heads are not those of the weights")
+    if whole and heads:
+        raise ValueError(f"{weights} is not a trained detector: {_some(heads)} missing from it")
+    logger.info("%s: %d tensors loaded%s", weights, num_loaded,
+                f"; {len(heads)} of the heads are not in the file and start at random" if heads else "")
+
+
+def evaluation_metrics(cfg: CfgNode, find: Callable[[VocDataset], dict[str, PictureDetections]]) -> dict[str, float]:
+    """Return AP in percent on each of DATASETS.TEST, named ``<dataset>/voc07/AP50`` and so on, for metrics.json."""
+    metrics = {}
+    for dataset in load_datasets(cfg, cfg.DATASETS.TEST):
+        scores = evaluate_voc(dataset, find(dataset))
+        for metric, part in scores.items():
+            metrics |= {f"{dataset.name}/{metric}/{name}": part[name] for name in ("AP", "AP50", "AP75")}
+        logger.info("%s: AP50 %.2f (VOC2007), %.2f (area)", dataset.name, scores["voc07"]["AP50"],
+                    scores["voc10"]["AP50"])
+    return metrics
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(sorted(names)[:3])}{more}"
