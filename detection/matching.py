@@ -57,19 +57,22 @@ class Matches:
         """Return where the detections of class ``label`` stand."""
         return slice(*np.searchsorted(self.classes, [label, label + 1]))
 
+    def hits(self, threshold: float) -> np.ndarray:
+        """Return (N,) bool: whether the best object is overlapped enough at this IoU threshold."""
+        return self.best_iou >= threshold if self.rules == "devkit" else self.best_iou > threshold
+
     def outcomes(self, threshold: float) -> np.ndarray:
         """Return (N,) int8: TRUE_POSITIVE, FALSE_POSITIVE or IGNORED at this IoU threshold.
 
         The best object counts even when it is difficult or already taken; there is no second choice. The first
         detection of an object, in falling order of score, is right; later ones are duplicates and wrong.
         """
-        hit = self.best_iou >= threshold if self.rules == "devkit" else self.best_iou > threshold
-        hits = np.flatnonzero(hit)
+        hits = np.flatnonzero(self.hits(threshold))
         objects = self.best_object[hits]
-        result = np.full(len(hit), FALSE_POSITIVE, np.int8)
-        first = np.full(len(self.truth.boxes), len(hit))
+        result = np.full(len(self.scores), FALSE_POSITIVE, np.int8)
+        first = np.full(len(self.truth.boxes), len(result))
         first[objects[::-1]] = hits[::-1]  # of several assignments to one place the last stays: the highest score
-        result[first[first < len(hit)]] = TRUE_POSITIVE
+        result[first[first < len(result)]] = TRUE_POSITIVE
         result[hits[self.truth.difficult[objects]]] = IGNORED
         return result
 
@@ -113,7 +116,10 @@ def match_detections(
     boxes, scores, classes, pictures = boxes[order], scores[order], classes[order], pictures[order]
 
     truth = collect_ground_truth(dataset)
-    best_iou, best_object = _best_objects(boxes, classes, pictures, truth, len(dataset.pictures), rules)
+    stride = len(dataset.pictures)  # a group is a class in a picture
+    best_iou, best_object = best_overlaps(
+        boxes, classes * stride + pictures, truth.boxes, truth.classes * stride + truth.pictures, rules=rules
+    )
     return Matches(rules, truth, boxes, scores, classes, pictures, best_iou, best_object)
 
 
@@ -171,32 +177,34 @@ def _detectron2_order(scores: np.ndarray, classes: np.ndarray, num_classes: int)
     return np.concatenate(parts)
 
 
-def _best_objects(
-    boxes: np.ndarray, classes: np.ndarray, pictures: np.ndarray, truth: GroundTruth, num_pictures: int, rules: Rules
+def best_overlaps(
+    boxes: np.ndarray, groups: np.ndarray, object_boxes: np.ndarray, object_groups: np.ndarray, *, rules: Rules
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each detection's highest IoU with an object of its class and picture, and the first object that has it."""
+    """Return each box's highest IoU with an object of its group (-1 without one), and the first object that has it.
+
+    Boxes (N, 4) and objects (M, 4) are in the XML's convention; groups are small integers from 0. The objects' order is
+    free; "first" is by their place.
+    """
     best_iou, best_object = np.full(len(boxes), -1.0), np.full(len(boxes), -1)
-    # A group is a class in a picture; truth has each group in one piece, so a detection's candidates are a range.
-    groups = truth.classes * num_pictures + truth.pictures
-    wanted = classes * num_pictures + pictures
-    num_groups = int(max(groups.max(initial=-1), wanted.max(initial=-1))) + 1
-    sizes = np.bincount(groups, minlength=num_groups)
+    by_group = np.argsort(object_groups, kind="stable")  # so that a box's candidates are a range
+    num_groups = int(max(groups.max(initial=-1), object_groups.max(initial=-1))) + 1
+    sizes = np.bincount(object_groups, minlength=num_groups)
     starts = np.cumsum(sizes) - sizes
-    rows = np.flatnonzero(sizes[wanted])  # detections with at least one candidate
+    rows = np.flatnonzero(sizes[groups])  # boxes with at least one candidate
     if not len(rows):
         return best_iou, best_object
-    counts = sizes[wanted[rows]]
+    counts = sizes[groups[rows]]
     pair_starts = np.cumsum(counts) - counts
     pair_row = np.repeat(np.arange(len(rows)), counts)
-    pair_object = np.arange(counts.sum()) - pair_starts[pair_row] + starts[wanted[rows]][pair_row]
+    pair_object = by_group[np.arange(counts.sum()) + np.repeat(starts[groups[rows]] - pair_starts, counts)]
 
-    intersection, union = voc_overlap(boxes[rows[pair_row]], truth.boxes[pair_object])
+    intersection, union = voc_overlap(boxes[rows[pair_row]], object_boxes[pair_object])
     with np.errstate(divide="ignore", invalid="ignore"):  # two boxes without area
         iou = intersection / union
     if rules != "detectron2":  # the devkit looks at overlapping boxes only; there 0 / 0 hides every other object
         iou = np.where(intersection > 0, iou, 0.0)
     highest = np.maximum.reduceat(iou, pair_starts)
-    candidates = np.where(iou == highest[pair_row], pair_object, len(truth.boxes))
+    candidates = np.where(iou == highest[pair_row], pair_object, len(object_boxes))
     best_iou[rows] = highest
     best_object[rows] = np.minimum.reduceat(candidates, pair_starts)
     return best_iou, best_object

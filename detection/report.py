@@ -9,16 +9,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from detection.average_precision import precision_recall
+from detection.bootstrap import NUM_RESAMPLES, confidence
+from detection.breakdown import break_down_errors, break_down_sizes
 from detection.coco_ap import evaluate_coco
 from detection.detections import PictureDetections
-from detection.evaluation import evaluate_voc
-from detection.matching import Rules
+from detection.evaluation import average_precisions
+from detection.matching import Matches, Rules, match_detections
+from detection.pictures import illustrate, rank_pictures, score_thresholds
 from detection.report_html import render_html
 from detection.report_markdown import render_markdown
+from detection.training_curves import read_training
 from detection.voc import VocDataset
 from pretrain.checkpoint import atomic_write
 
 VERSIONED = ("numpy", "pycocotools")  # what the numbers of the report are computed with
+NUM_PICTURES = 8  # shown of the worst, and of the best
+MAX_CURVE_POINTS = 200
 
 
 def write_report(
@@ -28,45 +37,36 @@ def write_report(
     protocol: Mapping[str, Any],
     *,
     rules: Rules = "standard",
+    run_folder: Path | str | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate ``detections`` and write report.json, report.md and report.html into ``output_dir`` (made if absent).
 
-    ``protocol`` says what made the detections (weights, engine, config, seed, command: plain JSON values); it stands in
-    the report as it is, beside the protocol of the evaluation itself. Pictures without detections count as empty. Each
-    file is replaced whole or not at all, and none before all three are complete.
+    Pictures without detections count as empty. Each file is replaced whole or not at all, and none before all three are
+    complete.
+
+    Args:
+        protocol: what made the detections (method, weights and their card, engine, config, seed, command: plain JSON
+            values). It stands in the report as it is, beside the protocol of the evaluation itself.
+        run_folder: where ``metrics.json`` of the training lies, for its curves.
+        num_resamples, seed: of the bootstrap behind the confidence intervals.
 
     Returns the content of report.json.
 
     Raises:
         ValueError: detections that cannot be evaluated, no ground truth, or a protocol that JSON cannot hold.
     """
-    report = build_report(dataset, detections, protocol, rules=rules)
-    try:
-        content = json.dumps(report, indent=2, allow_nan=False)
-    except TypeError as error:
-        raise ValueError(f"the protocol must hold plain JSON values: {error}") from None
-    files = {"report.json": content + "\n", "report.md": render_markdown(report), "report.html": render_html(report)}
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        with atomic_write(output_dir / name, "w") as file:
-            file.write(text)
-    return report
-
-
-def build_report(
-    dataset: VocDataset,
-    detections: Mapping[str, PictureDetections],
-    protocol: Mapping[str, Any],
-    *,
-    rules: Rules = "standard",
-) -> dict[str, Any]:
-    """Return the content of report.json; AP in percent, None where a class has no ground truth."""
-    return {
+    matches = match_detections(dataset, detections, rules=rules)
+    thresholds = score_thresholds(matches)
+    ranked = rank_pictures(dataset, matches, thresholds)
+    worst = [entry for entry in ranked if entry["f1"] < 1][:NUM_PICTURES]
+    best = ranked[len(worst) :][: -NUM_PICTURES - 1 : -1]
+    report = {
         "dataset": dataset.name,
         "num_images": len(dataset.pictures),
         "classes": list(dataset.classes),
-        **_without_nan(evaluate_voc(dataset, detections, rules=rules)),
+        **_without_nan(average_precisions(dataset, matches)),
         "coco": evaluate_coco(dataset, detections),
         "protocol": {
             **protocol,
@@ -74,7 +74,34 @@ def build_report(
             "evaluation_rules": rules,
             "versions": {**_versions(), **protocol.get("versions", {})},
         },
+        "num_objects": dict(zip(dataset.classes, matches.truth.num_positives.tolist(), strict=True)),
+        "num_detections": len(matches.scores),
+        "confidence": confidence(dataset, matches, num_resamples=num_resamples, seed=seed),
+        "curves": _curves(dataset, matches),
+        "errors": break_down_errors(dataset, matches),
+        "sizes": break_down_sizes(matches),
+        "pictures": {"worst": worst, "best": best},
+        "training": read_training(run_folder) if run_folder is not None else None,
     }
+    try:
+        content = json.dumps(report, indent=2, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"the protocol must hold plain JSON values: {error}") from None
+    illustrations = {
+        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries]
+        for name, entries in report["pictures"].items()
+    }
+    files = {
+        "report.json": content + "\n",
+        "report.md": render_markdown(report),
+        "report.html": render_html(report, illustrations),
+    }
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        with atomic_write(output_dir / name, "w") as file:
+            file.write(text)
+    return report
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -85,6 +112,21 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{_percent(voc10['AP50'])} (area, IoU .5), {_percent(voc10['AP'])} (area, IoU .50:.95), "
         f"over {voc07['num_classes_scored']} of {len(report['classes'])} classes and {report['num_images']} pictures"
     )
+
+
+def _curves(dataset: VocDataset, matches: Matches) -> dict[str, dict[str, list[float]] | None]:
+    """Return recall and precision (0..1) at IoU .5 after right detections, thinned out; None without ground truth."""
+    outcomes = matches.outcomes(0.5)
+    result: dict[str, dict[str, list[float]] | None] = {}
+    for label, name in enumerate(dataset.classes):
+        num_positives = matches.truth.num_positives[label]
+        if not num_positives:
+            result[name] = None
+            continue
+        recall, precision = precision_recall(outcomes[matches.of_class(label)], num_positives)
+        kept = np.unique(np.linspace(0, max(len(recall) - 1, 0), MAX_CURVE_POINTS).round().astype(int))[: len(recall)]
+        result[name] = {"recall": recall[kept].round(5).tolist(), "precision": precision[kept].round(5).tolist()}
+    return result
 
 
 def _percent(value: float | None) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
+
+LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
     """Return the page for ``report``, the content of report.json."""
     parts = {"VOC2007 (11 points)": report["voc07"], "VOC2010 on (area)": report["voc10"], "COCO": report["coco"]}
     scored, classes = report["voc07"]["num_classes_scored"], report["classes"]
+    low, high = report["confidence"]["voc07"]["AP50"] or (None, None)
     summary = [("metric", "AP", "AP50", "AP75")]
     summary += [(name, *(percent(part[key]) for key in ("AP", "AP50", "AP75"))) for name, part in parts.items()]
     per_class = [("class", "AP50 (11 points)", "AP50 (area)")]
     per_class += [(name, *(percent(report[key]["per_class"][name]) for key in ("voc07", "voc10"))) for name in classes]
-    protocol = [("", "")] + [(key, value) for key, value in flatten(report["protocol"])]
+    errors = [("error", "count", "gain in mAP")]
+    errors += [(name, str(part["count"]), f"{part['gain']:+.2f}") for name, part in report["errors"].items()]
+    sizes = [("objects", "number", "found, %", "AP50 (11 points)", "AP50 (area)")]
+    sizes += [(name, str(part["objects"]), *(percent(part[key]) for key in ("found", "voc07", "voc10")))
+              for name, part in report["sizes"].items()]
+    protocol = [("", "")] + [(key, shorten(value, LONG_TEXT)) for key, value in flatten(report["protocol"])]
     return "\n".join([
         f"# Detection report: {report['dataset']}",
         "",
@@ -23,9 +32,20 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "",
         *_table(summary),
         "",
+        f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}, {report['confidence']['level']} % interval "
+        f"{percent(low)} to {percent(high)} ({report['confidence']['resamples']} resamples of the pictures).",
+        "",
         "## Classes",
         "",
         *_table(per_class),
+        "",
+        "## Errors",
+        "",
+        *_table(errors),
+        "",
+        "## Sizes",
+        "",
+        *_table(sizes),
         "",
         "## Protocol",
         "",

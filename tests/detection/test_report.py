@@ -40,6 +40,20 @@ def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
     assert headline(report).endswith("over 2 of 3 classes and 3 pictures")
 
 
+def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.5}\n')
+    report = write_report(dataset, detections, tmp_path, {}, run_folder=tmp_path, num_resamples=50, seed=3)
+    assert report["confidence"]["voc10"]["AP50"] == [0, 100]  # one of the two pictures with objects, or both
+    assert (report["confidence"]["resamples"], report["confidence"]["seed"]) == (50, 3)
+    assert report["curves"] == {"dog": {"recall": [1], "precision": [1]}, "person": None,
+                                "car": {"recall": [], "precision": []}}
+    assert (report["errors"]["missed"]["count"], report["errors"]["missed"]["gain"]) == (1, pytest.approx(50))
+    assert report["num_objects"] == {"dog": 1, "person": 0, "car": 1}
+    assert [entry["image_id"] for entry in report["pictures"]["worst"]] == ["000007"]
+    assert report["training"]["total_loss"]["value"] == [2.5]
+    assert "total_loss" in (tmp_path / "report.html").read_text()
+
+
 def test_write_report__markdown_has_every_class(dataset, detections, tmp_path):
     write_report(dataset, detections, tmp_path, {"weights": {"sha256": "a|b"}})
     text = (tmp_path / "report.md").read_text()
