@@ -132,9 +132,8 @@ def recognise_depth(names: Iterable[str]) -> int:
     expected = backbone_shapes(nearest).keys()
     missing, unknown = sorted(expected - names), sorted(names - expected)
     if missing or unknown:
-        what = [f"{verb} {_some(keys)}" for verb, keys in (("lacks", missing), ("has no", unknown)) if keys]
-        raise ValueError(f"not a whole ResNet: compared with ResNet-{nearest} the file "
-                         + " and the network ".join(what))
+        faults = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has in excess", unknown)) if keys]
+        raise ValueError(f"not a whole ResNet: compared with ResNet-{nearest} the file {' and '.join(faults)}")
     return nearest
 
 

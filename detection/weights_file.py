@@ -66,9 +66,11 @@ def _read_torch(path: Path) -> Any:
     try:
         return load_checkpoint(path)
     except ValueError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
-        if refused is None:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
+        if refused is None or _is_cut_in(path, refused[1].rpartition(".")[2]):
+            raise _damaged(path, EOFError("its pickle cannot be read safely")) from error
         raise ValueError(_unsafe(path, refused[1], "torch.load({path!r}, map_location='cpu', weights_only=False)")
                          ) from error
     except (OSError, MemoryError):
@@ -127,6 +129,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return load_file(path)
     except SafetensorError as error:
         raise _damaged(path, error) from error
+
+
+def _is_cut_in(path: Path, name: str) -> bool:
+    """Whether the file ends in the middle of the type's name; PyTorch takes the last byte for a line break."""
+    with open(path, "rb") as file:
+        file.seek(-(len(name) + 1), 2)
+        return file.read()[:-1] == name.encode()
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
