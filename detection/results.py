@@ -1,4 +1,4 @@
-"""Detections from wherever a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/."""
+"""Detections from where a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/."""
 
 from __future__ import annotations
 
