@@ -10,6 +10,9 @@ from torch import Tensor
 # cache; a GPU wants fewer, larger kernels.
 CHUNK_PIXELS = {"cpu": 8 * 224 * 224, "cuda": 64 * 224 * 224}
 
+# OpenCV's weights of red, green and blue in 15 bits. Products with bytes and their sums are exact in float32.
+GREY_WEIGHTS = (9798 / 32768, 19235 / 32768, 3735 / 32768)
+
 
 def check_pictures(images: Tensor) -> None:
     """Raise ``ValueError`` unless ``images`` is a non-empty 8-bit RGB batch: ``uint8`` of shape ``(B, 3, H, W)``."""
@@ -28,6 +31,12 @@ def check_pictures(images: Tensor) -> None:
         raise ValueError(f"Expected at least one picture and one pixel, but got shape {tuple(images.shape)} instead.")
 
 
+def chunk_size(images: Tensor, working_pixels: int = 0) -> int:
+    """Return how many pictures make a chunk, at least one."""
+    chunk_pixels = CHUNK_PIXELS.get(images.device.type, CHUNK_PIXELS["cuda"])
+    return max(1, chunk_pixels // max(images.shape[-2] * images.shape[-1], working_pixels))
+
+
 def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_pixels: int = 0) -> Tensor:
     """Return ``function`` of ``images``, computed a few pictures at a time.
 
@@ -36,8 +45,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_p
     ``working_pixels``: the size at which ``function`` works on a picture, where that may be larger than the picture.
     """
     count, _, height, width = images.shape
-    chunk_pixels = CHUNK_PIXELS.get(images.device.type, CHUNK_PIXELS["cuda"])
-    size = max(1, chunk_pixels // max(height * width, working_pixels))
+    size = chunk_size(images, working_pixels)
     if count <= size:
         return function(images)
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
@@ -47,13 +55,10 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_p
 
 
 def grey_levels(images: Tensor) -> Tensor:
-    """Return OpenCV's 8-bit grey levels of ``uint8 (B, 3, H, W)`` RGB pictures: whole ``float32 (B, H, W)`` numbers.
-
-    OpenCV has the coefficients in 15 bits; every product and sum here stays below 2**24 and is therefore exact.
-    """
-    grey = images[:, 0] * 9798.0
-    grey.add_(images[:, 1], alpha=19235).add_(images[:, 2], alpha=3735).add_(16384)
-    return grey.mul_(1 / 32768).floor_()
+    """Return OpenCV's 8-bit grey levels of ``uint8 (B, 3, H, W)`` RGB pictures: whole ``float32 (B, H, W)`` numbers."""
+    red, green, blue = images.float().unbind(1)
+    grey = red * GREY_WEIGHTS[0]
+    return grey.add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2]).add_(0.5).floor_()
 
 
 def reflect_pad(planes: Tensor, rows: int, cols: int) -> Tensor:

@@ -4,12 +4,12 @@ Montabone & Soto, "Human detection using a mobile platform and novel features de
 (2010), with every rounding of OpenCV's ``StaticSaliencyFineGrained``, so that the maps are the same bytes.
 """
 
-import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, grey_levels, in_chunks, reflect_pad
+from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size
 
 HALF_WIDTHS = (12, 24, 28, 48, 56, 112)  # of the surrounds in pixels; OpenCV does not scale them with the picture
 
@@ -23,26 +23,52 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
     picture has no saliency: all zeros.
 
     ``length_scale`` multiplies the half-widths of the surrounds: pass 0.5 for pictures reduced to half their size.
-    Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with about 60 bytes for a
-    pixel of the chunk: 24 MB (190 MB), whatever the size of the batch.
+    Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with about 80 bytes for a
+    pixel of the chunk: 32 MB (260 MB), whatever the size of the batch.
     """
     check_pictures(images)
     if not length_scale > 0:
         raise ValueError(f"length_scale must be greater than 0, but got {length_scale} instead.")
     half_widths = tuple(max(1, round(width * length_scale)) for width in HALF_WIDTHS)
-    return in_chunks(functools.partial(_fine_grained_chunk, half_widths=half_widths), images)
+    count, _, height, width = images.shape
+    size = min(count, chunk_size(images))
+    maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
+    work = _Workspace(size, height, width, half_widths, images.device)
+    for start in range(0, count, size):
+        _fine_grained_chunk(images[start:start + size], work, out=maps[start:start + size])
+    return maps
 
 
-def _fine_grained_chunk(images: Tensor, half_widths: tuple[int, ...]) -> Tensor:
-    centre = _binomial_blur(_binomial_blur(grey_levels(images)))
-    # Single precision where OpenCV's is exact, double above; either way the sums are whole numbers below 2**31.
-    dtype = torch.float32 if 255 * centre[0].numel() < 2**24 else torch.float64
-    integral = centre.int().cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)
-    surround = Surround(integral, half_widths, dtype)
+class _Workspace:
+    """The tensors of one chunk of ``count`` pictures, used for every chunk: fresh ones cost a CPU half of its time."""
+
+    def __init__(self, count: int, height: int, width: int, half_widths: tuple[int, ...], device: torch.device):
+        def planes(dtype: torch.dtype = torch.float32, margin: int = 0) -> Tensor:
+            return torch.empty((count, height + 2 * margin, width + 2 * margin), dtype=dtype, device=device)
+
+        self.pictures = torch.empty((count, 3, height, width), dtype=torch.float32, device=device)
+        self.padded, self.centre = planes(margin=1), planes()
+        self.rows = planes(margin=1)[:, 1:-1]
+        self.integral = planes(torch.int32)
+        self.signed, self.unsigned = planes(), planes()
+        self.double, self.bytes = planes(torch.float64), (planes(torch.uint8), planes(torch.uint8))
+        # Single precision where OpenCV's is exact, double above; either way the sums are whole numbers below 2**31.
+        dtype = torch.float32 if 255 * height * width < 2**24 else torch.float64
+        self.surround = Surround(count, height, width, half_widths, dtype, device)
+
+
+def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
+    count = len(images)
+    padded, centre = work.padded[:count], work.centre[:count]
+    inside = padded[:, 1:-1, 1:-1]
+    _grey_levels(images, work.pictures[:count], out=inside)
+    _binomial_blur(padded, work.rows[:count], out=inside)
+    _binomial_blur(padded, work.rows[:count], out=centre)
+    integral = work.integral[:count].copy_(centre).cumsum_(-1).cumsum_(-2)
 
     # With t = trunc(centre - surround mean) at one scale, the sums over the scales of t and of |t|.
-    signed, unsigned = torch.zeros_like(centre), torch.zeros_like(centre)
-    for window, area, repeats in surround:
+    signed, unsigned = work.signed[:count].zero_(), work.unsigned[:count].zero_()
+    for window, area, repeats in work.surround.windows(integral):
         # t = trunc((area * centre - window) / (area - 1)). Numerator and denominator are whole numbers below 2**24, so
         # float32 has them exactly, and a quotient that is no whole number is at least 1 / (area - 1) away from one:
         # more than the rounding of a division (a multiplication by 1 / (area - 1) would not be exact).
@@ -51,71 +77,95 @@ def _fine_grained_chunk(images: Tensor, half_widths: tuple[int, ...]) -> Tensor:
         signed.add_(difference, alpha=repeats)
         unsigned.add_(difference.abs_(), alpha=repeats)
     # Twice the sums of the differences where the centre is brighter, and where it is darker; the factor cancels.
-    return combine(unsigned + signed, unsigned - signed)
+    bright = torch.add(unsigned, signed, out=centre)
+    dark = unsigned.sub_(signed)
+    combine(bright, dark, work.double[:count], [plane[:count] for plane in work.bytes], out=out)
 
 
-def _binomial_blur(planes: Tensor) -> Tensor:
-    """Blur ``(B, H, W)`` whole numbers by [1 2 1] x [1 2 1] / 16 and round to whole numbers, halves upwards."""
-    padded = reflect_pad(planes, 1, 1)
-    rows = torch.add(padded[:, :-2], padded[:, 2:]).add_(padded[:, 1:-1], alpha=2)
-    blurred = torch.add(rows[..., :-2], rows[..., 2:]).add_(rows[..., 1:-1], alpha=2)
-    return blurred.add_(8).mul_(1 / 16).floor_()
+def _grey_levels(images: Tensor, pictures: Tensor, out: Tensor) -> None:
+    """Write OpenCV's 8-bit grey levels into ``out``, with ``pictures`` for the floats in between."""
+    red, green, blue = pictures.copy_(images).unbind(1)
+    torch.mul(red, GREY_WEIGHTS[0], out=out)
+    out.add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2]).add_(0.5).floor_()
+
+
+def _binomial_blur(padded: Tensor, rows: Tensor, out: Tensor) -> None:
+    """Blur whole numbers by [1 2 1] x [1 2 1] / 16 and round to whole numbers, halves upwards.
+
+    ``padded (B, H + 2, W + 2)`` holds the numbers within a margin of one, which is filled here by mirroring without
+    repeating the border (an axis of length 1 is repeated, as in OpenCV). ``out (B, H, W)`` may lie in ``padded``.
+    """
+    height, width = out.shape[1:]
+    padded[:, 0] = padded[:, min(2, height)]
+    padded[:, height + 1] = padded[:, max(1, height - 1)]
+    padded[..., 0] = padded[..., min(2, width)]
+    padded[..., width + 1] = padded[..., max(1, width - 1)]
+    torch.add(padded[:, :-2], padded[:, 2:], out=rows).add_(padded[:, 1:-1], alpha=2)
+    torch.add(rows[..., :-2], rows[..., 2:], out=out).add_(rows[..., 1:-1], alpha=2)
+    out.add_(8).mul_(1 / 16).floor_()
 
 
 class Surround:
-    """Iterates over the windows around every pixel: sum ``(B, H, W)``, area ``float32 (H, W)``, how often it counts.
+    """The windows of several half-widths around every pixel of up to ``count`` pictures.
 
     The window of half-width r has the rows y - r + 1 .. y + r and the same columns, cut at the border: it sits half a
-    pixel to the bottom right, as OpenCV's does. ``integral`` is the running sum ``(B, H, W)`` over rows and columns; it
-    is computed with in ``dtype``. The yielded sum is overwritten by the next step. Half-widths that cover the whole
-    picture from every pixel are one window, counted several times.
+    pixel to the bottom right, as OpenCV's does. Half-widths that cover the whole picture from every pixel are one
+    window, counted several times. Sums are taken in ``dtype``.
     """
 
-    def __init__(self, integral: Tensor, half_widths: tuple[int, ...], dtype: torch.dtype):
-        count, self.height, self.width = integral.shape
-        windows = [(min(half, self.height), min(half, self.width)) for half in half_widths]
+    def __init__(
+        self, count: int, height: int, width: int, half_widths: tuple[int, ...], dtype: torch.dtype,
+        device: torch.device,
+    ):  # fmt: skip
+        self.height, self.width = height, width
+        windows = [(min(half, height), min(half, width)) for half in half_widths]
         self.repeats = {window: windows.count(window) for window in windows}
+        self.areas = {window: self._area(*window, device) for window in windows}
         self.top, self.left = (max(margins) for margins in zip(*windows, strict=True))
-
         # A row and a column of zeros in front, and everything repeated beyond the sides, so that the corners of a
         # window cut at the border are plain shifted slices.
-        bottom, right = self.top + self.height, self.left + self.width
-        self.sums = integral.new_zeros((count, bottom + self.top + 1, right + self.left + 1), dtype=dtype)
-        self.sums[:, self.top + 1:bottom + 1, self.left + 1:right + 1] = integral
-        self.sums[:, :, right + 1:] = self.sums[:, :, right:right + 1]
-        self.sums[:, bottom + 1:] = self.sums[:, bottom:bottom + 1]
+        shape = (count, height + 2 * self.top + 1, width + 2 * self.left + 1)
+        self.sums = torch.zeros(shape, dtype=dtype, device=device)
+        self.window = torch.empty((count, height, width), dtype=dtype, device=device)
 
-    def __iter__(self):
-        window = self.sums.new_empty((len(self.sums), self.height, self.width))
+    def windows(self, integral: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield sum ``(B, H, W)``, area ``float32 (H, W)`` and weight of every window.
+
+        ``integral (B, H, W)`` is the running sum over rows and columns. The yielded sum is overwritten by the next.
+        """
+        bottom, right = self.top + self.height, self.left + self.width
+        sums, window = self.sums[:len(integral)], self.window[:len(integral)]
+        sums[:, self.top + 1:bottom + 1, self.left + 1:right + 1] = integral
+        sums[:, :, right + 1:] = sums[:, :, right:right + 1]
+        sums[:, bottom + 1:] = sums[:, bottom:bottom + 1]
+
+        def corner(row: int, col: int) -> Tensor:
+            top, left = self.top + row, self.left + col
+            return sums[:, top:top + self.height, left:left + self.width]
+
         for (rows, cols), repeats in self.repeats.items():
             # At row p the window is the half-open range [p + 1 - rows, p + 1 + rows). This order of summation is
             # OpenCV's: bottom right + top left may pass 2**24, and its rounding shows.
-            torch.add(self._corner(1 + rows, 1 + cols), self._corner(1 - rows, 1 - cols), out=window)
-            window.sub_(self._corner(1 + rows, 1 - cols)).sub_(self._corner(1 - rows, 1 + cols))
-            yield window, self._area(rows, cols), repeats
+            torch.add(corner(1 + rows, 1 + cols), corner(1 - rows, 1 - cols), out=window)
+            window.sub_(corner(1 + rows, 1 - cols)).sub_(corner(1 - rows, 1 + cols))
+            yield window, self.areas[rows, cols], repeats
 
-    def _corner(self, row: int, col: int) -> Tensor:
-        top, left = self.top + row, self.left + col
-        return self.sums[:, top:top + self.height, left:left + self.width]
-
-    def _area(self, rows: int, cols: int) -> Tensor:
+    def _area(self, rows: int, cols: int, device: torch.device) -> Tensor:
         def lengths(length: int, half: int) -> Tensor:
-            position = torch.arange(length, device=self.sums.device)
+            position = torch.arange(length, device=device)
             return (position + half + 1).clamp_(max=length) - (position - half + 1).clamp_(min=0)
 
         return (lengths(self.height, rows)[:, None] * lengths(self.width, cols)).float()
 
 
-def combine(bright: Tensor, dark: Tensor) -> Tensor:
-    """Return the map in [0, 1] from the two sums over the scales, each divided by its own maximum in the picture."""
-    # OpenCV adds the two in a byte, which wraps above 255, and then scales by 255 / 255.
-    return (_to_bytes(bright) + _to_bytes(dark)) * torch.tensor(1 / 255, dtype=torch.float32)
+def combine(bright: Tensor, dark: Tensor, double: Tensor, planes: list[Tensor], out: Tensor) -> None:
+    """Write the map in [0, 1] from the two sums over the scales, each divided by its own maximum in the picture.
 
-
-def _to_bytes(sums: Tensor) -> Tensor:
-    """Scale ``(B, H, W)`` so that each picture's maximum becomes 255, and cut to bytes; all zeros stay zeros.
-
-    The quotient is taken in single and the product in double precision, as in OpenCV.
+    ``bright`` and ``dark`` are changed; ``double`` and two ``planes`` of bytes are for the values in between. The
+    quotient is taken in single precision, its product with 255 in double, and cut to a byte, as in OpenCV; all zeros
+    stay zeros. OpenCV adds the two in a byte, which wraps above 255, and then scales by 255 / 255.
     """
-    quotient = sums / sums.amax((1, 2), keepdim=True).clamp_(min=1)
-    return quotient.double().mul_(255).to(torch.uint8)
+    for sums, plane in zip((bright, dark), planes, strict=True):
+        sums.div_(sums.amax((1, 2), keepdim=True).clamp_(min=1))
+        plane.copy_(double.copy_(sums).mul_(255))
+    torch.mul(planes[0].add_(planes[1]), torch.tensor(1 / 255, dtype=torch.float32), out=out)

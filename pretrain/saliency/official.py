@@ -43,11 +43,14 @@ def _official_chunk(images: Tensor, mean: tuple[float, ...], std: tuple[float, .
     centre = plane.view(torch.uint8)[..., :plane.shape[2]].float()
 
     bright, dark = torch.zeros_like(centre), torch.zeros_like(centre)
-    for window, area, repeats in Surround(_integral(plane), HALF_WIDTHS, torch.float32):
+    surround = Surround(*centre.shape, HALF_WIDTHS, torch.float32, centre.device)
+    for window, area, repeats in surround.windows(_integral(plane)):
         difference = centre - (window - centre) / (area - 1).clamp_(min=1)
         bright.add_(difference.clamp(min=0).trunc_().remainder_(256), alpha=repeats)  # kept in a byte, which wraps
         dark.add_(difference.neg_().clamp_(min=0).trunc_().remainder_(256), alpha=repeats)
-    return combine(bright, dark)
+    planes = [torch.empty_like(centre, dtype=torch.uint8) for _ in range(2)]
+    combine(bright, dark, centre.double(), planes, out=centre)
+    return centre
 
 
 def _grey(pictures: Tensor) -> Tensor:
