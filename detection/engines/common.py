@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 
 from detection.card import check_card
@@ -23,7 +24,7 @@ FREE_ON_RESUME = frozenset(
     {"OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
      "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}
 )  # fmt: skip
-RUN_ENTRIES = {"model", "optimizer", "iteration", "config"}  # what a training checkpoint of either engine holds
+RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
 
 # Parts that a backbone file cannot fill; the rest of the model must come from the file.
 HEADS = re.compile(r"proposal_generator\..*|backbone\.fpn_.*|roi_heads\.(box_head|box_predictor|res5\.norm)\..*")
@@ -33,12 +34,14 @@ LEFTOVERS = re.compile(r"pixel_(mean|std)|.*\.cell_anchors\.\d+|(stem\.)?fc\..*|
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_to_resume(cfg: CfgNode, *, resume: bool) -> tuple[dict[str, Any], Path] | None:
+def checkpoint_to_resume(cfg: CfgNode, *, resume: bool, entry: str) -> tuple[dict[str, Any], Path] | None:
     """Return the newest readable checkpoint of OUTPUT_DIR and its path, or None where the run starts from nothing.
 
+    ``entry`` is where the engine that asks keeps its optimiser: only its own runs have it.
+
     Raises:
-        ValueError: OUTPUT_DIR holds a run and ``resume`` is off; its newest checkpoint is no training checkpoint; or
-            the run had another config: every key that changes the run's meaning is listed.
+        ValueError: OUTPUT_DIR holds a run and ``resume`` is off; its newest checkpoint is no training checkpoint of
+            this engine; or the run had another config: every key that changes the run's meaning is listed.
     """
     last = load_last(cfg.OUTPUT_DIR)
     if last is None:
@@ -48,9 +51,11 @@ def checkpoint_to_resume(cfg: CfgNode, *, resume: bool) -> tuple[dict[str, Any],
     state, path = last
     if not resume:
         raise ValueError(f"{cfg.OUTPUT_DIR} already holds {path.name}; use --resume, or another OUTPUT_DIR")
-    missing = RUN_ENTRIES - state.keys() if isinstance(state, dict) else RUN_ENTRIES
+    missing = {*RUN_ENTRIES, entry} - set(state)
+    if missing == {entry}:
+        raise ValueError(f"cannot resume from {path}: the other engine made it; name that one with --engine")
     if missing:
-        raise ValueError(f"cannot resume from {path}: it has no entry {', '.join(sorted(missing))}; remove that file")
+        raise ValueError(f"cannot resume from {path}, which is no training checkpoint: it lacks {sorted(missing)}")
     check_same_run(state["config"], cfg, free=FREE_ON_RESUME)
     return last
 
@@ -73,6 +78,21 @@ def read_model_file(cfg: CfgNode) -> dict[str, Any]:
     if isinstance(content.get("card"), dict):
         check_card(content["card"], cfg)
     return content
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of PyTorch's generators; nothing in training draws from others."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what ``random_state`` returned; the GPUs' only where there are as many."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def check_fit(

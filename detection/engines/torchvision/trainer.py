@@ -15,7 +15,7 @@ from torch import nn
 
 from detection.data import training_loader
 from detection.engines import ONE_PROCESS, Launch
-from detection.engines.common import checkpoint_to_resume, evaluation_metrics
+from detection.engines.common import checkpoint_to_resume, evaluation_metrics, random_state, set_random_state
 from detection.engines.torchvision.inference import find_objects, load_weights
 from detection.engines.torchvision.model import Detector, build_model
 from pretrain.checkpoint import save_last
@@ -49,7 +49,7 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
     """
     check_supported(cfg, launch)
     output_dir = Path(cfg.OUTPUT_DIR)
-    last = checkpoint_to_resume(cfg, resume=resume)
+    last = checkpoint_to_resume(cfg, resume=resume, entry="optimizer")
     start = last[0]["iteration"] + 1 if last else 0
     if start >= cfg.SOLVER.MAX_ITER:
         logger.info("%s: all %d iterations are done", last[1], cfg.SOLVER.MAX_ITER)
@@ -59,6 +59,7 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
     torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model = build_model(cfg)
+    torch.manual_seed(cfg.SEED)  # again: creating weights draws differently in Detectron2, and the steps shall not
     optimizer = build_optimizer(cfg, model)
     if last:
         card = restore(*last, model, optimizer)
@@ -231,10 +232,7 @@ def run_state(
         "model": model.detectron2_state_dict(),
         "optimizer": optimizer.state_dict(),
         "iteration": iteration,
-        "rng": {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
+        "rng": random_state(),
         "card": card,
         "config": cfg.dump(),
     }
@@ -244,14 +242,10 @@ def restore(
     state: dict[str, Any], path: Path, model: Detector, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
     """Load a checkpoint of ``run_state`` into model, optimiser and random generators; return the backbone's card."""
-    if "rng" not in state:
-        raise ValueError(f"cannot resume from {path}: it has no entry rng, so another engine made it")
     report = model.load_detectron2_state_dict(state["model"])
     if report.missing or report.unexpected:
         raise ValueError(f"cannot resume from {path}: its tensors are not the model's ({len(report.missing)} missing)")
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if torch.cuda.is_available() and state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+    set_random_state(state["rng"])
     logger.info("resumed from %s, after iteration %d", path, state["iteration"])
     return state["card"]

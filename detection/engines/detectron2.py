@@ -1,0 +1,266 @@
+"""The engine that is Detectron2: its models, trainer, hooks and launcher, on our data path and checkpoint files.
+
+Detectron2 is imported inside functions only, so that everything else works where it is not installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from detection.config import add_voc_config
+from detection.data import Sample, inference_loader, training_loader
+from detection.engines import ONE_PROCESS, Launch
+from detection.engines.common import (
+    LEFTOVERS,
+    check_fit,
+    checkpoint_to_resume,
+    evaluation_metrics,
+    random_state,
+    read_model_file,
+    set_random_state,
+)
+from detection.evaluation import PictureDetections
+from detection.voc import VocDataset
+from pretrain.checkpoint import save_last
+from pretrain.cli import Progress, setup_logging
+from pretrain.run_folder import write_config
+
+if TYPE_CHECKING:
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.engine import DefaultTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
+    """Fine-tune as ``cfg`` says with Detectron2's trainer, in as many processes as ``launch`` says.
+
+    Writes the same run folder as the torchvision engine; checkpoints hold Detectron2's own entries, so that its other
+    tools read them. With ``resume`` it goes on from the newest readable checkpoint there.
+
+    Raises:
+        FileNotFoundError, ValueError: data, weights, config and checkpoint do not fit together; said before training.
+        FloatingPointError: a loss is not finite.
+    """
+    from detectron2.engine import launch as start_processes
+
+    start_processes(
+        _train_in_this_process,
+        launch.num_gpus,
+        num_machines=launch.num_machines,
+        machine_rank=launch.machine_rank,
+        dist_url=launch.dist_url,
+        args=(cfg, resume),
+    )
+
+
+def detect(cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+    """Return the detections of MODEL.WEIGHTS on every picture of ``dataset``, by image id.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights are no trained detector for this config, or a picture is unreadable.
+    """
+    from detectron2.modeling import build_model
+
+    share_log()
+    register_extra_norm()
+    model = build_model(detectron2_config(cfg))
+    load_weights(model, cfg, whole=True)
+    return find_objects(model, cfg, dataset)
+
+
+def find_objects(model: nn.Module, cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+    """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
+    found = {}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress:
+            for sample in inference_loader(cfg, dataset):
+                instances = model([sample])[0]["instances"].to("cpu")
+                found[sample["image_id"]] = PictureDetections(
+                    instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy()
+                )
+                progress.update()
+    finally:
+        model.train(training)
+    return found
+
+
+def detectron2_config(cfg: CfgNode) -> CfgNode:
+    """Return Detectron2's own config with every value of ``cfg``."""
+    from detectron2.config import get_cfg
+
+    theirs = get_cfg()
+    add_voc_config(theirs)
+    theirs.merge_from_other_cfg(CfgNode(cfg))
+    theirs.freeze()
+    return theirs
+
+
+def to_detectron2(sample: Sample) -> dict[str, Any]:
+    """Return a training sample of ``detection.data`` as Detectron2's models take it: boxes and labels as Instances."""
+    from detectron2.structures import Boxes, Instances
+
+    instances = Instances(tuple(sample["image"].shape[1:]))
+    instances.gt_boxes = Boxes(sample["boxes"])
+    instances.gt_classes = sample["classes"]
+    return {**{name: sample[name] for name in ("image_id", "image", "height", "width")}, "instances": instances}
+
+
+class Detectron2Batches:
+    """The batches of a training loader, as Detectron2's models take them."""
+
+    def __init__(self, batches: Iterable[list[Sample]]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.batches:
+            yield [to_detectron2(sample) for sample in batch]
+
+
+def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict[str, Any] | None:
+    """Fill ``model`` from MODEL.WEIGHTS and return the card of the backbone in it, if any.
+
+    Detectron2's checkpointer renames and copies; it only warns of what does not fit, which is an error here.
+    """
+    content = read_model_file(cfg)
+    if Path(cfg.MODEL.WEIGHTS).suffix == ".pkl" and "__author__" not in content:
+        content |= {"__author__": "Caffe2", "matching_heuristics": True}  # as Detectron2 takes such files
+    # The public load() would read the file itself, and execute what a .pkl holds.
+    incompatible = make_checkpointer(model, cfg)._load_model(dict(content))
+    if incompatible.incorrect_shapes:
+        name, found, expected = incompatible.incorrect_shapes[0]
+        raise ValueError(f"{cfg.MODEL.WEIGHTS}: {name} has shape {found}, but the model needs {expected}")
+    missing = incompatible.missing_keys
+    loaded = [name for name in model.state_dict() if name not in missing and not LEFTOVERS.fullmatch(name)]
+    if not loaded:
+        raise ValueError(f"{cfg.MODEL.WEIGHTS}: none of its tensors fits the model; "
+                         "tools/convert_checkpoint.py converts classification checkpoints")
+    check_fit(cfg.MODEL.WEIGHTS, num_loaded=len(loaded), missing=missing,
+              unexpected=incompatible.unexpected_keys, whole=whole)
+    return content.get("card")
+
+
+def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> DetectionCheckpointer:
+    """Return Detectron2's checkpointer, made to write whole files that load safely and know their config and card."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    class WholeFiles(DetectionCheckpointer):
+        card: dict[str, Any] | None = None
+
+        def save(self, name: str, **kwargs: Any) -> None:
+            if self.save_dir and self.save_to_disk:
+                state = {part: item.state_dict() for part, item in self.checkpointables.items()}
+                extra = {"rng": random_state(), "card": self.card, "config": cfg.dump()}
+                save_last({"model": self.model.state_dict(), **state, **kwargs, **extra}, self.save_dir, f"{name}.pth")
+
+    return WholeFiles(model, cfg.OUTPUT_DIR, **parts)
+
+
+def make_trainer(cfg: CfgNode) -> DefaultTrainer:
+    """Return Detectron2's trainer on our data, with our checkpoint files and evaluation."""
+    from detectron2.engine import DefaultTrainer
+    from detectron2.engine.hooks import EvalHook
+    from detectron2.modeling import build_model
+    from detectron2.utils import comm
+
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_model(cls, cfg: CfgNode) -> nn.Module:
+            return build_model(cfg)  # the parent's would print every layer
+
+        @classmethod
+        def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Detectron2Batches:
+            return Detectron2Batches(training_loader(cfg, start_iteration=start_iteration, rank=comm.get_rank(),
+                                                     world_size=comm.get_world_size()))
+
+        def build_hooks(self) -> list[Any]:
+            self.checkpointer = make_checkpointer(self.model, cfg, trainer=weakref.proxy(self))
+            hooks = [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
+            if cfg.TEST.EVAL_PERIOD:  # before the writer, which is last; the tool evaluates the final model
+                hooks.insert(-1, EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, eval_after_train=False))
+            return hooks
+
+        def evaluate(self) -> dict[str, float] | None:
+            model = self.checkpointer.model  # without the wrapper of several processes
+            if comm.is_main_process():
+                return evaluation_metrics(cfg, lambda dataset: find_objects(model, cfg, dataset))
+            return None
+
+    return Trainer(detectron2_config(cfg))
+
+
+def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
+    from detectron2.utils import comm
+    from detectron2.utils.env import seed_all_rng
+
+    rank = comm.get_rank()
+    if comm.get_world_size() > 1 and rank == 0:  # a process that Detectron2 started has no log yet
+        setup_logging(cfg.OUTPUT_DIR)
+    share_log()
+    register_extra_norm()
+    last = checkpoint_to_resume(cfg, resume=resume, entry="trainer")
+    start = last[0]["iteration"] + 1 if last else 0
+    if start >= cfg.SOLVER.MAX_ITER:
+        logger.info("%s: all %d iterations are done", last[1], cfg.SOLVER.MAX_ITER)
+        return
+
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_all_rng(cfg.SEED)
+    trainer = make_trainer(cfg)
+    seed_all_rng(cfg.SEED + rank + start)  # again, as the torchvision engine does: the step draws equal numbers in both
+    if last:
+        state, path = last
+        trainer.checkpointer._load_model({"model": state["model"]})
+        trainer.checkpointer.card = state["card"]
+        trainer.load_state_dict(state["trainer"])
+        trainer.start_iter = start
+        trainer.data_loader = trainer.build_train_loader(trainer.cfg, start_iteration=start)
+        if rank == 0:  # whose state the file holds
+            set_random_state(state["rng"])
+        logger.info("resumed from %s, after iteration %d", path, start - 1)
+    elif cfg.MODEL.WEIGHTS:
+        trainer.checkpointer.card = load_weights(trainer.checkpointer.model, cfg)
+    else:
+        logger.info("MODEL.WEIGHTS is empty: all weights start at random")
+    if rank == 0:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        write_config(cfg, Path(cfg.OUTPUT_DIR))
+    trainer.train()
+
+
+def share_log() -> None:
+    """Send the log of Detectron2 and fvcore where the toolkit's own goes, instead of to the standard output."""
+    ours = logging.getLogger("detection")
+    for name in ("detectron2", "fvcore"):
+        theirs = logging.getLogger(name)
+        theirs.handlers = list(ours.handlers)
+        theirs.propagate = ours.propagate
+        theirs.setLevel(logging.INFO)
+
+
+def register_extra_norm() -> None:
+    """Make Res5ROIHeadsExtraNorm known to Detectron2: MoCo's transfer recipe, a norm after res5 of the C4 head."""
+    from detectron2.layers import get_norm
+    from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
+
+    if "Res5ROIHeadsExtraNorm" in ROI_HEADS_REGISTRY:
+        return
+
+    class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+        @classmethod
+        def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+            res5, channels = super()._build_res5_block(cfg)
+            res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
+            return res5, channels
+
+    ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)
