@@ -1,0 +1,115 @@
+"""The whole second half in one call: fine-tune a detector, run it on the test sets, write files and reports."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from detection.config import get_key
+from detection.data import load_datasets
+from detection.detections_io import write_detections
+from detection.engines import ONE_PROCESS, Launch, select
+from detection.report import write_report
+from detection.weights_file import read_weights, sha256
+
+# What a number depends on, besides weights and data; the report shows it.
+TRAINING_KEYS = (
+    "DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN", "INPUT.RANDOM_FLIP", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT",
+    "MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NORM", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.ROI_HEADS.NAME",
+    "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.WARMUP_ITERS",
+    "SOLVER.WEIGHT_DECAY",
+)  # fmt: skip
+TEST_KEYS = (
+    "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "TEST.DETECTIONS_PER_IMAGE",
+)  # fmt: skip
+
+
+def fine_tune(
+    cfg: CfgNode,
+    *,
+    engine: str = "auto",
+    resume: bool = False,
+    eval_only: bool = False,
+    launch: Launch = ONE_PROCESS,
+    config_file: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Train as ``cfg`` says, then evaluate on each of DATASETS.TEST; return dataset name -> content of report.json.
+
+    ``OUTPUT_DIR/inference/<dataset>`` receives the challenge's detection files and the report. ``eval_only`` evaluates
+    MODEL.WEIGHTS instead of training. ``config_file`` is only mentioned in the report.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: engine, data, weights or config are wrong; said before training.
+        FloatingPointError: training diverged.
+    """
+    if eval_only and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "--eval-only needs a trained detector: add MODEL.WEIGHTS, for example "
+            f"MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    if eval_only and not cfg.DATASETS.TEST:
+        raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
+    module = select(engine)
+    datasets = load_datasets(cfg, cfg.DATASETS.TEST)  # now, so that a defect shows before hours of training
+    if not eval_only:
+        module.train(cfg, resume=resume, launch=launch)
+        cfg = cfg.clone()
+        cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    if launch.machine_rank > 0:  # the first machine evaluates
+        return {}
+    reports = {}
+    for dataset in datasets:
+        detections = module.detect(cfg, dataset)
+        folder = inference_folder(cfg, dataset.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_detections(dataset, detections, folder)
+        protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
+        reports[dataset.name] = write_report(dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR)
+    return reports
+
+
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Return where detections and report of one dataset go."""
+    return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
+
+
+def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str, Any]:
+    """Return the protocol of a report: what made the detections of MODEL.WEIGHTS, in plain JSON values.
+
+    How the detector was trained is read from its own file; None where that does not say.
+    """
+    content = read_weights(cfg.MODEL.WEIGHTS)
+    card = content.get("card")
+    recorded = CfgNode(yaml.safe_load(content["config"])) if "config" in content else None
+    return {
+        "method": card.get("method") if card else None,
+        "engine": engine,
+        "config_file": config_file,
+        "seed": recorded.SEED if recorded else None,
+        "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
+        "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
+        "training": {key: get_key(recorded, key) for key in TRAINING_KEYS} if recorded else None,
+        "test": {key: get_key(cfg, key) for key in TEST_KEYS},
+        "backbone": card,
+        "versions": versions(engine),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Return the versions of the packages that decide about the numbers."""
+    found = {}
+    for name in {"detection-transfer-toolkit": None, "torch": None, "torchvision": None, engine: None}:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "not installed as a package"
+    return found

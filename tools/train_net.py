@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Fine-tune Faster R-CNN on VOC-format data and report its mAP; the flags are Detectron2's.
+
+Examples:
+  python tools/train_net.py --config-file detection/configs/voc_r50_c4_paper.yaml MODEL.WEIGHTS backbone.pth
+  python tools/train_net.py --config-file detection/configs/voc_r50_c4_paper.yaml --resume
+  python tools/train_net.py --config-file detection/configs/voc_r50_c4_paper.yaml --eval-only \\
+    MODEL.WEIGHTS output/model_final.pth
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
+
+from pretrain.cli import add_config_arguments, make_parser, run_tool, setup_logging
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="auto",
+                        help="auto: Detectron2 where it can be imported, else torchvision")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in the run")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default="auto", metavar="URL", help="where the processes meet, tcp://host:port")
+    add_config_arguments(parser, example="detection/configs/voc_r50_c4_paper.yaml")
+    args = parser.parse_args(argv)
+    setup_logging()
+
+    from detection.config import load_detection_config
+    from detection.engines import Launch
+
+    launch = Launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    cfg = load_detection_config(args.config_file, args.opts, resume=args.resume)
+    setup_logging(cfg.OUTPUT_DIR)
+
+    from detection.fine_tune import fine_tune, inference_folder
+    from detection.report import headline
+
+    reports = fine_tune(cfg, engine=args.engine, resume=args.resume, eval_only=args.eval_only, launch=launch,
+                        config_file=args.config_file)
+    for name, report in reports.items():
+        print(headline(report))
+        print(inference_folder(cfg, name) / "report.html")
+
+
+if __name__ == "__main__":
+    run_tool(main)
