@@ -21,10 +21,10 @@ def precision_recall_chart(recall: Sequence[float], precision: Sequence[float], 
         end = SQUARE * points[-1][0]
         drawn = f'<path class="area" d="M0 {SQUARE}L{line}L{end:.2f} {SQUARE}Z"/><path class="curve" d="M{line}"/>'
     return (
-        f'<svg viewBox="-1 -1 {SQUARE + 2} {SQUARE + 15}" role="img"><title>{escape(title)}</title>'
+        f'<svg viewBox="-12 -1 {SQUARE + 13} {SQUARE + 15}" role="img"><title>{escape(title)}</title>'
         f'<path class="grid" d="{grid}"/>{drawn}'
-        f'<text x="0" y="{SQUARE + 11}">0</text><text x="{SQUARE}" y="{SQUARE + 11}" text-anchor="end">recall 1</text>'
-        '<text x="3" y="9">1</text></svg>'
+        f'<text x="-4" y="8" text-anchor="end">1</text><text x="-4" y="{SQUARE}" text-anchor="end">0</text>'
+        f'<text x="{SQUARE}" y="{SQUARE + 11}" text-anchor="end">recall 1</text></svg>'
     )
 
 

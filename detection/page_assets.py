@@ -43,6 +43,7 @@ th, td { padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--line); t
     vertical-align: middle; }
 th:last-child, td:last-child { padding-right: 0; } tbody tr:last-child > * { border-bottom: 0; }
 th { font-weight: 600; font-size: .82rem; color: var(--soft); vertical-align: bottom; }
+thead .number { white-space: normal; }
 tbody th { font-size: inherit; color: inherit; font-weight: 500; vertical-align: middle; }
 .number { text-align: right; white-space: nowrap; }
 .range { display: block; font-size: .78rem; color: var(--soft); }
@@ -58,6 +59,11 @@ th button:focus-visible, summary:focus-visible { outline: 2px solid var(--accent
 .track { position: relative; height: .85rem; background: var(--track); border-radius: 4px; }
 .track > i { position: absolute; inset: 0 auto 0 0; background: var(--accent); border-radius: 4px; min-width: 1px; }
 .track > b { position: absolute; top: 50%; height: 2px; margin-top: -1px; background: var(--ink); opacity: .75; }
+.track.dots { background: none; border-bottom: 1px solid var(--line); border-radius: 0; height: 1.3rem; }
+.dots u, .dots s { position: absolute; top: 50%; }
+.dots u { width: .7rem; height: .7rem; margin: -.35rem; border-radius: 50%; background: var(--accent); opacity: .75; }
+.dots s { width: 2px; height: 1.2rem; margin: -.6rem -1px; background: var(--ink); }
+.clear { font-weight: 650; } .clear .range { font-weight: 400; }
 .stack { display: flex; height: 1.9rem; border-radius: 7px; overflow: hidden; background: var(--track); gap: 1px; }
 .stack.thin { height: .85rem; border-radius: 4px; }
 .stack > i { display: block; min-width: 0; }

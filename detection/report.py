@@ -72,7 +72,7 @@ def write_report(
             **protocol,
             "image_set": dataset.image_set,
             "evaluation_rules": rules,
-            "versions": {**_versions(), **protocol.get("versions", {})},
+            "versions": {**protocol.get("versions", {}), **_versions()},
         },
         "num_objects": dict(zip(dataset.classes, matches.truth.num_positives.tolist(), strict=True)),
         "num_detections": len(matches.scores),

@@ -30,26 +30,26 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
         "a class without ground truth has no AP. AP in percent.",
         "",
-        *_table(summary),
+        *table(summary),
         "",
         f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}, {report['confidence']['level']} % interval "
         f"{percent(low)} to {percent(high)} ({report['confidence']['resamples']} resamples of the pictures).",
         "",
         "## Classes",
         "",
-        *_table(per_class),
+        *table(per_class),
         "",
         "## Errors",
         "",
-        *_table(errors),
+        *table(errors),
         "",
         "## Sizes",
         "",
-        *_table(sizes),
+        *table(sizes),
         "",
         "## Protocol",
         "",
-        *_table(protocol),
+        *table(protocol),
         "",
     ])  # fmt: skip
 
@@ -70,7 +70,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return rows
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Return the lines of a table whose first row is its head; numbers are aligned to the right."""
     cells = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]

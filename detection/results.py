@@ -59,6 +59,23 @@ def find_run_folder(path: Path | str) -> Path | None:
     return None
 
 
+def read_protocol(dataset: VocDataset, path: Path | str) -> dict[str, Any]:
+    """Return ``protocol`` of the report.json beside the detections at ``path``, {} where there is none.
+
+    Raises:
+        ValueError: the file is not a report.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    for place in (folder, folder / "inference" / dataset.name, folder / "inference"):
+        file = place / "report.json"
+        if file.is_file():
+            try:
+                return dict(json.loads(file.read_bytes())["protocol"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
+    return {}
+
+
 def _read_file(dataset: VocDataset, path: Path, first_category: int) -> dict[str, PictureDetections]:
     if path.suffix == ".json":
         return _gather(dataset, path, _read_json(path), first_category)

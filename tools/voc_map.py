@@ -1,16 +1,30 @@
 #!/usr/bin/env python3
-"""Score detection files with the VOC metrics and write a report (report.json, report.md, report.html).
+"""Score detections with the VOC metrics and write a report (JSON, Markdown, HTML), or compare runs of several methods.
 
-Example:
-  python tools/voc_map.py --devkit VOCdevkit --split voc_2007_test --detections output/inference --output output/report
+Detections are challenge files (comp4_det_<set>_<class>.txt), a COCO result JSON, the folder of a run or Detectron2's
+inference/.
+
+Examples:
+  python tools/voc_map.py --devkit VOCdevkit --split voc_2007_test --detections output --output output/report
+  python tools/voc_map.py --devkit VOCdevkit --split voc_2007_test --output comparison \\
+    --compare baseline=runs/base_1 baseline=runs/base_2 saliencymix=runs/saliency_1 saliencymix=runs/saliency_2
 """
 
+from __future__ import annotations
+
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
 from pretrain.cli import make_parser, run_tool, setup_logging
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from detection.voc import VocDataset
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -18,26 +32,58 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--devkit", required=True, metavar="DIR", help="the folder that holds VOC2007 (or, for a split "
                         "of another name than voc_<year>_<set>, the folder with Annotations and ImageSets itself)")
     parser.add_argument("--split", required=True, help="for example voc_2007_test")
-    parser.add_argument("--detections", required=True, metavar="DIR", help="comp4_det_<set>_<class>.txt, one per class")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--detections", metavar="PATH", help="what to report on")
+    what.add_argument("--compare", nargs="+", metavar="[METHOD=]PATH", help="each run's detections; METHOD is by "
+                      "default what the run's report says, else to the folder's name without its seed")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--classes", metavar="A,B,C|FILE", help="class list, or a file with one class a line; "
                         "the 20 VOC classes for voc_<year>_* splits if left out")
+    parser.add_argument("--baseline", default="baseline", metavar="METHOD", help="what --compare measures against; "
+                        "the first method where there is none of that name")
     parser.add_argument("--rules", choices=("standard", "devkit", "detectron2"), default="standard",
                         help="devkit: an IoU equal to the threshold matches; detectron2: its rounding and order")
+    parser.add_argument("--first-category", type=int, choices=(0, 1), default=1,
+                        help="number of the first class in a COCO result JSON")
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")
     args = parser.parse_args(argv)
+    if args.resamples < 1:
+        parser.error(f"--resamples must be at least 1, but is {args.resamples}")
     setup_logging()
 
-    from detection.detections_io import read_detections
-    from detection.report import headline, write_report
     from detection.voc import load_voc
 
     classes = _read_classes(args.classes) if args.classes else None
     dataset = load_voc(args.split, root=args.devkit, classes=classes, check_pictures=False)
-    detections = read_detections(dataset, args.detections)
-    protocol = {"detections": str(args.detections)}
-    report = write_report(dataset, detections, args.output, protocol, rules=args.rules)
+    if args.compare:
+        _compare(args, dataset)
+    else:
+        _report(args, dataset)
+
+
+def _report(args: Namespace, dataset: VocDataset) -> None:
+    from detection.report import headline, write_report
+    from detection.results import find_run_folder, load_results, read_protocol
+
+    detections = load_results(dataset, args.detections, first_category=args.first_category)
+    protocol = read_protocol(dataset, args.detections)  # what the run itself recorded stays in the report
+    protocol |= {"detections": args.detections, "report_command": shlex.join(sys.argv)}
+    report = write_report(dataset, detections, args.output, protocol, rules=args.rules,
+                          run_folder=find_run_folder(args.detections), num_resamples=args.resamples)
     print(headline(report))
     print(Path(args.output) / "report.html")
+
+
+def _compare(args: Namespace, dataset: VocDataset) -> None:
+    from detection.comparison import compare_runs, load_run
+    from detection.comparison_pages import summary_table, write_comparison
+
+    runs = [load_run(dataset, spec, first_category=args.first_category) for spec in args.compare]
+    comparison = compare_runs(dataset, runs, baseline=args.baseline, rules=args.rules, num_resamples=args.resamples)
+    write_comparison(comparison, args.output)
+    for group in comparison["groups"]:
+        print("\n".join(summary_table(group)), end="\n\n")
+    print(Path(args.output) / "comparison.html")
 
 
 def _read_classes(text: str) -> list[str]:

@@ -60,3 +60,27 @@ def test_voc_map__bad_line_writes_nothing(load_tool, devkit, files, tmp_path):
         load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
                                    "--output", str(tmp_path / "report")])
     assert not (tmp_path / "report").exists()
+
+
+def test_voc_map__keeps_what_the_run_recorded(load_tool, devkit, files, tmp_path):
+    (files / "report.json").write_text(json.dumps({"protocol": {"method": "cutmix", "seed": 4}}))
+    (files / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}\n')
+    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
+                               "--output", str(tmp_path / "report"), "--resamples", "10"])
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (report["protocol"]["method"], report["protocol"]["seed"]) == ("cutmix", 4)
+    assert report["confidence"]["resamples"] == 10
+    assert list(report["training"]) == ["total_loss"]
+
+
+def test_voc_map__compares(load_tool, devkit, files, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "comp4_det_test_car.txt").write_text("000007 0.5 10 10 40 40\n000005 0.25 1 1 9 9\n")
+    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--output", str(tmp_path / "out"),
+                               "--compare", f"baseline={files}", f"cutmix={other}", "--resamples", "10"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].startswith("| baseline | 50.00 | one seed")
+    assert printed[3].startswith("| cutmix   | 50.00 | one seed")
+    assert printed[-1] == str(tmp_path / "out" / "comparison.html")
+    assert (tmp_path / "out" / "comparison.json").is_file()
