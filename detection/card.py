@@ -153,7 +153,7 @@ def _inherited(known: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the file's card is {card!r}; expected a dict")
     if card.get("channel_order", "RGB") != "RGB" or card.get("stride_in_1x1", False):
         raise ValueError(f"the file's card says channel_order {card.get('channel_order')!r} and stride_in_1x1 "
-                         f"{card.get('stride_in_1x1')!r}: torchvision's ResNet reads RGB and strides in its 3x3 "
+                         f"{card.get('stride_in_1x1')!r}; torchvision's ResNet reads RGB and strides in its 3x3 "
                          "convolutions")
     return {**card, "config": card.get("recipe")}
 

@@ -65,6 +65,8 @@ def _read_torch(path: Path) -> Any:
 
     try:
         return load_checkpoint(path)
+    except UnicodeError as error:  # a ValueError too, and says nothing of the file
+        raise _damaged(path, error) from error
     except ValueError as error:
         if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise

@@ -2,7 +2,6 @@ import argparse
 import os
 import pickle
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -58,9 +57,9 @@ def test_read_weights__names_the_type_and_a_line_that_makes_a_safe_copy(content,
     with pytest.raises(ValueError, match=rf"holds a {type_name}, .*Only if you trust") as refusal:
         read_weights(file)
     line = str(refusal.value).partition("make a safe copy: ")[2]
-    program, *arguments = shlex.split(line)
-    assert program == "python"
-    subprocess.run([sys.executable, *arguments], check=True, timeout=60)
+    program, flag, code = shlex.split(line)
+    assert (program, flag) == ("python", "-c")
+    exec(code, {})
     safe = read_weights(f"{file}.safe.pth")
     assert all(isinstance(value, torch.Tensor) for value in safe.values())
 

@@ -1,0 +1,61 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import yaml
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
+
+
+@pytest.fixture
+def source(tmp_path):
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "r18.pth")
+    return tmp_path / "r18.pth"
+
+
+def test_main__prints_tally_figures_card_and_yaml(source, tmp_path, load_tool, capsys):
+    target = tmp_path / "backbone.pth"
+    assert load_tool("convert_checkpoint").main([str(source), str(target), "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert "100 converted, 22 dropped: 2 fc, 20 num_batches_tracked\n" in printed
+    assert "the same tensor, float32: res2 0, res3 0, res4 0, res5 0 (allowed: 0)" in printed
+    card = json.loads(printed[printed.index("{"):printed.rindex("}") + 1])
+    assert card["depth"] == 18
+    fragment = yaml.safe_load(printed[printed.index("MODEL:"):])
+    assert fragment["MODEL"]["WEIGHTS"] == str(target)
+    assert target.is_file()
+
+
+def test_main__unverified_says_so(source, tmp_path, load_tool, capsys):
+    load_tool("convert_checkpoint").main([str(source), str(tmp_path / "backbone.pkl"), "--no-verify"])
+    assert "not verified: the two networks were not run (--no-verify)" in capsys.readouterr().out
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_tool__bad_input_is_one_line_and_status_2(tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
+    result = run(tmp_path / "page.pth", tmp_path / "backbone.pth")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "page.pth is a web page, not weights" in result.stderr
+    assert not (tmp_path / "backbone.pth").exists()
+
+
+def test_tool__help_answers_at_once_with_an_example():
+    started = time.monotonic()
+    result = run("--help")
+    assert time.monotonic() - started < 2  # one second on an idle machine
+    assert result.returncode == 0
+    assert "python tools/convert_checkpoint.py output/" in result.stdout
