@@ -14,10 +14,13 @@ def spectral_residual(images: Tensor) -> Tensor:
     """Return the spectral residual saliency of 8-bit RGB pictures.
 
     ``images`` is ``uint8 (B, 3, H, W)``; the result is ``float32 (B, H, W)`` in [0, 1]: that of OpenCV's
-    ``StaticSaliencySpectralResidual`` within 1e-4, with the same peak. The largest value is a little below 1, because
-    the map is scaled at 64 x 64 and then enlarged. Like OpenCV it mirrors the log spectrum at its border although a
-    spectrum is periodic, and squares after the blur (the paper: before). Where the picture does not continue across
-    its opposite sides, peaks gather at the border. Memory is bounded by working in chunks.
+    ``StaticSaliencySpectralResidual`` within 1e-4, with the same peak, unless the spectrum vanishes somewhere (a drawn
+    rectangle): the phase there is rounding noise, OpenCV's as well as ours. The largest value is a little below 1,
+    because the map is scaled at 64 x 64 and then enlarged.
+
+    Like OpenCV it mirrors the log spectrum at its border although a spectrum is periodic, and squares after the blur
+    (the paper: before). Where the picture does not continue across its opposite sides, peaks gather at the border.
+    Memory is bounded by working in chunks.
     """
     check_pictures(images)
     return in_chunks(_spectral_residual_chunk, images, working_pixels=SIDE**2)
@@ -25,12 +28,13 @@ def spectral_residual(images: Tensor) -> Tensor:
 
 def _spectral_residual_chunk(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    spectrum = torch.fft.fft2(_reduced(grey_levels(images)))
+    # In double precision: where the spectrum nearly vanishes, single precision leaves a random phase.
+    spectrum = torch.fft.fft2(_reduced(grey_levels(images)).double())
     log_amplitude = spectrum.abs().log1p_()
     residual = log_amplitude - F.avg_pool2d(reflect_pad(log_amplitude, 1, 1)[:, None], 3, stride=1)[:, 0]
     # The mirrored border breaks the symmetry of the spectrum: the inverse is complex, and a real transform is wrong.
     map_ = torch.fft.ifft2(torch.polar(residual.exp_(), spectrum.angle())).abs()
-    map_ = _gaussian_blur(map_).square_()
+    map_ = _gaussian_blur(map_.float()).square_()
     map_.div_(map_.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(map_.dtype).tiny))
     return F.interpolate(map_[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
 
