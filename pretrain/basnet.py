@@ -124,11 +124,12 @@ def load_basnet(checkpoint: Path | str) -> BASNet:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: expected a state dict of tensors, as the authors published it")
 
-    network = BASNet()
+    with torch.device("meta"):  # no time spent on initial values
+        network = BASNet()
     expected = network.state_dict()
     for name in expected:
         if name.endswith("num_batches_tracked"):  # absent from older files, and of no use in evaluation
-            state.setdefault(name, expected[name])
+            state.setdefault(name, torch.tensor(0))
     for problem, names in {
         "lacks": expected.keys() - state.keys(),
         "has the unknown": state.keys() - expected.keys(),
@@ -141,7 +142,7 @@ def load_basnet(checkpoint: Path | str) -> BASNet:
         logger.info("%s was trained before BASNet's fix of stage 6: bn6d_2 takes the values of bn5d_2", path)
         for name in ("weight", "bias", "running_mean", "running_var"):
             state[f"bn6d_2.{name}"] = state[f"bn5d_2.{name}"]
-    network.load_state_dict(state)
+    network.load_state_dict({name: value.contiguous() for name, value in state.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
 
