@@ -110,7 +110,8 @@ summary { cursor: pointer; color: var(--soft); } pre { white-space: pre-wrap; ov
 @media (max-width: 46rem) {
   .hero { grid-template-columns: minmax(0, 1fr); }
   .wide { display: none; }
-  th, td { padding-right: .6rem; }
+  th, td { padding-right: .5rem; }
+  .card { padding: .9rem; } .bars { min-width: 4.5rem; } table { font-size: .88rem; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
 }
 @media print {

@@ -127,11 +127,11 @@ def _classes(report: Mapping[str, Any]) -> str:
 <h2>Classes</h2>
 <p class="note">AP at IoU .5. The dark line in a bar is the interval; a class without ground truth has no AP and is not
 part of the mean. Press a column's name to sort.</p>
-<div class="card"><table>
+<div class="card"><div class="scroll"><table>
 <thead><tr>{sortable("Class", number=False)}{sortable("Objects")}{sortable("11 points")}<th class="bars"></th>
 {sortable("Area", attributes=' class="number wide"')}</tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div>
+</table></div></div>
 </section>"""
 
 
@@ -190,8 +190,9 @@ points of mAP (11 points, IoU .5) to be won if no error of this kind were made. 
 <tbody>{rows}</tbody>
 </table></div>
 <details style="margin-top:1rem"><summary>By class</summary>
-<table><thead><tr>{sortable("Class", number=False)}<th class="bars"></th>{heads}{sortable("Missed")}</tr></thead>
-<tbody>{by_class}</tbody></table></details>
+<div class="scroll"><table>
+<thead><tr>{sortable("Class", number=False)}<th class="bars"></th>{heads}{sortable("Missed")}</tr></thead>
+<tbody>{by_class}</tbody></table></div></details>
 </div>
 </section>"""
 
@@ -219,11 +220,11 @@ def _sizes(report: Mapping[str, Any]) -> str:
 <h2>Sizes</h2>
 <p class="note">AP at IoU .5 of objects by area, with COCO's bounds. Found: the share of the objects that any detection
 finds, however unsure.</p>
-<div class="card"><table>
+<div class="card"><div class="scroll"><table>
 <thead><tr><th>Objects</th><th class="number">Number</th><th class="number">Found, %</th>
 <th class="number">11 points</th><th class="bars"></th><th class="number wide">Area</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div>
+</table></div></div>
 </section>"""
 
 
