@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,10 +150,13 @@ def verify_with_detectron2(source: SourceNetwork, backbone_file: Path, converted
         ValueError: a tensor was not loaded, or a stage differs.
     """
     import torch
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.config import get_cfg
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling.backbone import build_resnet_backbone
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Detectron2 still calls torch.jit.script
+        from detectron2.checkpoint import DetectionCheckpointer
+        from detectron2.config import get_cfg
+        from detectron2.layers import ShapeSpec
+        from detectron2.modeling.backbone import build_resnet_backbone
 
     cfg = get_cfg()
     cfg.MODEL.RESNETS.DEPTH = card["depth"]

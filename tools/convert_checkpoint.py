@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--explain", action="store_true", help="also print the YAML that fits the backbone")
     args = parser.parse_args(argv)
     setup_logging()
+    if args.explain and args.reverse:
+        raise ValueError("--explain prints a detection config, which a network on its way back (--reverse) has none of")
 
     import json
 

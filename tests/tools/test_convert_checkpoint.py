@@ -38,6 +38,11 @@ def test_main__unverified_says_so(source, tmp_path, load_tool, capsys):
     assert "not verified: the two networks were not run (--no-verify)" in capsys.readouterr().out
 
 
+def test_main__explain_and_reverse_exclude_each_other(source, tmp_path, load_tool):
+    with pytest.raises(ValueError, match=r"--explain prints a detection config"):
+        load_tool("convert_checkpoint").main([str(source), str(tmp_path / "back.pth"), "--reverse", "--explain"])
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=120,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
