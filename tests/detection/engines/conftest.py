@@ -15,6 +15,7 @@ from detection.engines.torchvision.backbone import FrozenBatchNorm2d
 
 C4 = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,  # res5 on RoIs takes most of the time
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 16,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 6,
     "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32, 64, 128]],
 }

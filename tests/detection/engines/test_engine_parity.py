@@ -21,24 +21,21 @@ pytest.importorskip("detectron2", reason="needs Detectron2 as the reference; to 
 
 EXTRA_NORM = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
 UNUSUAL = {  # one value away from the default for as many keys as possible
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-    "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[20.5, 31], [40, 70], [90, 150]],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[20.5, 31], [40, 70], [90, 150], [180, 240]],
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.4, 1.3]],
     "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 12,
-    "MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5"],
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5"],
     "MODEL.RPN.IOU_THRESHOLDS": [0.2, 0.5],
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 40,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 300,
     "MODEL.RPN.POSITIVE_FRACTION": 0.1,
     "MODEL.RPN.BBOX_REG_WEIGHTS": (1.1, 0.9, 2.0, 0.7),
     "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.7,
     "MODEL.RPN.LOSS_WEIGHT": 0.6,
     "MODEL.RPN.SMOOTH_L1_BETA": 0.3,
     "MODEL.RPN.NMS_THRESH": 0.5,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4"],
-    "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.4],
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"],
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.2],
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.6,
     "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.15,
@@ -85,9 +82,16 @@ def as_detectron2(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector, nn.Module]]:
-    """Return a function (kind, changes) -> ours and Detectron2's model with equal, calibrated weights."""
+    """Return a function (kind, changes) -> ours and Detectron2's model with equal, calibrated weights.
+
+    For FPN it also enlarges the samples, in place: boxes must be longer than 112 pixels to reach a level above p2.
+    """
 
     def make(kind: str, changes: dict[str, Any]) -> tuple[Detector, nn.Module]:
+        if kind == "fpn":
+            for sample in samples:
+                sample["image"] = sample["image"].repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
+                sample["boxes"] *= 3
         torch.manual_seed(0)
         cfg = make_config(kind, changes)
         ours, reference = build_model(cfg), build_detectron2(cfg)
