@@ -184,20 +184,27 @@ def kept_share(patches: Patches, height: int, width: int) -> Tensor:
 
 
 def paste(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
-    """Return ``images (B, C, H, W)`` with the patch of picture ``partners[b]`` pasted into picture b; a new tensor."""
-    height, width = images.shape[-2:]
+    """Return ``images``, ``uint8 (B, C, H, W)``, with the patch of picture ``partners[b]`` pasted into picture b.
+
+    The result is a new tensor.
+    """
+    count, channels, height, width = images.shape
     row = torch.arange(height, device=images.device) - patches.target_top[:, None]  # (B, H), counted in the patch
     col = torch.arange(width, device=images.device) - patches.target_left[:, None]  # (B, W)
     inside_rows = (row >= 0) & (row < patches.height[:, None])
     inside_cols = (col >= 0) & (col < patches.width[:, None])
-    inside = inside_rows[:, None, :, None] & inside_cols[:, None, None, :]
-    donors = images[partners]
     if patches.moved:
-        source_row = (row + patches.source_top[:, None]).clamp(0, height - 1)
-        source_col = (col + patches.source_left[:, None]).clamp(0, width - 1)
-        picture = torch.arange(len(images), device=images.device)[:, None, None]
-        donors = donors[picture, :, source_row[:, :, None], source_col[:, None, :]].permute(0, 3, 1, 2)
-    return torch.where(inside, donors, images)
+        source_row = (row + patches.source_top[:, None]).clamp_(0, height - 1).expand(count, -1)
+        source_col = (col + patches.source_left[:, None]).clamp_(0, width - 1).expand(count, -1)
+        plane = partners[:, None] * channels + torch.arange(channels, device=images.device)  # (B, C)
+        rows = plane[:, :, None] * height + source_row[:, None]  # (B, C, H) into all rows of all pictures
+        donors = images.reshape(-1, width).index_select(0, rows.flatten()).view_as(images)
+        donors = donors.gather(3, source_col[:, None, None].expand(-1, channels, height, -1))
+    else:
+        donors = images.index_select(0, partners)
+    # host ^ ((donor ^ host) & mask): on a CPU several times as fast as torch.where with a mask for all channels.
+    mask = (inside_rows[:, None, :, None] & inside_cols[:, None, None, :]).to(torch.uint8).neg_()  # 0 or 255
+    return donors.bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)
 
 
 class Cutout(nn.Module):
