@@ -52,7 +52,8 @@ def average_precisions(dataset: VocDataset, matches: Matches) -> dict[str, dict[
     """Do what ``evaluate_voc`` says, from ``matches``."""
     num_positives = matches.truth.num_positives
     if not num_positives.any():
-        raise ValueError(f"no class has ground truth in {dataset.name} ({len(dataset.pictures)} pictures)")
+        place = dataset.folder / "ImageSets" / "Main" / f"{dataset.image_set}.txt"
+        raise ValueError(f"no class has ground truth in {dataset.name} ({len(dataset.pictures)} pictures of {place})")
     scored = np.ones(len(num_positives), bool) if matches.rules == "detectron2" else num_positives > 0
 
     table = ap_table(matches)[:, :, scored] * 100

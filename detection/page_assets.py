@@ -11,7 +11,7 @@ STYLE = """
   --localisation: #3b7dd8; --confusion: #8a5cd1; --duplicate: #1a9c93; --background: #d0533f; --missed: #c58a12;
   --right: #17935a; --wrong: #d0533f; --difficult: #8b949e;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --page: #101317; --card: #171b20; --ink: #e8eaed; --soft: #9aa4ae; --line: #2a3037; --track: #22282f;
     --accent: #7db0f0; --accent-soft: #7db0f033;
@@ -47,7 +47,7 @@ thead .number { white-space: normal; }
 tbody th { font-size: inherit; color: inherit; font-weight: 500; vertical-align: middle; }
 .number { text-align: right; white-space: nowrap; }
 .range { display: block; font-size: .78rem; color: var(--soft); }
-.text { overflow-wrap: anywhere; }
+.text { overflow-wrap: break-word; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
     text-align: inherit; }
 th button::after { content: "\\2195"; opacity: .4; margin-left: .3em; }
@@ -115,6 +115,7 @@ summary { cursor: pointer; color: var(--soft); } pre { white-space: pre-wrap; ov
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
 }
 @media print {
+  :root { color-scheme: light; }
   body { font-size: 10.5pt; background: #fff; } main { max-width: none; padding: 0; }
   .card, figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   th button::after { content: none; }

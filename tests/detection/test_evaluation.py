@@ -110,7 +110,7 @@ def test_evaluate_voc__equal_scores_are_ordered_by_picture_then_box():
 
 
 def test_evaluate_voc__no_ground_truth_at_all():
-    with pytest.raises(ValueError, match=r"no class has ground truth in voc_2007_test \(2 pictures\)"):
+    with pytest.raises(ValueError, match=r"voc_2007_test \(2 pictures of VOC2007/ImageSets/Main/test\.txt\)"):
         evaluate_voc(make_dataset([(BOX, True)], []), {})
 
 
@@ -301,6 +301,41 @@ def test_evaluate_coco__difficult_objects_neither_help_nor_hurt():
     expected = {"AP": 100, "AP50": 100, "AP75": 100}
     assert evaluate_coco(dataset, {"0": found((0.5, BOX))}) == pytest.approx(expected)
     assert evaluate_coco(dataset, {"0": found((0.9, FAR), (0.5, BOX))}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, capsys):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    dataset, detections = random_case(seed)
+    crowd = found(*((0.1 + index / 1000, FAR, index % 2) for index in range(250)))  # more than 100 of a class
+    detections["0"] = PictureDetections(*map(np.concatenate, zip(crowd, detections.get("0", found()), strict=True)))
+    labels = {name: index + 1 for index, name in enumerate(dataset.classes)}
+    objects = []
+    for picture in dataset.pictures:
+        for name, (xmin, ymin, xmax, ymax), difficult in picture.objects:
+            width, height = xmax - xmin + 1, ymax - ymin + 1
+            objects.append({"id": len(objects) + 1, "image_id": picture.image_id, "category_id": labels[name],
+                            "bbox": [xmin - 1, ymin - 1, width, height], "iscrowd": 0,
+                            "area": 1e11 if difficult else width * height})
+    truth = COCO()
+    truth.dataset = {"images": [{"id": picture.image_id} for picture in dataset.pictures], "annotations": objects,
+                     "categories": [{"id": label, "name": name} for name, label in labels.items()]}
+    truth.createIndex()
+    results = [
+        {"image_id": picture.image_id, "category_id": label + 1, "score": score,
+         "bbox": [xmin, ymin, xmax - xmin, ymax - ymin]}
+        for picture in dataset.pictures if picture.image_id in detections
+        for (xmin, ymin, xmax, ymax), score, label in zip(*(part.tolist() for part in detections[picture.image_id]),
+                                                           strict=True)
+    ]  # fmt: skip
+    plain = COCOeval(truth, truth.loadRes(results), "bbox")
+    plain.evaluate()
+    plain.accumulate()
+    plain.summarize()
+    ours = evaluate_coco(dataset, detections)
+    assert [ours["AP"], ours["AP50"], ours["AP75"]] == (100 * plain.stats[:3]).tolist()
 
 
 def test_evaluate_coco__undefined_without_ground_truth():
