@@ -39,6 +39,18 @@ def test_configs__detectron2_accepts_them(path):
     assert {key: get_key(theirs, key) for key in ours} == ours
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs__the_torchvision_engine_supports_them(path):
+    from detection.engines import ONE_PROCESS
+    from detection.engines.torchvision import supported, trainer
+
+    opts = [] if "DATASETS" in path.read_text() or "voc_r50" in path.name else VALID
+    cfg = load_detection_config(path, opts)
+    supported.check_supported(cfg)
+    trainer.check_supported(cfg, ONE_PROCESS)
+    assert path.name.startswith("base_") or cfg.DATASETS.TRAIN
+
+
 def test_load_detection_config__falls_back_to_the_cpu_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     caplog.set_level(logging.INFO, "detection")
