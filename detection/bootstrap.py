@@ -133,12 +133,14 @@ def confidence(
     """Return intervals [low, high] in percent: ``{"voc07": {"AP", "AP50", "AP75", "per_class"}, "voc10": ...}``.
 
     They say how far the AP of this run's detector moves with the pictures, not how far it moves with the training seed.
+    Detectron2's mean, which counts a class without ground truth, has no interval where there is such a class (None).
     """
     table = resampled_ap(matches, draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed))
     summary = summarise(table)
+    defined = matches.rules != "detectron2" or matches.truth.num_positives.all()
     result: dict[str, Any] = {"level": LEVEL, "resamples": num_resamples, "seed": seed}
     for index, metric in enumerate(METRICS):
-        result[metric] = {name: interval(samples[index]) for name, samples in summary.items()}
+        result[metric] = {name: interval(samples[index]) if defined else None for name, samples in summary.items()}
         by_class = 100 * table[index, IOU_PERCENT.index(50)]
         result[metric]["per_class"] = {
             name: interval(samples) for name, samples in zip(dataset.classes, by_class, strict=True)

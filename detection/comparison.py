@@ -78,8 +78,11 @@ def compare_runs(
     The baseline is the method of that name, else the first; it has no difference.
 
     Raises:
-        ValueError: fewer than two runs, the same run twice, or detections that cannot be evaluated.
+        ValueError: fewer than two runs, the same run twice, detections that cannot be evaluated, or Detectron2's rules,
+            whose mean may be undefined.
     """
+    if rules == "detectron2":
+        raise ValueError("runs are not compared by Detectron2's rules, which round the scores; use standard or devkit")
     if len(runs) < 2:
         raise ValueError(f"a comparison needs at least two runs, but got {len(runs)}")
     places = [str(Path(run.path).resolve()) for run in runs]

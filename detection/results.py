@@ -51,9 +51,9 @@ def load_results(dataset: VocDataset, path: Path | str, *, first_category: int =
 
 
 def find_run_folder(path: Path | str) -> Path | None:
-    """Return the run that the detections at ``path`` belong to: it or one of three folders above, the nearest."""
+    """Return the run that the detections at ``path`` belong to: the nearest of it and two folders above, if any."""
     path = Path(path).resolve()
-    for folder in (path, *list(path.parents)[:3]):
+    for folder in (path, *list(path.parents)[:2]):
         if (folder / "config.yaml").is_file() or (folder / "metrics.json").is_file():
             return folder
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_illustrate__boxes_are_shares_of_the_picture(tmp_path):
     )
     entry = rank_pictures(dataset, matches, np.array([0.5, 0.5]))[0]
     shown = illustrate(dataset, matches, np.array([0.5, 0.5]), entry)
-    assert shown.jpeg.startswith(b"\xff\xd8")
+    assert Image.open(BytesIO(shown.jpeg)).size == (480, 480)  # small enough to stand in the page
     assert {box.kind: (box.label, *box[2:]) for box in shown.boxes} == {
         "difficult": ("cat", 0.5, 0, pytest.approx(0.075), pytest.approx(0.075)),
         "missed": ("cat", *(pytest.approx(share / 400) for share in (299, 299, 51, 51))),

@@ -71,6 +71,11 @@ def test_compare_runs__first_method_is_the_baseline_where_none_is_called_so():
     assert group["baseline"] == "a"
 
 
+def test_compare_runs__refuses_detectron2_rules():
+    with pytest.raises(ValueError, match="runs are not compared by Detectron2's rules"):
+        compare_runs(DATASET, [run("a", 2), run("b", 4)], rules="detectron2")
+
+
 def test_compare_runs__refuses_one_run_and_the_same_run_twice():
     with pytest.raises(ValueError, match="a comparison needs at least two runs, but got 1"):
         compare_runs(DATASET, [run("a", 2)])

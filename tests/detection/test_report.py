@@ -75,6 +75,7 @@ def test_write_report__nan_of_detectron2_becomes_null(dataset, detections, tmp_p
     report = write_report(dataset, detections, tmp_path, {}, rules="detectron2")
     assert report["voc10"]["AP50"] is None
     assert report["voc07"]["AP50"] == pytest.approx(100 / 3)
+    assert report["confidence"]["voc07"]["AP50"] is None
 
 
 @pytest.mark.parametrize("protocol", [{"weights": object()}, {"loss": float("nan")}])
