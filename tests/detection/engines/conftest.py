@@ -65,6 +65,7 @@ def set_key(cfg: CfgNode, key: str, value: Any) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         cfg = cfg[parent]
+    assert name in cfg, f"no config key {key}"  # CfgNode would add it
     cfg[name] = value
 
 

@@ -14,7 +14,7 @@ from detection.convert import convert_state_dict
 from detection.engines.torchvision.backbone import FrozenBatchNorm2d
 from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.rpn import AnchorGrid
-from detection.engines.torchvision.supported import check_supported
+from detection.engines.torchvision.supported import CHOICES, check_supported
 from detection.layout import backbone_shapes
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 
@@ -336,6 +336,10 @@ def test_check_supported__names_key_value_and_what_is_supported(make_config, kin
     message = f"^{key} is .* which the torchvision engine does not support; expected {expected}"
     with pytest.raises(ValueError, match=message):
         check_supported(make_config(kind, {key: value}))
+
+
+def test_check_supported__every_choice_is_tested():
+    assert CHOICES.keys() <= {key for _, key, *_ in REFUSED}
 
 
 def test_check_supported__c4_needs_bottlenecks(make_config):
