@@ -106,8 +106,11 @@ class SaliencyMix(nn.Module):
         ``(B, num_classes)``.
         """
         _check_batch(images, labels)
+        return self.apply(images, labels, self.draw(len(images)))
+
+    def apply(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Do what ``draws`` says, with nothing random in it."""
         soft_labels = to_soft_labels(labels, self.num_classes)
-        draws = self.draw(len(images))
         if not draws.mix:
             return images, soft_labels
         patches = self.locate(images, draws)

@@ -1,5 +1,7 @@
 """Background subtraction after Wang & Dudek (2014), the detector that the paper names, adapted to still pictures."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,20 +37,22 @@ def _background_subtraction_chunk(images: Tensor) -> Tensor:
         departure = _gaussian_blur(grey, sigma * longer_side).sub_(grey).abs_()
         for threshold in THRESHOLDS:
             votes.add_(departure >= threshold)
-    smoothed = _gaussian_blur(votes, SMOOTHING_SIGMA * longer_side)
+    # Beyond the border nobody votes: otherwise a few votes in a corner would outweigh an object in the middle.
+    smoothed = _gaussian_blur(votes, SMOOTHING_SIGMA * longer_side, renormalise=False)
     return smoothed.div_(smoothed.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(smoothed.dtype).tiny))
 
 
-def _gaussian_blur(planes: Tensor, sigma: float) -> Tensor:
-    """Blur ``(B, H, W)`` by a Gaussian of ``sigma`` pixels, cut at the borders and renormalised there.
+def _gaussian_blur(planes: Tensor, sigma: float, *, renormalise: bool = True) -> Tensor:
+    """Blur ``(B, H, W)`` by a Gaussian of ``sigma`` pixels.
 
-    Two small matrix products: cheaper than filters of this width.
+    What lies beyond the border is left out of the mean, or, without ``renormalise``, counts as zero. The blur is two
+    small matrix products: cheaper than filters of this width.
     """
-    rows, cols = (_blur_matrix(length, sigma, planes.device) for length in planes.shape[1:])
+    rows, cols = (_blur_matrix(length, sigma, planes.device, renormalise) for length in planes.shape[1:])
     return rows @ planes @ cols.T
 
 
-def _blur_matrix(length: int, sigma: float, device: torch.device) -> Tensor:
+def _blur_matrix(length: int, sigma: float, device: torch.device, renormalise: bool) -> Tensor:
     position = torch.arange(length, device=device, dtype=torch.float32)
     weights = (-(position[:, None] - position).square() / (2 * sigma**2)).exp()
-    return weights / weights.sum(1, keepdim=True)
+    return weights / weights.sum(1, keepdim=True) if renormalise else weights / (sigma * math.sqrt(2 * math.pi))
