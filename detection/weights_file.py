@@ -65,8 +65,6 @@ def _read_torch(path: Path) -> Any:
 
     try:
         return load_checkpoint(path)
-    except UnicodeError as error:  # a ValueError too, and says nothing of the file
-        raise _damaged(path, error) from error
     except ValueError as error:
         if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
@@ -75,10 +73,6 @@ def _read_torch(path: Path) -> Any:
             raise _damaged(path, EOFError("its pickle cannot be read safely")) from error
         raise ValueError(_unsafe(path, refused[1], "torch.load({path!r}, map_location='cpu', weights_only=False)")
                          ) from error
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a cut or altered pickle stream can raise almost anything
-        raise _damaged(path, error) from error
 
 
 class _UnsafeTypeError(Exception):
@@ -117,7 +111,7 @@ def _read_pickle(path: Path) -> Any:
         raise ValueError(_unsafe(path, str(error), "pickle.load(open({path!r}, 'rb'))")) from error
     except OSError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # a cut or altered pickle stream can raise almost anything
         raise _damaged(path, error) from error
 
 

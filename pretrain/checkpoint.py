@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,17 +92,26 @@ def load_checkpoint(path: Path | str) -> Any:
         raise ValueError(f"checkpoint {path} is empty (0 bytes)")
     with open(path, "rb") as file:  # outside the try: a file that may not be read is another error than a damaged one
         try:
-            if zipfile.is_zipfile(file):  # PyTorch does not look at the checksums that it writes
-                with zipfile.ZipFile(file) as archive:
-                    damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            damaged = _first_wrong_checksum(file)
+            if damaged is None:
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
-        except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, OSError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a cut or altered pickle stream can raise almost anything
             raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+    raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+
+
+def _first_wrong_checksum(file: IO[bytes]) -> str | None:
+    """Return the first member of a zip file whose checksum is wrong; PyTorch does not look at those that it writes."""
+    damaged = None
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    file.seek(0)
+    return damaged
 
 
 def load_last(folder: Path | str) -> tuple[dict[str, Any], Path] | None:
@@ -153,4 +163,5 @@ def _check_plain(value: Any, place: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"\x1b\[[0-9;]*m", "", line)  # PyTorch writes part of its message in bold

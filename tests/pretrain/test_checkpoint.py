@@ -136,6 +136,18 @@ def test_load_checkpoint__a_web_page_instead_of_weights(tmp_path):
         load_checkpoint(tmp_path / "weights.pth")
 
 
+def test_load_checkpoint__any_altered_or_cut_file_is_a_value_error(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    data, path = (tmp_path / "old.pth").read_bytes(), tmp_path / "altered.pth"
+    for position in range(0, len(data), 7):
+        for altered in (data[:position], data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]):
+            path.write_bytes(altered)
+            try:
+                load_checkpoint(path)  # without checksums, in this old format, an altered number can pass
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017 - not every file is refused
+
+
 def test_load_checkpoint__a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"checkpoint .*absent\.pth does not exist"):
         load_checkpoint(tmp_path / "absent.pth")
