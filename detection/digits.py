@@ -72,8 +72,9 @@ def write_image_folder(folder: Path, *, seed: int, train_per_class: int, val_per
 def write_devkit(folder: Path, *, seed: int, trainval: int, test: int, side: int) -> None:
     """Write a VOCdevkit: VOC2007 ``trainval`` and ``test``, VOC2012 ``trainval``.
 
-    ``trainval`` and ``test`` are the numbers of scenes of each such set. The longer side of a scene is ``side`` pixels; it holds one to five digits of different sizes, the smallest marked
-    difficult. ``folder`` appears only when it is complete; an existing one is left alone.
+    ``trainval`` and ``test`` are the numbers of scenes of each such set. The longer side of a scene is ``side`` pixels;
+    it holds one to five digits of different sizes, the smallest marked difficult. ``folder`` appears only when it is
+    complete; an existing one is left alone.
     """
 
     def write(target: Path) -> None:
