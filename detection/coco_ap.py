@@ -80,6 +80,7 @@ def _evaluation_type() -> type:
             scores = self._uncontested.get((imgId, catId))
             if scores is None:
                 return super().evaluateImg(imgId, catId, aRng, maxDet)
+            # accumulate() cuts the parts of each picture down to maxDets
             wrong = np.zeros((len(self.params.iouThrs), len(scores)), bool)
             return {"dtScores": scores, "dtMatches": wrong, "dtIgnore": wrong, "gtIgnore": np.zeros(0, int)}
 
@@ -87,14 +88,14 @@ def _evaluation_type() -> type:
 
 
 def _scores_by_pair(pictures: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Return (image id, category id) -> falling scores of the surest MAX_DETECTIONS; ids as in ``_coco``."""
+    """Return (image id, category id) -> falling scores; ids as in ``_coco``."""
     if not len(scores):
         return {}
     order = np.lexsort((-scores, classes, pictures))
     pictures, classes, scores = pictures[order], classes[order], scores[order]
     starts = np.flatnonzero((np.diff(pictures, prepend=-1) != 0) | (np.diff(classes, prepend=-1) != 0))
     keys = zip((pictures[starts] + 1).tolist(), (classes[starts] + 1).tolist(), strict=True)
-    return {key: part[:MAX_DETECTIONS] for key, part in zip(keys, np.split(scores, starts[1:]), strict=True)}
+    return dict(zip(keys, np.split(scores, starts[1:]), strict=True))
 
 
 def _coco(

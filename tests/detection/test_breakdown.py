@@ -61,6 +61,11 @@ def test_break_down_errors__duplicates_and_missed_objects():
     assert errors["missed"]["gain"] == pytest.approx(100 - 600 / 11)
 
 
+def test_break_down_errors__a_better_box_finds_its_object_once():
+    dataset, matches = make({"a": [("dog", DOG)], "b": [("dog", DOG)]}, {"a": [(0, 0.9, THIRD), (0, 0.8, THIRD)]})
+    assert break_down_errors(dataset, matches)["localisation"]["gain"] == pytest.approx(600 / 11)  # one of two dogs
+
+
 def test_break_down_errors__class_of_which_nothing_is_found():
     dataset, matches = make({"a": [("dog", DOG)]}, {})
     errors = break_down_errors(dataset, matches)
@@ -78,6 +83,14 @@ def test_break_down_sizes__other_sizes_neither_help_nor_hurt():
     assert sizes["large"]["voc10"] == pytest.approx(100)  # the dog; NOWHERE is of medium size
     assert sizes["medium"]["voc10"] is None
     assert [sizes[name]["found"] for name in sizes] == [100, None, 100]
+
+
+def test_score_thresholds__best_f1():
+    _, matches = make(
+        {"a": [("dog", DOG), ("dog", CAT)]},
+        {"a": [(0, 0.9, DOG), (0, 0.5, CAT), (0, 0.4, NOWHERE), (0, 0.3, NOWHERE), (1, 0.9, NOWHERE)]},
+    )
+    assert score_thresholds(matches).tolist() == [0.5, np.inf]  # F1 is 2/3, 1, 4/5, 2/3
 
 
 def test_rank_pictures__worst_first():

@@ -70,6 +70,7 @@ def test_read_detections__of_another_tool(dataset, tmp_path, caplog):
         ("000005 high 10 10 40 40", "score is not a number: 'high'"),
         ("000005 0.5 40 10 10 40", "inverted box: xmax 10 is less than xmin 40"),
         ("000005 0.5 10 40 40 10", "inverted box: ymax 10 is less than ymin 40"),
+        ("000005 0.5 10 10 8.5 40", "inverted box: xmax 8.5 is less than xmin 10"),
         ("000005 0.5 10 10 40 4\xe9", "byte 0xe9 at column 22 is not UTF-8"),
     ],
 )
