@@ -79,6 +79,20 @@ def inference_loader(cfg: CfgNode, dataset: VocDataset) -> DataLoader:
     return DataLoader(InferenceSamples(cfg, dataset), batch_size=None, **_loader_options(cfg))
 
 
+def iterate(loader: DataLoader) -> Iterator[Any]:
+    """Yield what ``loader`` yields; its workers end when this generator does: at an error, or when it is closed.
+
+    Left to the garbage collector, which frees their queues in any order, each worker would hold up the end of the
+    program for five seconds. PyTorch has no public call to end them.
+    """
+    samples = iter(loader)
+    try:
+        yield from samples
+    finally:
+        if loader.num_workers:
+            samples._shutdown_workers()
+
+
 class TrainingSamples(Dataset):
     """The pictures of DATASETS.TRAIN; ``samples[index, position]`` is picture ``index`` augmented for that position.
 

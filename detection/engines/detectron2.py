@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.utils.data import DataLoader
 
 from detection.config import add_voc_config
-from detection.data import Sample, inference_loader, training_loader
+from detection.data import Sample, inference_loader, iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     LEFTOVERS,
@@ -83,8 +85,12 @@ def find_objects(model: nn.Module, cfg: CfgNode, dataset: VocDataset) -> dict[st
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress:
-            for sample in inference_loader(cfg, dataset):
+        with (
+            torch.no_grad(),
+            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
+            closing(iterate(inference_loader(cfg, dataset))) as samples,
+        ):
+            for sample in samples:
                 instances = model([sample])[0]["instances"].to("cpu")
                 found[sample["image_id"]] = PictureDetections(
                     instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy()
@@ -117,14 +123,17 @@ def to_detectron2(sample: Sample) -> dict[str, Any]:
 
 
 class Detectron2Batches:
-    """The batches of a training loader, as Detectron2's models take them."""
+    """The batches of a training loader, as Detectron2's models take them; ``close`` ends the loader's workers."""
 
-    def __init__(self, batches: Iterable[list[Sample]]):
-        self.batches = batches
+    def __init__(self, loader: DataLoader):
+        self.batches = iterate(loader)  # starts when the first batch is asked for
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self.batches:
             yield [to_detectron2(sample) for sample in batch]
+
+    def close(self) -> None:
+        self.batches.close()
 
 
 def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict[str, Any] | None:
@@ -235,7 +244,8 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
     if rank == 0:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         write_config(cfg, Path(cfg.OUTPUT_DIR))
-    trainer.train()
+    with closing(trainer.data_loader):
+        trainer.train()
 
 
 def share_log() -> None:

@@ -1,4 +1,5 @@
 from itertools import islice
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from detection.data import (
     TrainingBatches,
     TrainingSamples,
     inference_loader,
+    iterate,
     read_picture,
     resized_shape,
     training_loader,
@@ -202,14 +204,24 @@ def test_training_batches__resume_and_share_are_parts_of_the_same_stream():
 def test_training_loader__workers_and_the_global_generator_change_nothing(cfg):
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     state = torch.get_rng_state()
-    alone = list(islice(training_loader(cfg), 4))
+    alone = list(islice(iterate(training_loader(cfg)), 4))
     cfg.DATALOADER.NUM_WORKERS = 2
-    helped = list(islice(training_loader(cfg, start_iteration=1), 3))
+    helped = list(islice(iterate(training_loader(cfg, start_iteration=1)), 3))
     assert torch.equal(torch.get_rng_state(), state)
     for batch, other in zip(alone[1:], helped, strict=True):
         for sample, twin in zip(batch, other, strict=True):
             assert sample["image_id"] == twin["image_id"]
             assert all(torch.equal(sample[key], twin[key]) for key in ("image", "boxes", "classes"))
+
+
+def test_iterate__workers_end_with_it(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    before = set(active_children())
+    batches = iterate(training_loader(cfg))
+    next(batches)
+    (worker,) = set(active_children()) - before
+    batches.close()
+    assert not worker.is_alive()
 
 
 def test_training_loader__bad_input(cfg, voc_tree):
@@ -232,7 +244,7 @@ def test_training_loader__names_the_picture_that_cannot_be_read(cfg, voc_tree, w
         path = voc_tree.picture(image_id)
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"picture .*00000[124].jpg cannot be read"):
-        list(islice(training_loader(cfg), 4))
+        list(islice(iterate(training_loader(cfg)), 4))
 
 
 def test_training_samples__size_in_the_xml_contradicts_the_picture(cfg, voc_tree):

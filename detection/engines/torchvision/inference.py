@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from fvcore.common.config import CfgNode
 
-from detection.data import inference_loader
+from detection.data import inference_loader, iterate
 from detection.engines.common import check_fit, read_model_file
 from detection.engines.torchvision.model import Detector, build_model
 from detection.evaluation import PictureDetections
@@ -31,8 +33,11 @@ def find_objects(model: Detector, cfg: CfgNode, dataset: VocDataset) -> dict[str
     training = model.training
     model.eval()
     try:
-        with Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress:
-            for sample in inference_loader(cfg, dataset):
+        with (
+            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
+            closing(iterate(inference_loader(cfg, dataset))) as samples,
+        ):
+            for sample in samples:
                 (result,) = model([sample])
                 found[sample["image_id"]] = PictureDetections(
                     *(result[name].cpu().numpy() for name in ("boxes", "scores", "classes"))

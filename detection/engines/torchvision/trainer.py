@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
-from detection.data import training_loader
+from detection.data import iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import checkpoint_to_resume, evaluation_metrics, random_state, set_random_state
 from detection.engines.torchvision.inference import find_objects, load_weights
@@ -77,8 +78,7 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
     writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
     model.train()
     try:
-        with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress:
-            batches = iter(loader)
+        with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress, closing(iterate(loader)) as batches:
             for iteration in range(start, cfg.SOLVER.MAX_ITER):
                 window.begin()
                 samples = next(batches)
@@ -199,8 +199,8 @@ def recompute_batch_norm(cfg: CfgNode, model: Detector) -> None:
     """Replace BatchNorm's running statistics by those of the present weights, over the run's first batches."""
     if get_bn_modules(model):
         logger.info("computing BatchNorm statistics over %d batches", cfg.TEST.PRECISE_BN.NUM_ITER)
-        with torch.no_grad():
-            update_bn_stats(model, iter(training_loader(cfg)), cfg.TEST.PRECISE_BN.NUM_ITER)
+        with torch.no_grad(), closing(iterate(training_loader(cfg))) as batches:
+            update_bn_stats(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 class Window:
