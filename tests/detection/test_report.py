@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, 
     assert [entry["image_id"] for entry in report["pictures"]["worst"]] == ["000007"]
     assert report["training"]["total_loss"]["value"] == [2.5]
     assert "total_loss" in (tmp_path / "report.html").read_text()
+
+
+def test_write_report__shows_the_very_best_pictures(dataset, detections, tmp_path):
+    ids = [f"{index:06d}" for index in range(100, 120)]
+    many = replace(dataset, pictures=tuple(replace(dataset.pictures[0], image_id=image_id) for image_id in ids))
+    found = dict.fromkeys(ids[2:], detections["000005"])
+    shown = write_report(many, found, tmp_path, {}, num_resamples=10)["pictures"]
+    assert [entry["image_id"] for entry in shown["worst"]] == ids[:2]
+    assert [entry["image_id"] for entry in shown["best"]] == ids[:-9:-1]
 
 
 def test_write_report__markdown_has_every_class(dataset, detections, tmp_path):

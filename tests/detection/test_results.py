@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,12 @@ def test_load_results__coco_json(dataset, tmp_path, image_id):
     assert boxes.tolist() == [[9, 9.5, 40, 39.5]] * 2
     assert scores.tolist() == [0.5, 0.5]
     assert classes.tolist() == [0, 2]
+
+
+def test_load_results__a_number_that_two_ids_spell(dataset, tmp_path):
+    both = replace(dataset, pictures=(*dataset.pictures, replace(dataset.pictures[0], image_id="5")))
+    with pytest.raises(ValueError, match="entry 0: unknown image_id 5"):
+        load_results(both, write_json(tmp_path / "results.json", {**GOOD, "image_id": 5}))
 
 
 @pytest.mark.parametrize("folder", ["", "inference", "inference/voc_2007_test"])
