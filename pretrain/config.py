@@ -89,7 +89,7 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
         return float(value)
     if wanted in (tuple, list) and isinstance(value, (tuple, list)):
         return wanted(value)
-    if type(value) is not wanted:
+    if default is not None and type(value) is not wanted:  # None stands for "not set" and says nothing of the type
         raise ValueError(f"{source}: {key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
     return value
 

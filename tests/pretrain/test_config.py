@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fvcore.common.config import CfgNode
 
 from pretrain.config import FREE_ON_RESUME, check_same_run, get_cfg, load_config, load_pretrain_config
 
@@ -42,6 +43,10 @@ def test_load_config__numbers_where_a_float_is_expected(text, value):
 
 def test_load_config__a_string_key_takes_text_that_reads_as_a_number():
     assert load_config(get_cfg(), None, ["DATA.ROOT", "2012"]).DATA.ROOT == "2012"
+
+
+def test_load_config__a_key_whose_default_is_none_takes_any_plain_value():
+    assert load_config(CfgNode({"DECAY": None}), None, ["DECAY", "0.5"]).DECAY == 0.5
 
 
 @pytest.mark.parametrize("content, message", [
