@@ -119,12 +119,20 @@ def summarise(table: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(SUMMARIES, (means.mean(axis=1), ap50, ap75), strict=True))
 
 
-def interval(samples: np.ndarray) -> list[float] | None:
-    """Return the central LEVEL percent of ``samples``, leaving NaN out; None if nothing is left."""
+def interval(
+    samples: np.ndarray, estimate: float, *, lowest: float = 0.0, highest: float = 100.0
+) -> list[float] | None:
+    """Return the interval around ``estimate`` that the spread of ``samples`` gives; None if all of them are NaN.
+
+    A resample repeats pictures, which lifts AP by itself: samples lie higher than the estimate, the more so the fewer
+    pictures there are. So it is their distances to their own mean that are laid off from the estimate (the basic
+    bootstrap, less its bias), within the values that the number can take.
+    """
     samples = samples[~np.isnan(samples)]
-    if not len(samples):
+    if not len(samples) or np.isnan(estimate):
         return None
-    return np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]).tolist()
+    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) - samples.mean()
+    return np.clip([estimate - high, estimate - low], lowest, highest).tolist()
 
 
 def confidence(
@@ -135,14 +143,18 @@ def confidence(
     They say how far the AP of this run's detector moves with the pictures, not how far it moves with the training seed.
     Detectron2's mean, which counts a class without ground truth, has no interval where there is such a class (None).
     """
-    table = resampled_ap(matches, draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed))
-    summary = summarise(table)
+    counts = draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
+    once = np.ones((len(dataset.pictures), 1), np.uint8)  # every picture once: column 0 is the estimate itself
+    table = resampled_ap(matches, np.concatenate([once, counts], axis=1))
     defined = matches.rules != "detectron2" or matches.truth.num_positives.all()
     result: dict[str, Any] = {"level": LEVEL, "resamples": num_resamples, "seed": seed}
     for index, metric in enumerate(METRICS):
-        result[metric] = {name: interval(samples[index]) if defined else None for name, samples in summary.items()}
+        result[metric] = {
+            name: interval(values[index, 1:], values[index, 0]) if defined else None
+            for name, values in summarise(table).items()
+        }
         by_class = 100 * table[index, IOU_PERCENT.index(50)]
         result[metric]["per_class"] = {
-            name: interval(samples) for name, samples in zip(dataset.classes, by_class, strict=True)
+            name: interval(values[1:], values[0]) for name, values in zip(dataset.classes, by_class, strict=True)
         }
     return result

@@ -150,7 +150,8 @@ def _group(
                     resampled = _mean([samples[index][name][row] for index in members])
                     resampled = resampled - _mean([samples[index][name][row] for index in others])
                     actual = np.mean(values) - np.mean([scores[index][metric][name] for index in others])
-                    entry[metric][name]["difference"] = {"mean": float(actual), "interval": interval(resampled)}
+                    between = interval(resampled, float(actual), lowest=-100.0)
+                    entry[metric][name]["difference"] = {"mean": float(actual), "interval": between}
         entries.append(entry)
     return {"protocol": protocol, "baseline": reference, "methods": entries}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detection.bootstrap import confidence, draw_pictures, interval, resampled_ap, summarise
-from detection.evaluation import METRICS, PictureDetections, evaluate_voc
+from detection.evaluation import METRICS, PictureDetections, average_precisions, evaluate_voc
 from detection.matching import match_detections
 from detection.voc import VocDataset, VocObject, VocPicture
 
@@ -81,6 +81,22 @@ def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
     assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.35)
 
 
-def test_interval__leaves_out_what_is_undefined():
-    assert interval(np.array([np.nan, *range(101)])) == [2.5, 97.5]
-    assert interval(np.array([np.nan])) is None
+def test_interval__is_laid_off_from_the_estimate():
+    samples = np.array([np.nan, *range(11), *[10] * 90])  # mean 9.5..., quantiles 2.5 and 10
+    low, high = 2.5 - np.nanmean(samples), 10 - np.nanmean(samples)
+    assert interval(samples, 50.0) == pytest.approx([50 - high, 50 - low])
+    assert interval(samples, 99.0) == pytest.approx([99 - high, 100])  # no AP exceeds 100
+    assert interval(np.array([np.nan]), 50.0) is None
+
+
+def test_confidence__holds_the_expected_ap_as_often_as_it_says():
+    population, detections = random_case(0, 2000)
+    rng, intervals, estimates = np.random.default_rng(0), [], []
+    for _ in range(40):
+        some = sorted(rng.choice(len(population.pictures), 60, replace=False).tolist())
+        split = VocDataset("made", Path("."), "made", CLASSES, tuple(population.pictures[index] for index in some))
+        matches = match_detections(split, {one.image_id: detections[one.image_id] for one in split.pictures})
+        intervals.append(confidence(split, matches, num_resamples=100)["voc10"]["AP50"])
+        estimates.append(average_precisions(split, matches)["voc10"]["AP50"])
+    expected = np.mean(estimates)
+    assert np.mean([low <= expected <= high for low, high in intervals]) >= 0.85  # 95 % of 40, less three deviations

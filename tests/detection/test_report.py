@@ -44,7 +44,8 @@ def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
 def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, tmp_path):
     (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.5}\n')
     report = write_report(dataset, detections, tmp_path, {}, run_folder=tmp_path, num_resamples=50, seed=3)
-    assert report["confidence"]["voc10"]["AP50"] == [0, 100]  # one of the two pictures with objects, or both
+    low, high = report["confidence"]["voc10"]["AP50"]
+    assert 0 <= low < 10 < 90 < high <= 100  # a resample has the found dog, the missed car, or both
     assert (report["confidence"]["resamples"], report["confidence"]["seed"]) == (50, 3)
     assert report["curves"] == {"dog": {"recall": [1], "precision": [1]}, "person": None,
                                 "car": {"recall": [], "precision": []}}
