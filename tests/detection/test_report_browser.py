@@ -73,10 +73,10 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def open(self, page: Path, width: int, *, dark: bool = False) -> None:
+    def open(self, page: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
         """Open ``page`` in a window ``width`` pixels wide and wait until all of it is there."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        self.call("Emulation.setEmulatedMedia", features=scheme, media=media)
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.events.clear()
@@ -185,9 +185,15 @@ def test_page__tables_sort(browser, report):
     check_quiet(browser, report)
 
 
-def test_page__light_and_dark(browser, report):
-    colours = []
-    for dark in (False, True):
-        browser.open(report, 1400, dark=dark)
-        colours.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colours == ["rgb(251, 251, 250)", "rgb(16, 19, 23)"]
+@pytest.mark.parametrize(
+    "dark, media, paper, ink",
+    [
+        (False, "screen", "rgb(251, 251, 250)", "rgb(28, 32, 36)"),
+        (True, "screen", "rgb(16, 19, 23)", "rgb(232, 234, 237)"),
+        (True, "print", "rgb(255, 255, 255)", "rgb(28, 32, 36)"),
+    ],
+)
+def test_page__light_dark_and_print(browser, report, dark, media, paper, ink):
+    browser.open(report, 1400, dark=dark, media=media)
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    assert browser.evaluate("getComputedStyle(document.querySelector('h1')).color") == ink
