@@ -73,6 +73,9 @@ class SaliencyMix(nn.Module):
     picture and its partner (what the authors' code does). ``placement``: ``"clip"`` centres the patch on the pixel and
     cuts it at the borders (the authors' code: half sides, so that odd sides lose a pixel; pixel falls on pixel where
     the patch moves), ``"shift"`` moves it inside and keeps it whole, which the paper's sentence allows too.
+
+    Beside its result a call needs the memory of one chunk of the saliency function and, for a pixel of the batch, four
+    bytes of saliency and one of mask. Nothing waits for a GPU.
     """
 
     def __init__(
@@ -303,6 +306,8 @@ class ManifoldMixup(nn.Module):
             raise ValueError(f"Expected a batch of at least 2 pictures to mix, but got {len(labels)} instead.")
         soft_labels = to_soft_labels(labels, self.num_classes)
         network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        if hasattr(network, "_orig_mod"):  # torch.compile takes no notice of hooks that come later
+            raise ValueError("Manifold Mixup acts on the layers of a network; it cannot be used on a compiled one")
         known = dict(network.named_modules())
         if unknown := [layer for layer in self.layers if layer not in known]:
             stages = ", ".join(name for name, _ in network.named_children())

@@ -12,6 +12,7 @@ from torch import Tensor
 from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size
 
 HALF_WIDTHS = (12, 24, 28, 48, 56, 112)  # of the surrounds in pixels; OpenCV does not scale them with the picture
+BYTES_PER_PIXEL = 75  # the memory of a chunk; tools/bench_mixing.py checks it
 
 
 def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
@@ -23,8 +24,8 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
     picture has no saliency: all zeros.
 
     ``length_scale`` multiplies the half-widths of the surrounds: pass 0.5 for pictures reduced to half their size.
-    Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with about 80 bytes for a
-    pixel of the chunk: 32 MB (260 MB), whatever the size of the batch.
+    Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with less than
+    ``BYTES_PER_PIXEL`` for a pixel of the chunk: 30 MB (241 MB), whatever the size of the batch.
     """
     check_pictures(images)
     if not length_scale > 0:
@@ -46,7 +47,6 @@ class _Workspace:
         def planes(dtype: torch.dtype = torch.float32, margin: int = 0) -> Tensor:
             return torch.empty((count, height + 2 * margin, width + 2 * margin), dtype=dtype, device=device)
 
-        self.pictures = torch.empty((count, 3, height, width), dtype=torch.float32, device=device)
         self.padded, self.centre = planes(margin=1), planes()
         self.rows = planes(margin=1)[:, 1:-1]
         self.integral = planes(torch.int32)
@@ -61,7 +61,7 @@ def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
     count = len(images)
     padded, centre = work.padded[:count], work.centre[:count]
     inside = padded[:, 1:-1, 1:-1]
-    _grey_levels(images, work.pictures[:count], out=inside)
+    _grey_levels(images, work.centre[:count], out=inside)
     _binomial_blur(padded, work.rows[:count], out=inside)
     _binomial_blur(padded, work.rows[:count], out=centre)
     integral = work.integral[:count].copy_(centre).cumsum_(-1).cumsum_(-2)
@@ -82,11 +82,12 @@ def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
     combine(bright, dark, work.double[:count], [plane[:count] for plane in work.bytes], out=out)
 
 
-def _grey_levels(images: Tensor, pictures: Tensor, out: Tensor) -> None:
-    """Write OpenCV's 8-bit grey levels into ``out``, with ``pictures`` for the floats in between."""
-    red, green, blue = pictures.copy_(images).unbind(1)
-    torch.mul(red, GREY_WEIGHTS[0], out=out)
-    out.add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2]).add_(0.5).floor_()
+def _grey_levels(images: Tensor, plane: Tensor, out: Tensor) -> None:
+    """Write OpenCV's 8-bit grey levels into ``out``, with ``plane`` for one channel at a time as floats."""
+    red, green, blue = images.unbind(1)
+    torch.mul(plane.copy_(red), GREY_WEIGHTS[0], out=out)
+    out.add_(plane.copy_(green), alpha=GREY_WEIGHTS[1])
+    out.add_(plane.copy_(blue), alpha=GREY_WEIGHTS[2]).add_(0.5).floor_()
 
 
 def _binomial_blur(padded: Tensor, rows: Tensor, out: Tensor) -> None:

@@ -294,6 +294,13 @@ def test_manifold_mixup__names_the_unknown_layer():
         ManifoldMixup(5)(tiny_network(), torch.tensor([0, 1])).__enter__()
 
 
+def test_manifold_mixup__refuses_a_compiled_network():
+    compiled = nn.Module()
+    compiled._orig_mod = tiny_network()  # what torch.compile returns has this attribute
+    with pytest.raises(ValueError, match="cannot be used on a compiled one"):
+        ManifoldMixup(5)(compiled, torch.tensor([0, 1])).__enter__()
+
+
 IMAGES, LABELS = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])
 BATCH_METHODS = ("saliencymix", "cutout", "cutmix", "mixup")
 
