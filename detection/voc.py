@@ -30,6 +30,7 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # the first that exists is taken
+MAX_ANNOTATION_BYTES = 16 << 20  # 100,000 objects take less; parsing takes many times the file's size in memory
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
 logger = logging.getLogger(__name__)
@@ -170,9 +171,12 @@ def _read_picture(
         raise FileNotFoundError(f"{source}: picture {expected} of id {image_id!r} does not exist")
     annotation = folder / "Annotations" / f"{image_id}.xml"
     try:
-        content = annotation.read_bytes()
+        with open(annotation, "rb") as file:
+            content = file.read(MAX_ANNOTATION_BYTES + 1)
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: annotation {annotation} of id {image_id!r} does not exist") from None
+    if len(content) > MAX_ANNOTATION_BYTES:
+        raise ValueError(f"{annotation}: more than {MAX_ANNOTATION_BYTES >> 20} MiB, which no VOC annotation has")
     width, height, objects = _read_annotation(annotation, content, classes)
     if width <= 0 or height <= 0:  # some labelling tools leave the size out or write 0
         if path is None:

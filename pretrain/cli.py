@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def setup_logging(output_dir: Path | str | None = None) -> None:
     Only the toolkit's own loggers are touched, never the root logger. The file also receives debug records, among them
     the traceback behind a one-line error. Calling again replaces the handlers of the call before.
     """
+    for text in (r".*torch\.jit\.script.* is deprecated", r"torch\.meshgrid: in an upcoming release"):
+        warnings.filterwarnings("ignore", message=text)  # fvcore's and Detectron2's own, on import and in use
     console = _ConsoleHandler()
     console.setLevel(logging.INFO)
     console.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%H:%M:%S"))

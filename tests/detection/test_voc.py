@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -111,6 +113,8 @@ def replace_in_annotation(old, new):
         (lambda t: t.annotation("000001").write_text(""), ValueError, r"000001.xml, line 1.*not well-formed"),
         (replace_in_annotation("<annotation>", '<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation>'), ValueError,
          r"000001.xml, line 1: <!DOCTYPE is not allowed"),
+        (lambda t: os.truncate(t.annotation("000001"), 1 << 30), ValueError,  # sparse: a gigabyte that takes no disk
+         r"000001.xml: more than 16 MiB, which no VOC annotation has"),
         (lambda t: t.annotation("000001").write_bytes('<?xml version="1.0"?>\n<!ENTITY a "">'.encode("utf-16")),
          ValueError, r"000001.xml, line 2: <!ENTITY is not allowed"),
         (replace_in_annotation("<name>person</name>", ""), ValueError, r"000001.xml, line 9: object without name"),
