@@ -1,12 +1,18 @@
 """Fixtures that several test folders need."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+Box = tuple[float, float, float, float]
+COLOURS = {"dog": (220, 60, 40), "person": (40, 200, 70), "car": (50, 80, 230)}
 
 
 def pytest_addoption(parser):
@@ -35,3 +41,79 @@ def load_tool():
         return module
 
     return load
+
+
+class VocTree:
+    """Writes pictures with XML into ``root/VOC<year>`` and lists them in image sets, in the order of the calls."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def folder(self, year: int = 2007) -> Path:
+        return self.root / f"VOC{year}"
+
+    def annotation(self, image_id: str, year: int = 2007) -> Path:
+        return self.folder(year) / "Annotations" / f"{image_id}.xml"
+
+    def picture(self, image_id: str, year: int = 2007) -> Path:
+        return self.folder(year) / "JPEGImages" / f"{image_id}.jpg"
+
+    def image_set(self, name: str, year: int = 2007) -> Path:
+        return self.folder(year) / "ImageSets" / "Main" / f"{name}.txt"
+
+    def add(
+        self,
+        image_set: str,
+        image_id: str,
+        size: tuple[int, int],
+        objects: list[tuple[str, Box, bool]],
+        *,
+        year: int = 2007,
+    ) -> None:
+        """Write one picture of ``size`` (width, height) with ``objects`` (name, box as in the XML, difficult)."""
+        width, height = size
+        for path in (self.annotation("x", year), self.picture("x", year), self.image_set("x", year)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(int(image_id[-6:])).integers(90, 160, (height, width, 3))
+        pixels = noise.astype(np.uint8)
+        tags = []
+        for name, (xmin, ymin, xmax, ymax), difficult in objects:
+            pixels[int(ymin) - 1 : int(ymax), int(xmin) - 1 : int(xmax)] = COLOURS[name]
+            tags.append(
+                f"  <object>\n    <name>{name}</name>\n    <difficult>{int(difficult)}</difficult>\n"
+                f"    <bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>\n"
+                "  </object>\n"
+            )
+        Image.fromarray(pixels).save(self.picture(image_id, year), quality=95)
+        self.annotation(image_id, year).write_text(
+            f"<annotation>\n  <filename>{image_id}.jpg</filename>\n"
+            f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
+            f"{''.join(tags)}</annotation>\n"
+        )
+        with self.image_set(image_set, year).open("a") as file:
+            file.write(f"{image_id}\n")
+
+
+@pytest.fixture
+def voc_tree(tmp_path: Path) -> VocTree:
+    """VOC2007 trainval (4 pictures) and test (3), VOC2012 trainval (2): dog, person and car; 17 classes are absent.
+
+    Among them a picture without objects in each split of 2007, and a difficult object in each.
+    """
+    tree = VocTree(tmp_path / "datasets")
+    tree.add("trainval", "000001", (64, 48), [("dog", (5, 6, 30, 40), False), ("person", (34, 3, 60, 44), False)])
+    tree.add("trainval", "000002", (48, 64), [("car", (4, 20, 44, 50), False), ("dog", (6, 2, 20, 16), True)])
+    tree.add("trainval", "000003", (64, 48), [])
+    tree.add("trainval", "000004", (64, 48), [("person", (1, 1, 64, 48), False)])
+    tree.add("test", "000005", (64, 48), [("dog", (10, 10, 40, 40), False), ("person", (44, 4, 62, 40), True)])
+    tree.add("test", "000006", (48, 64), [])
+    tree.add("test", "000007", (64, 48), [("car", (3, 12, 50, 36), False)])
+    tree.add("trainval", "2008_000001", (64, 48), [("car", (8, 10, 40, 34), False)], year=2012)
+    tree.add("trainval", "2008_000002", (48, 64), [("dog", (3, 5, 40, 55), False)], year=2012)
+    return tree
+
+
+@pytest.fixture
+def voc_root(voc_tree: VocTree) -> Path:
+    """The folder of ``voc_tree`` that holds VOC2007 and VOC2012, as VOC.ROOT and load_voc(root=...) want it."""
+    return voc_tree.root
