@@ -12,7 +12,7 @@ from torch import Tensor
 from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size
 
 HALF_WIDTHS = (12, 24, 28, 48, 56, 112)  # of the surrounds in pixels; OpenCV does not scale them with the picture
-BYTES_PER_PIXEL = 75  # the memory of a chunk; tools/bench_mixing.py checks it
+BYTES_PER_PIXEL = 70  # the memory of a chunk; tools/bench_mixing.py checks it
 
 
 def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
@@ -25,7 +25,7 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
 
     ``length_scale`` multiplies the half-widths of the surrounds: pass 0.5 for pictures reduced to half their size.
     Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with less than
-    ``BYTES_PER_PIXEL`` for a pixel of the chunk: 30 MB (241 MB), whatever the size of the batch.
+    ``BYTES_PER_PIXEL`` for a pixel of the chunk: 28 MB (225 MB), whatever the size of the batch.
     """
     check_pictures(images)
     if not length_scale > 0:
@@ -51,7 +51,7 @@ class _Workspace:
         self.rows = planes(margin=1)[:, 1:-1]
         self.integral = planes(torch.int32)
         self.signed, self.unsigned = planes(), planes()
-        self.double, self.bytes = planes(torch.float64), (planes(torch.uint8), planes(torch.uint8))
+        self.bytes = planes(torch.uint8), planes(torch.uint8)
         # Single precision where OpenCV's is exact, double above; either way the sums are whole numbers below 2**31.
         dtype = torch.float32 if 255 * height * width < 2**24 else torch.float64
         self.surround = Surround(count, height, width, half_widths, dtype, device)
@@ -79,7 +79,7 @@ def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
     # Twice the sums of the differences where the centre is brighter, and where it is darker; the factor cancels.
     bright = torch.add(unsigned, signed, out=centre)
     dark = unsigned.sub_(signed)
-    combine(bright, dark, work.double[:count], [plane[:count] for plane in work.bytes], out=out)
+    combine(bright, dark, [plane[:count] for plane in work.bytes], out=out)
 
 
 def _grey_levels(images: Tensor, plane: Tensor, out: Tensor) -> None:
@@ -159,14 +159,14 @@ class Surround:
         return (lengths(self.height, rows)[:, None] * lengths(self.width, cols)).float()
 
 
-def combine(bright: Tensor, dark: Tensor, double: Tensor, planes: list[Tensor], out: Tensor) -> None:
+def combine(bright: Tensor, dark: Tensor, planes: list[Tensor], out: Tensor) -> None:
     """Write the map in [0, 1] from the two sums over the scales, each divided by its own maximum in the picture.
 
-    ``bright`` and ``dark`` are changed; ``double`` and two ``planes`` of bytes are for the values in between. The
-    quotient is taken in single precision, its product with 255 in double, and cut to a byte, as in OpenCV; all zeros
-    stay zeros. OpenCV adds the two in a byte, which wraps above 255, and then scales by 255 / 255.
+    ``bright`` and ``dark`` are changed; two ``planes`` of bytes are for the values in between. All zeros stay zeros.
+    OpenCV multiplies the quotient by 255 in double precision before it cuts to a byte; single precision gives the same
+    byte for all sums that six differences of bytes can have. It adds the two in a byte, which wraps above 255, and
+    then scales by 255 / 255.
     """
     for sums, plane in zip((bright, dark), planes, strict=True):
-        sums.div_(sums.amax((1, 2), keepdim=True).clamp_(min=1))
-        plane.copy_(double.copy_(sums).mul_(255))
+        plane.copy_(sums.div_(sums.amax((1, 2), keepdim=True).clamp_(min=1)).mul_(255))
     torch.mul(planes[0].add_(planes[1]), torch.tensor(1 / 255, dtype=torch.float32), out=out)

@@ -49,7 +49,7 @@ def _official_chunk(images: Tensor, mean: tuple[float, ...], std: tuple[float, .
         bright.add_(difference.clamp(min=0).trunc_().remainder_(256), alpha=repeats)  # kept in a byte, which wraps
         dark.add_(difference.neg_().clamp_(min=0).trunc_().remainder_(256), alpha=repeats)
     planes = [torch.empty_like(centre, dtype=torch.uint8) for _ in range(2)]
-    combine(bright, dark, centre.double(), planes, out=centre)
+    combine(bright, dark, planes, out=centre)
     return centre
 
 

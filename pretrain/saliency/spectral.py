@@ -28,13 +28,12 @@ def spectral_residual(images: Tensor) -> Tensor:
 
 def _spectral_residual_chunk(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    # In double precision: where the spectrum nearly vanishes, single precision leaves a random phase.
-    spectrum = torch.fft.fft2(_reduced(grey_levels(images)).double())
+    spectrum = torch.fft.fft2(_reduced(grey_levels(images)))
     log_amplitude = spectrum.abs().log1p_()
     residual = log_amplitude - F.avg_pool2d(reflect_pad(log_amplitude, 1, 1)[:, None], 3, stride=1)[:, 0]
     # The mirrored border breaks the symmetry of the spectrum: the inverse is complex, and a real transform is wrong.
     map_ = torch.fft.ifft2(torch.polar(residual.exp_(), spectrum.angle())).abs()
-    map_ = _gaussian_blur(map_.float()).square_()
+    map_ = _gaussian_blur(map_).square_()
     map_.div_(map_.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(map_.dtype).tiny))
     return F.interpolate(map_[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
 

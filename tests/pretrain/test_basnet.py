@@ -40,6 +40,11 @@ def test_basnet__has_the_published_parameters(network):
         assert key in state
 
 
+def test_basnet__looks_far_at_the_coarsest_stages(network):
+    wide = {name for name, module in network.named_modules() if getattr(module, "dilation", 1) == (2, 2)}
+    assert wide == {"convbg_1", "convbg_m", "convbg_2", "conv6d_m", "conv6d_2"}
+
+
 def test_basnet__needs_sides_of_32(network):
     with pytest.raises(ValueError, match="multiples of 32, but got 32 x 48"):
         network(torch.zeros(1, 3, 32, 48))

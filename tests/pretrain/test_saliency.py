@@ -92,6 +92,13 @@ def test_fine_grained__byte_wraps_as_in_opencv():
     assert ((found * 255 < 8) & (neighbours.max(0) * 255 > 200)).any()
 
 
+def test_fine_grained__single_precision_gives_the_bytes_of_double():
+    # OpenCV: trunc(255.0 * float32(sum / largest)), for all sums of six differences of bytes.
+    largest = torch.arange(1, 6 * 255 + 1)
+    quotient = torch.arange(6 * 255 + 1)[:, None].minimum(largest).float() / largest.float()
+    assert torch.equal((quotient * 255).to(torch.uint8), (quotient.double() * 255).to(torch.uint8))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2)])
 def test_fine_grained__tiny_pictures(size):
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
