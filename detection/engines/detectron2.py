@@ -29,6 +29,7 @@ from detection.engines.common import (
     read_model_file,
     set_random_state,
 )
+from detection.engines.initial_weights import draw_initial_weights
 from detection.evaluation import PictureDetections
 from detection.voc import VocDataset
 from pretrain.checkpoint import save_last
@@ -185,7 +186,9 @@ def make_trainer(cfg: CfgNode) -> DefaultTrainer:
     class Trainer(DefaultTrainer):
         @classmethod
         def build_model(cls, cfg: CfgNode) -> nn.Module:
-            return build_model(cfg)  # the parent's would print every layer
+            model = build_model(cfg)  # the parent's would print every layer
+            draw_initial_weights(model.state_dict(), cfg.SEED)
+            return model
 
         @classmethod
         def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Detectron2Batches:
@@ -224,9 +227,8 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
         return
 
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    seed_all_rng(cfg.SEED)
     trainer = make_trainer(cfg)
-    seed_all_rng(cfg.SEED + rank + start)  # again, as the torchvision engine does: the step draws equal numbers in both
+    seed_all_rng(cfg.SEED + rank + start)  # as the torchvision engine does: the steps draw equal numbers in both
     if last:
         state, path = last
         trainer.checkpointer._load_model({"model": state["model"]})

@@ -73,15 +73,11 @@ def test_train__killed_and_resumed_ends_bit_equal(configure, monkeypatch):
     assert equal(final(broken)["model"], final(whole)["model"])
 
 
-def test_train__same_start_same_end_as_the_other_engine(configure, tmp_path):
-    from detection.engines.torchvision.model import build_model
-
-    torch.manual_seed(5)
-    path = tmp_path / "start.pth"
-    save_checkpoint({"model": build_model(configure()).detectron2_state_dict()}, path)
+@pytest.mark.parametrize("opts", [(), ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "MODEL.RESNETS.NORM", "FrozenBN")])
+def test_train__same_seed_same_end_as_the_other_engine(configure, opts):
     configs, losses = {}, {}
     for module in (engine, other):
-        cfg = configs[module] = configure("MODEL.WEIGHTS", path, "SOLVER.MAX_ITER", 4, run=module.__name__)
+        cfg = configs[module] = configure("SOLVER.MAX_ITER", 4, *opts, run=module.__name__)
         module.train(cfg, resume=False)
         losses[module] = json.loads((Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()[-1])
     assert set(losses[other]) <= set(losses[engine])

@@ -17,6 +17,7 @@ from torch import nn
 from detection.data import iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import checkpoint_to_resume, evaluation_metrics, random_state, set_random_state
+from detection.engines.initial_weights import draw_initial_weights
 from detection.engines.torchvision.inference import find_objects, load_weights
 from detection.engines.torchvision.model import Detector, build_model
 from pretrain.checkpoint import save_last
@@ -57,10 +58,10 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
         return
     loader = training_loader(cfg, start_iteration=start)
 
-    torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model = build_model(cfg)
-    torch.manual_seed(cfg.SEED)  # again: creating weights draws differently in Detectron2, and the steps shall not
+    draw_initial_weights(model.detectron2_state_dict(), cfg.SEED)
+    torch.manual_seed(cfg.SEED)  # after creating the model, which draws differently in Detectron2
     optimizer = build_optimizer(cfg, model)
     if last:
         card = restore(*last, model, optimizer)
