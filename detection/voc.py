@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,11 +37,16 @@ logger = logging.getLogger(__name__)
 
 
 class VocObject(NamedTuple):
-    """One annotated object; ``box`` is xmin, ymin, xmax, ymax in 1-based inclusive pixels, unchecked, as in the XML."""
+    """One annotated object; ``box`` is xmin, ymin, xmax, ymax in 1-based inclusive pixels, unchecked, as in the XML.
+
+    ``difficult`` objects are trained on and neither help nor hurt in evaluation. A ``crowd``, which only COCO files
+    have, is difficult and not trained on.
+    """
 
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,47 +72,72 @@ class VocDataset:
     pictures: tuple[VocPicture, ...]
 
 
+OnDefect = Callable[[Exception], None]
+
+
+def refuse(defect: Exception) -> None:
+    """Raise ``defect``: what the readers of datasets do unless told otherwise."""
+    raise defect
+
+
+def default_root() -> Path:
+    """Return where datasets lie if nobody says so: ``$DETECTRON2_DATASETS``, else ``./datasets``, as in Detectron2."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "datasets")
+
+
 def load_voc(
     name: str,
     *,
     root: Path | str | None = None,
     classes: Sequence[str] | None = None,
     check_pictures: bool = True,
+    on_defect: OnDefect = refuse,
 ) -> VocDataset:
     """Read the dataset ``name`` with all its annotations.
 
     ``voc_<year>_<image set>`` lives in ``VOC<year>`` under ``root`` or under ``root/VOCdevkit``, with the challenge's
-    20 classes unless ``classes`` says otherwise. Any other name is an image set of the folder ``root`` itself and needs
-    ``classes``. Without ``root`` (or with "") it is ``$DETECTRON2_DATASETS``, else ``./datasets``, as in Detectron2.
+    20 classes unless ``classes`` says otherwise. Any other name is an image set of the folder ``root`` itself; without
+    ``classes`` it has those that its annotations name, in alphabetical order. Without ``root`` (or with "") it is
+    ``default_root()``.
 
     Boxes that are degenerate or leave the picture are kept: training clips or drops them, evaluation treats them as the
     devkit does. With ``check_pictures=False`` the picture files may be absent, which is enough to evaluate detections.
+
+    ``on_defect`` is called with every error below that concerns one line, picture or object. If it returns, that one is
+    left out and reading goes on.
 
     Raises:
         FileNotFoundError: the folder, the image set, an annotation or a picture is missing.
         ValueError: an empty image set, a duplicate id, an unknown class, or an annotation that cannot be understood.
     """
     year_and_set = re.fullmatch(r"voc_(\d{4})_(.+)", name)
-    root = Path(root or os.environ.get(ROOT_VARIABLE) or "datasets")
+    root = Path(root) if root else default_root()
     if year_and_set:
         folder, image_set = _year_folder(name, root, year_and_set[1]), year_and_set[2]
         classes = tuple(classes or VOC_CLASSES)
     else:
         folder, image_set = root, name
-        classes = tuple(classes or ())
-    if not classes:
-        raise ValueError(f"dataset {name!r} has no class list; set VOC.CLASSES, for example \"('cat', 'dog')\"")
+        classes = tuple(classes) if classes else None
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist; {_how_to_set_root(f'{name}.txt')}")
 
-    ids = _read_image_set(name, folder, image_set)
+    ids = _read_image_set(name, folder, image_set, on_defect)
     found = _find_pictures(folder / "JPEGImages")
-    pictures = tuple(
-        _read_picture(image_id, folder, found.get(image_id), f"{_set_file(folder, image_set)}, line {line}", classes,
-                      check_pictures)
-        for image_id, line in ids.items()
-    )
-    return VocDataset(name, folder, image_set, classes, pictures)
+    pictures = []
+    for image_id, line in ids.items():
+        source = f"{_set_file(folder, image_set)}, line {line}"
+        try:
+            picture = _read_picture(image_id, folder, found.get(image_id), source, classes, check_pictures, on_defect)
+        except (FileNotFoundError, ValueError) as defect:
+            on_defect(defect)
+        else:
+            pictures.append(picture)
+    if classes is None:
+        classes = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
+        if not classes:
+            raise ValueError(f"dataset {name!r}: no picture of {_set_file(folder, image_set)} has an object, so its "
+                             "classes are unknown; set VOC.CLASSES, for example \"('cat', 'dog')\"")
+    return VocDataset(name, folder, image_set, classes, tuple(pictures))
 
 
 def _year_folder(name: str, root: Path, year: str) -> Path:
@@ -129,7 +159,7 @@ def _set_file(folder: Path, image_set: str) -> Path:
     return folder / "ImageSets" / "Main" / f"{image_set}.txt"
 
 
-def _read_image_set(name: str, folder: Path, image_set: str) -> dict[str, int]:
+def _read_image_set(name: str, folder: Path, image_set: str, on_defect: OnDefect) -> dict[str, int]:
     """Return picture id -> line number (from 1), in the file's order."""
     path = _set_file(folder, image_set)
     if not path.is_file():
@@ -143,10 +173,12 @@ def _read_image_set(name: str, folder: Path, image_set: str) -> dict[str, int]:
         if not words:
             continue
         if len(words) > 1:
-            raise ValueError(f"{path}, line {line}: expected one picture id, but got {text.strip()!r}")
-        if words[0] in ids:
-            raise ValueError(f"{path}, line {line}: duplicate id {words[0]!r}, first seen in line {ids[words[0]]}")
-        ids[words[0]] = line
+            on_defect(ValueError(f"{path}, line {line}: expected one picture id, but got {text.strip()!r}"))
+        elif words[0] in ids:
+            first = ids[words[0]]
+            on_defect(ValueError(f"{path}, line {line}: duplicate id {words[0]!r}, first seen in line {first}"))
+        else:
+            ids[words[0]] = line
     if not ids:
         raise ValueError(f"dataset {name!r}: image set {path} names no picture")
     return ids
@@ -164,8 +196,9 @@ def _find_pictures(folder: Path) -> dict[str, Path]:
 
 
 def _read_picture(
-    image_id: str, folder: Path, path: Path | None, source: str, classes: tuple[str, ...], check_pictures: bool
-) -> VocPicture:
+    image_id: str, folder: Path, path: Path | None, source: str, classes: tuple[str, ...] | None, check_pictures: bool,
+    on_defect: OnDefect,
+) -> VocPicture:  # fmt: skip
     expected = folder / "JPEGImages" / f"{image_id}.jpg"
     if path is None and check_pictures:
         raise FileNotFoundError(f"{source}: picture {expected} of id {image_id!r} does not exist")
@@ -177,15 +210,17 @@ def _read_picture(
         raise FileNotFoundError(f"{source}: annotation {annotation} of id {image_id!r} does not exist") from None
     if len(content) > MAX_ANNOTATION_BYTES:
         raise ValueError(f"{annotation}: more than {MAX_ANNOTATION_BYTES >> 20} MiB, which no VOC annotation has")
-    width, height, objects = _read_annotation(annotation, content, classes)
+    width, height, objects = _read_annotation(annotation, content, classes, on_defect)
     if width <= 0 or height <= 0:  # some labelling tools leave the size out or write 0
         if path is None:
             raise ValueError(f"{annotation}: no picture size, and picture {expected}, which has it, does not exist")
-        width, height = _picture_size(path)
+        width, height = displayed_size(path)
     return VocPicture(image_id, path or expected, annotation, width, height, objects)
 
 
-def _read_annotation(path: Path, content: bytes, classes: tuple[str, ...]) -> tuple[int, int, tuple[VocObject, ...]]:
+def _read_annotation(
+    path: Path, content: bytes, classes: tuple[str, ...] | None, on_defect: OnDefect
+) -> tuple[int, int, tuple[VocObject, ...]]:
     """Return width and height (0 where absent) and the objects."""
     # A document type can define entities that grow without bound; no VOC annotation has one. (UTF-16 pads with zeros.)
     forbidden = re.search(rb"<!(DOCTYPE|ENTITY)", content.replace(b"\0", b""))
@@ -206,7 +241,7 @@ def _read_annotation(path: Path, content: bytes, classes: tuple[str, ...]) -> tu
         try:
             objects.append(_read_object(node, classes))
         except ValueError as error:
-            raise ValueError(f"{path}, line {_object_line(content, number)}: {error}") from None
+            on_defect(ValueError(f"{path}, line {_object_line(content, number)}: {error}"))
     try:
         width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
     except (ValueError, OverflowError):
@@ -214,11 +249,11 @@ def _read_annotation(path: Path, content: bytes, classes: tuple[str, ...]) -> tu
     return width, height, tuple(objects)
 
 
-def _read_object(node: ElementTree.Element, classes: tuple[str, ...]) -> VocObject:
+def _read_object(node: ElementTree.Element, classes: tuple[str, ...] | None) -> VocObject:
     name = (node.findtext("name") or "").strip()
     if not name:
         raise ValueError("object without name")
-    if name not in classes:
+    if classes is not None and name not in classes:
         raise ValueError(f"unknown class {name!r}; the known ones are {', '.join(classes)}")
     box = node.find("bndbox")
     if box is None:
@@ -272,8 +307,12 @@ def exif_orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Return width and height as displayed, from the file's header."""
+def displayed_size(path: Path | str) -> tuple[int, int]:
+    """Return the picture's width and height after its EXIF orientation is applied, from the file's header.
+
+    Raises:
+        ValueError: the file is no picture.
+    """
     from PIL import Image
 
     try:

@@ -149,8 +149,30 @@ def test_load_voc__size_neither_in_xml_nor_in_a_picture(voc_tree):
         load_voc("voc_2007_test", root=voc_tree.root, check_pictures=False)
 
 
-def test_load_voc__own_names_need_a_folder_and_classes(voc_tree, tmp_path):
-    with pytest.raises(ValueError, match=r"dataset 'test' has no class list; set VOC.CLASSES"):
-        load_voc("test", root=voc_tree.folder())
+def test_load_voc__without_a_class_list_takes_the_names_that_it_finds(voc_tree):
+    assert load_voc("trainval", root=voc_tree.folder()).classes == ("car", "dog", "person")
+    assert load_voc("voc_2007_trainval", root=voc_tree.root).classes == VOC_CLASSES
+    voc_tree.image_set("none").write_text("000003\n")
+    with pytest.raises(ValueError, match=r"'none': no picture of .*none.txt has an object, so its classes are unknown"):
+        load_voc("none", root=voc_tree.folder())
+
+
+def test_load_voc__on_defect_is_told_of_every_defect_and_the_rest_is_read(voc_tree):
+    voc_tree.image_set("trainval").write_text("000001\n000002\n000002\n000003\n000004 1\n000099\n")
+    edit(voc_tree.annotation("000001"), "<name>dog</name>", "<name>wolf</name>")
+    edit(voc_tree.annotation("000001"), "<xmin>34</xmin>", "")
+    voc_tree.annotation("000003").write_text("<annotation>")
+    defects = []
+    dataset = load_voc("voc_2007_trainval", root=voc_tree.root, on_defect=defects.append)
+    assert [(picture.image_id, len(picture.objects)) for picture in dataset.pictures] == [("000001", 0), ("000002", 2)]
+    said = [
+        "duplicate id '000002'", "expected one picture id", "unknown class 'wolf'", "without xmin",
+        "not well-formed XML", "000099.jpg of id '000099' does not exist",
+    ]  # fmt: skip
+    assert len(defects) == len(said)
+    assert all(text in str(defect) for text, defect in zip(said, defects, strict=True))
+
+
+def test_load_voc__own_names_need_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; set VOC.ROOT .* ImageSets/Main/test.txt"):
         load_voc("test", root=tmp_path / "nowhere", classes=["dog"])
