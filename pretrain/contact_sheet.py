@@ -109,7 +109,7 @@ def _saliencymix_rows(mix: SaliencyMix, images: Tensor, share: float | None) -> 
     draws = mix.draw(count)._replace(mix=True, partners=torch.arange(count).roll(1))
     if share is not None:
         draws = draws._replace(lam=torch.full_like(draws.lam, share))
-    mixed, weights = mix.apply(images, torch.arange(count), draws)
+    mixed, weights = mix.mix_as(images, torch.arange(count), draws)
     patches = mix.locate(images, draws)
     fields = [field.expand(count).tolist() for field in patches[:6]]
     maps = mix.saliency(images)

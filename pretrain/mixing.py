@@ -109,10 +109,10 @@ class SaliencyMix(nn.Module):
         ``(B, num_classes)``.
         """
         _check_batch(images, labels)
-        return self.apply(images, labels, self.draw(len(images)))
+        return self.mix_as(images, labels, self.draw(len(images)))
 
-    def apply(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Do what ``draws`` says, with nothing random in it."""
+    def mix_as(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` returns, with these ``draws``: nothing random is left in it."""
         soft_labels = to_soft_labels(labels, self.num_classes)
         if not draws.mix:
             return images, soft_labels
