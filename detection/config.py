@@ -32,7 +32,7 @@ def add_voc_config(cfg: CN) -> None:
     """Add the keys that are ours, VOC.*, to ``cfg`` in place; Detectron2's own config needs this to read our files."""
     cfg.VOC = type(cfg)()  # merging wants one node type, and Detectron2 has its own
     cfg.VOC.ROOT = ""  # folder with VOC2007 or VOCdevkit/VOC2007; "" is $DETECTRON2_DATASETS, else ./datasets
-    cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty
+    cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty, or those of your own data
 
 
 def get_cfg() -> CN:
@@ -62,7 +62,7 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.CROP = CN({"ENABLED": False})
 
     cfg.DATASETS = CN()
-    cfg.DATASETS.TRAIN = ()  # names for detection.voc.load_voc, read one after the other
+    cfg.DATASETS.TRAIN = ()  # names for detection.datasets.load_dataset, read one after the other
     cfg.DATASETS.TEST = ()
 
     cfg.DATALOADER = CN()
@@ -206,14 +206,17 @@ def _add_test(cfg: CN) -> None:
 def load_detection_config(config_file: Path | str | None, opts: Sequence[str] = (), *, resume: bool = False) -> CN:
     """Return the defaults with the file's values and then ``opts``, checked; nothing is built or read before that.
 
-    With ``resume`` a SEED that was drawn is taken from the run folder's config.yaml.
+    Where VOC.CLASSES is empty and the training data (without any: the test data) are not the challenge's, their
+    annotations are read and VOC.CLASSES becomes what they name. With ``resume`` a SEED that was drawn is taken from the
+    run folder's config.yaml.
 
     Raises:
-        FileNotFoundError: a config file does not exist.
-        ValueError: the key, its value and what would be right.
+        FileNotFoundError: a config file does not exist, or the data whose classes are wanted.
+        ValueError: the key, its value and what would be right; or a defect in those data.
     """
     cfg = load_config(get_cfg(), config_file, opts)
     _check(cfg)
+    _resolve_classes(cfg)
     _resolve_device(cfg)
     if cfg.SEED < 0:
         cfg.SEED = (_recorded_seed(Path(cfg.OUTPUT_DIR)) if resume else None) or _draw_seed()
@@ -244,6 +247,10 @@ NAMES: Check = (
     and len(set(value)) == len(value),
     "different names, such as ('cat', 'dog')",
 )
+DATASET_NAMES: Check = (
+    lambda value: NAMES[0]([name.replace("/", "_") if str(name).endswith(".json") else name for name in value]),
+    "different names of image sets, such as ('voc_2007_trainval',), or of COCO files, such as ('train.json',)",
+)
 
 
 def _one_of(*options: Any) -> Check:
@@ -254,8 +261,8 @@ BOXES_ONLY: Check = (lambda value: value is False, "False: the toolkit trains bo
 CHECKS: dict[str, Check] = {
     "VERSION": _one_of(2),
     "VOC.CLASSES": NAMES,
-    "DATASETS.TRAIN": NAMES,
-    "DATASETS.TEST": NAMES,
+    "DATASETS.TRAIN": DATASET_NAMES,
+    "DATASETS.TEST": DATASET_NAMES,
     "INPUT.FORMAT": _one_of("RGB", "BGR"),
     "INPUT.MIN_SIZE_TRAIN": POSITIVE_SIZES,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": _one_of("choice", "range"),
@@ -336,16 +343,28 @@ def _check(cfg: CN) -> None:
             "DATASETS.TRAIN and DATASETS.TEST are empty; name image sets, for example DATASETS.TRAIN"
             " \"('voc_2007_trainval',)\" DATASETS.TEST \"('voc_2007_test',)\""
         )
-    own = [name for name in names if not name.startswith("voc_")]
-    if own and not cfg.VOC.CLASSES:
-        raise ValueError(f"VOC.CLASSES is empty, but dataset {own[0]!r} needs it, for example \"('cat', 'dog')\"")
+
+
+def _resolve_classes(cfg: CN) -> None:
+    """Fill VOC.CLASSES from one's own data if it is empty, and check the number of classes."""
+    names = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+    whose = "VOC.CLASSES has" if cfg.VOC.CLASSES else "the VOC challenge has"
+    if not cfg.VOC.CLASSES and not all(name.startswith("voc_") for name in names):
+        from detection.datasets import discover_classes
+
+        cfg.VOC.CLASSES = discover_classes(names, root=cfg.VOC.ROOT)
+        logger.info("classes found in %s: %s", ", ".join(names), ", ".join(cfg.VOC.CLASSES))
+        whose = f"{', '.join(names)} ({_shortened(cfg.VOC.CLASSES)}) has"
     num_classes, configured = len(class_names(cfg)), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if configured != num_classes:
-        whose = "VOC.CLASSES" if cfg.VOC.CLASSES else "the VOC challenge"
         raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {configured}, but {whose} has {num_classes} classes;"
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {configured}, but {whose} {num_classes} classes;"
             f" write MODEL.ROI_HEADS.NUM_CLASSES {num_classes}"
         )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], "..."] if len(names) > 5 else names)
 
 
 def get_key(cfg: CN, key: str) -> Any:

@@ -24,7 +24,9 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detection.voc import VocDataset, VocPicture, exif_orientation, load_voc
+from detection.config import class_names
+from detection.datasets import load_dataset
+from detection.voc import VocDataset, VocObject, VocPicture, exif_orientation, open_picture
 
 MIN_BOX_SIDE = 1e-5  # input pixels; a side this short is no box (Detectron2's filter_empty_instances)
 OPEN_FILES = 65536  # wanted per process: each tensor on its way from a worker holds a file descriptor
@@ -43,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_datasets(cfg: CfgNode, names: Sequence[str]) -> list[VocDataset]:
-    """Read the datasets ``names`` as VOC.ROOT and VOC.CLASSES say; errors as those of ``load_voc``."""
-    return [load_voc(name, root=cfg.VOC.ROOT, classes=cfg.VOC.CLASSES) for name in names]
+    """Read the datasets ``names`` as VOC.ROOT and VOC.CLASSES say; errors as those of ``load_dataset``."""
+    return [load_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg)) for name in names]
 
 
 def training_loader(cfg: CfgNode, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1) -> DataLoader:
@@ -98,7 +100,7 @@ class TrainingSamples(Dataset):
 
     A sample is a dict: ``image_id``; ``image``, uint8 (3, H, W) in INPUT.FORMAT order; ``height`` and ``width`` of the
     original picture; ``boxes``, float32 (M, 4) xyxy in pixels of ``image``; ``classes``, int64 (M,). Difficult objects
-    are among them, as in Detectron2; boxes that have no area inside the picture are not.
+    are among them, as in Detectron2; crowds and boxes that have no area inside the picture are not.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -106,7 +108,7 @@ class TrainingSamples(Dataset):
             raise ValueError("DATASETS.TRAIN is empty; name image sets, for example \"('voc_2007_trainval',)\"")
         datasets = load_datasets(cfg, cfg.DATASETS.TRAIN)
         pictures = [picture for dataset in datasets for picture in dataset.pictures]
-        self.pictures = [p for p in pictures if p.objects or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS]
+        self.pictures = [p for p in pictures if _trained(p) or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS]
         if not self.pictures:
             raise ValueError(f"none of the {len(pictures)} pictures of {', '.join(cfg.DATASETS.TRAIN)} has an object")
         self.seed = cfg.SEED
@@ -125,7 +127,8 @@ class TrainingSamples(Dataset):
         new_height, new_width = resized_shape(image.height, image.width, augmentation.short_side,
                                               self.input.MAX_SIZE_TRAIN)
         pixels = _pixels(image, new_height, new_width, self.input.FORMAT)
-        boxes = np.array([item.box for item in picture.objects], dtype=np.float64).reshape(-1, 4)
+        objects = _trained(picture)
+        boxes = np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, :2] -= 1
         boxes[:, 0::2] *= new_width / image.width
         boxes[:, 1::2] *= new_height / image.height
@@ -137,9 +140,13 @@ class TrainingSamples(Dataset):
             boxes[:, [1, 3]] = new_height - boxes[:, [3, 1]]
         limits = (new_width, new_height, new_width, new_height)
         boxes = torch.from_numpy(np.minimum(boxes.clip(min=0), limits)).float()
-        classes = torch.tensor([self.labels[item.name] for item in picture.objects], dtype=torch.int64)
+        classes = torch.tensor([self.labels[item.name] for item in objects], dtype=torch.int64)
         kept = ((boxes[:, 2:] - boxes[:, :2]) > MIN_BOX_SIDE).all(dim=1)
         return {**_sample(picture, image, pixels), "boxes": boxes[kept], "classes": classes[kept]}
+
+
+def _trained(picture: VocPicture) -> list[VocObject]:
+    return [item for item in picture.objects if not item.crowd]
 
 
 class InferenceSamples(Dataset):
@@ -235,20 +242,27 @@ def resized_shape(height: int, width: int, short_side: int, max_size: int) -> tu
 
 
 def read_picture(path: Path | str) -> Image.Image:
-    """Return the picture upright (EXIF orientation applied) and in RGB.
+    """Return the picture upright (EXIF orientation applied) and in RGB of 8 bits.
 
     Raises:
-        ValueError: the file is no picture, is damaged, or claims more pixels than Pillow considers safe.
+        FileNotFoundError, ValueError: as ``open_picture``; or pixels that are neither 8 nor 16 bits.
     """
-    try:
-        with Image.open(path) as picture:
-            turn = TURN.get(exif_orientation(picture))
-            upright = picture if turn is None else picture.transpose(turn)
-            return upright.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path} cannot be read: {error}") from error
+    with open_picture(path) as picture:
+        turn = TURN.get(exif_orientation(picture))
+        upright = picture if turn is None else picture.transpose(turn)
+        if upright.mode.startswith("I"):
+            return _from_16_bits(upright)
+        if upright.mode == "F":
+            raise ValueError("floating-point pixels have no fixed range of brightness; save it with 8 or 16 bits")
+        return upright.convert("RGB")
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    """Return a grey picture of 16 bits in RGB of 8: Pillow (and so Detectron2) would turn all above 255 white."""
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"its pixels are {values.min()} to {values.max()}, but 8 or 16 bits are 0 to 65535")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _read_checked(picture: VocPicture) -> Image.Image:

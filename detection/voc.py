@@ -14,7 +14,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -313,11 +315,27 @@ def displayed_size(path: Path | str) -> tuple[int, int]:
     Raises:
         ValueError: the file is no picture.
     """
+    with open_picture(path) as picture:
+        sideways = exif_orientation(picture) in (5, 6, 7, 8)
+        return (picture.height, picture.width) if sideways else (picture.width, picture.height)
+
+
+@contextmanager
+def open_picture(path: Path | str) -> Iterator[Image.Image]:
+    """Open a picture without decoding it; what goes wrong with it inside the block is one error that names the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no picture, a damaged one, or one of more pixels (179 million) than Pillow considers safe.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            sideways = exif_orientation(picture) in (5, 6, 7, 8)
-            return (picture.height, picture.width) if sideways else (picture.width, picture.height)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of that on: big, but wanted
+            with Image.open(path) as picture:
+                yield picture
+    except FileNotFoundError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {path} cannot be read: {error}") from error

@@ -75,13 +75,25 @@ def test_class_names__own_or_the_challenges():
     assert class_names(own) == ("b", "a")
 
 
+def test_load_detection_config__finds_the_classes_of_own_data(voc_tree, caplog):
+    caplog.set_level(logging.INFO, "detection")
+    own = [*VALID, "VOC.ROOT", str(voc_tree.folder()), "DATASETS.TRAIN", "('trainval',)"]
+    cfg = load_detection_config(None, [*own, "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+    assert cfg.VOC.CLASSES == ("car", "dog", "person")
+    assert "classes found in trainval: car, dog, person" in caplog.text
+    with pytest.raises(ValueError, match=r"is 20, but trainval \(car, dog, person\) has 3 classes; write .* 3"):
+        load_detection_config(None, own)
+    with pytest.raises(FileNotFoundError, match=r"Main/train.txt does not exist; this folder has test, trainval"):
+        load_detection_config(None, [*own, "DATASETS.TRAIN", "('train',)"])
+
+
 @pytest.mark.parametrize(
     "opts, text",
     [
         (["SOLVER.BASE_LRR", "1"], r"unknown config key SOLVER.BASE_LRR; did you mean SOLVER.BASE_LR\?"),
         (["DATASETS.TRAIN", "voc_2007_test"], r"DATASETS.TRAIN expects tuple .* but got 'voc_2007_test'"),
         (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], r"DATASETS.TRAIN and DATASETS.TEST are empty; name"),
-        (["DATASETS.TEST", "('val',)"], r"VOC.CLASSES is empty, but dataset 'val' needs it"),
+        (["DATASETS.TRAIN", "('a/b',)"], r"DATASETS.TRAIN must be different names of image sets, .*\('train.json',\)"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "80"],
          r"NUM_CLASSES is 80, but the VOC challenge has 20 classes; write MODEL.ROI_HEADS.NUM_CLASSES 20"),
         (["VOC.CLASSES", "('cat', 'dog')"],

@@ -273,6 +273,22 @@ def test_read_picture__any_mode_becomes_rgb(tmp_path, mode):
     assert read_picture(path).mode == "RGB"
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_read_picture__16_bits_keep_their_upper_8(tmp_path, name):
+    values = np.array([[0, 255, 256], [0x7F80, 0xFF00, 0xFFFF]], np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    assert np.asarray(read_picture(tmp_path / name))[:, :, 1].tolist() == [[0, 0, 1], [127, 255, 255]]
+
+
+def test_read_picture__numbers_that_are_no_brightness(tmp_path):
+    Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a.tif cannot be read: its pixels are 0 to 70000, but 8 or 16 bits are"):
+        read_picture(tmp_path / "a.tif")
+    Image.fromarray(np.array([[0.5]], np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(ValueError, match=r"b.tif cannot be read: floating-point pixels have no fixed range"):
+        read_picture(tmp_path / "b.tif")
+
+
 def test_read_picture__bad_files(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"picture .*text.jpg cannot be read: cannot identify"):
