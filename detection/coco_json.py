@@ -103,7 +103,7 @@ def _read_parts(path: Path) -> list[list[Any]]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"COCO file {path} does not exist; a name ending in .json is a path in VOC.ROOT") from None
+        raise FileNotFoundError(f"COCO file {path} does not exist; a .json name is a path in VOC.ROOT") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
     except (UnicodeDecodeError, RecursionError) as error:

@@ -138,7 +138,7 @@ def change(*keys, **values):
         (change("images", 1, file_name="c.png"), FileNotFoundError, r"picture .*c.png of images\[1\] does not exist"),
         (change("images", 0, file_name="c.png"), FileNotFoundError, r"the first picture, c.png, is in none of "),
         (change("annotations", 2, image_id=8), ValueError, r"annotations\[2\]: image_id 8 is not among the images"),
-        (change("annotations", 2, image_id=[3]), ValueError, r"annotations\[2\]: image_id \[3\] is not among the images"),
+        (change("annotations", 2, image_id=[3]), ValueError, r"annotations\[2\]: image_id \[3\] is not among"),
         (change("annotations", 2, category_id=1), ValueError, r"category_id 1 is not among the categories"),
         (change("annotations", 2, bbox=None), ValueError, r"annotations\[2\] without bbox"),
         (change("annotations", 2, bbox=[1, 2, 3]), ValueError, r"bbox must be four finite numbers, but is \[1, 2, 3\]"),
