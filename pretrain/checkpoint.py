@@ -54,17 +54,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Delete what processes that were killed while saving left in ``folder``; nobody else may be writing there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):  # the temporary names of atomic_write
+            path.unlink()
+
+
 def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
     """Write ``state`` (nested dicts, lists and tuples of tensors and plain values) to ``path``, whole or not at all.
 
     Raises:
         TypeError: a value that safe loading would refuse; its place in ``state`` is named and nothing is written.
+        OSError: the disk is full, say; whatever stood at ``path`` is untouched.
     """
     import torch
 
     _check_plain(state, "state")
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    try:
+        with atomic_write(path) as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # PyTorch's zip writer hides the OSError of a full disk behind its own
+        reason = error.__context__ if isinstance(error.__context__, OSError) else _first_line(error)
+        raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
 
 
 def save_last(state: dict[str, Any], folder: Path | str, name: str) -> Path:

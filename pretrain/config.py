@@ -115,12 +115,24 @@ def check_same_run(saved: str, cfg: CfgNode, *, free: frozenset[str]) -> None:
         )
 
 
-METHODS = ("baseline", "cutout", "mixup", "cutmix", "saliencymix")
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes.
-FREE_ON_RESUME = frozenset(
-    {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.NUM_WORKERS", "LOG_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT"}
-)
+METHODS = (
+    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
+)  # fmt: skip
+# torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
+ARCHITECTURES = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "wide_resnet28_10",
+)  # fmt: skip
+DATASETS = ("image_folder", "cifar10", "cifar100")
+CROPS = ("resized", "padded", "none")
+DECODERS = ("opencv", "pillow")
+PRECISIONS = ("float32", "bfloat16", "float16")
+# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes
+# (beyond the rounding of another device or memory layout).
+FREE_ON_RESUME = frozenset({
+    "OUTPUT_DIR", "DEVICE", "CHANNELS_LAST", "COMPILE", "LOG_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT",
+    "DATA.ROOT", "DATA.DOWNLOAD", "DATA.NUM_WORKERS", "DATA.MAX_UNREADABLE",
+})  # fmt: skip
 
 
 def get_cfg() -> CfgNode:
@@ -128,17 +140,26 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode()
     cfg.OUTPUT_DIR = "output/pretrain"
     cfg.DEVICE = "auto"  # "auto": cuda where PyTorch sees one, else cpu
+    cfg.PRECISION = "float32"  # of the forward pass: one of PRECISIONS (autocast); evaluation is always float32
+    cfg.CHANNELS_LAST = False  # memory layout of pictures and weights; faster on GPUs in half precision
+    cfg.COMPILE = False  # torch.compile: minutes at the start, faster steps after it
     cfg.SEED = 0  # of weights, sample order, augmentation and mixing
     cfg.LOG_PERIOD = 20  # iterations between two lines of metrics.json
     cfg.CHECKPOINT_PERIOD = 0  # iterations between two checkpoints; 0: one at the end of each epoch
     cfg.CHECKPOINTS_KEPT = 2  # the newest ones; two, so that a damaged one leaves something to fall back to
 
     cfg.DATA = CfgNode()
-    cfg.DATA.ROOT = ""  # holds train/ and val/, each with one folder of pictures per class
+    cfg.DATA.DATASET = "image_folder"  # one of DATASETS
+    cfg.DATA.ROOT = ""  # holds train/ and val/, each with one folder of pictures per class; or CIFAR's folder
+    cfg.DATA.DOWNLOAD = False  # CIFAR only: fetch it into DATA.ROOT where it is not there
+    cfg.DATA.DECODER = "opencv"  # one of DECODERS (see pretrain/decoding.py); "pillow" is torchvision's reference path
+    cfg.DATA.MAX_UNREADABLE = 20  # pictures that may be unreadable; one more stops the run with the list
     cfg.DATA.NUM_WORKERS = 4  # loading processes; 0 loads in the training process. Results do not depend on it
     cfg.DATA.IMAGE_SIZE = 224  # side of the square that the network sees, pixels
     cfg.DATA.EVAL_RESIZE = 256  # shorter side before the centre crop of evaluation, pixels
-    cfg.DATA.CROP_SCALE = (0.08, 1.0)  # share of the picture's area that a training crop covers
+    cfg.DATA.CROP = "resized"  # of training: "resized" (any part and size), "padded" (shifted by up to PADDING), "none"
+    cfg.DATA.CROP_SCALE = (0.08, 1.0)  # resized: share of the picture's area that a crop covers
+    cfg.DATA.PADDING = 4  # padded: black pixels put around the picture
     cfg.DATA.FLIP_PROB = 0.5  # of a horizontal flip
     cfg.DATA.COLOR_JITTER = 0.4  # brightness, contrast and saturation each within 1 +- this; 0: off
     cfg.DATA.PCA_LIGHTING = 0.1  # std of the colour shift along ImageNet's RGB principal axes; 0: off
@@ -146,14 +167,20 @@ def get_cfg() -> CfgNode:
     cfg.DATA.PIXEL_STD = (58.395, 57.12, 57.375)
 
     cfg.MODEL = CfgNode()
-    cfg.MODEL.ARCH = "resnet50"  # one of ARCHITECTURES, torchvision's
+    cfg.MODEL.ARCH = "resnet50"  # one of ARCHITECTURES
+    cfg.MODEL.DROPOUT = 0.0  # wide_resnet28_10 only: probability inside each block
+    cfg.MODEL.DROP_BLOCK_PROB = 0.1  # method dropblock only: at the last stage and the end of the run
+    cfg.MODEL.DROP_BLOCK_SIZE = 7  # method dropblock only: side of a dropped block, cells of the feature map
+    cfg.MODEL.STOCHASTIC_DEPTH_PROB = 0.5  # method stochastic_depth only: of skipping the last block
     cfg.MODEL.WEIGHTS = ""  # a checkpoint of ours, for --eval-only; empty: the newest of OUTPUT_DIR
 
     cfg.MIXING = CfgNode()
     cfg.MIXING.METHOD = "baseline"  # one of METHODS
     cfg.MIXING.PROB = 1.0  # share of batches that are mixed
     cfg.MIXING.ALPHA = 1.0  # lambda ~ Beta(ALPHA, ALPHA)
+    cfg.MIXING.CUTOUT_SIZE = 0  # cutout only: side of the square, pixels; 0: half of the picture's shorter side
     cfg.MIXING.SALIENCY = "fine_grained"  # saliencymix only, as are the keys below
+    cfg.MIXING.BASNET_WEIGHTS = ""  # SALIENCY basnet only: path of the published basnet.pth
     cfg.MIXING.STYLE = "salient_to_corresponding"  # where the patch is cut and pasted (paper, section 4.3)
     cfg.MIXING.SCOPE = "image"  # a box per "image" (the paper) or per "batch" (the authors' code)
     cfg.MIXING.PLACEMENT = "clip"  # at the border "clip" the patch (the authors' code) or "shift" it inside
@@ -161,7 +188,8 @@ def get_cfg() -> CfgNode:
 
     cfg.SOLVER = CfgNode()
     cfg.SOLVER.EPOCHS = 300
-    cfg.SOLVER.BATCH_SIZE = 256
+    cfg.SOLVER.BATCH_SIZE = 256  # of all processes together
+    cfg.SOLVER.ACCUMULATION = 1  # parts in which each process computes its share of the batch, to save memory
     cfg.SOLVER.BASE_LR = 0.1  # at BATCH_SIZE; not scaled automatically
     cfg.SOLVER.STEPS = (75, 150, 225)  # epochs after which the learning rate is multiplied by GAMMA
     cfg.SOLVER.GAMMA = 0.1
@@ -169,6 +197,7 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.MOMENTUM = 0.9
     cfg.SOLVER.NESTEROV = True
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.EMA_DECAY = 0.0  # of the averaged weights, per iteration (0.9999, say); 0: none are kept
     return cfg
 
 
@@ -183,16 +212,31 @@ def load_pretrain_config(config_file: Path | str | None = None, opts: Sequence[s
 def _check_values(cfg: CfgNode) -> None:
     _choice("MODEL.ARCH", cfg.MODEL.ARCH, ARCHITECTURES)
     _choice("MIXING.METHOD", cfg.MIXING.METHOD, METHODS)
+    _choice("DATA.DATASET", cfg.DATA.DATASET, DATASETS)
+    _choice("DATA.CROP", cfg.DATA.CROP, CROPS)
+    _choice("DATA.DECODER", cfg.DATA.DECODER, DECODERS)
+    _choice("PRECISION", cfg.PRECISION, PRECISIONS)
     for key in (
         "DATA.IMAGE_SIZE",
         "DATA.EVAL_RESIZE",
         "SOLVER.EPOCHS",
         "SOLVER.BATCH_SIZE",
+        "SOLVER.ACCUMULATION",
+        "MODEL.DROP_BLOCK_SIZE",
         "LOG_PERIOD",
         "CHECKPOINTS_KEPT",
     ):
         _require(cfg, key, lambda value: value >= 1, "at least 1")
-    for key in ("DATA.NUM_WORKERS", "CHECKPOINT_PERIOD", "SOLVER.WARMUP_ITERS", "MIXING.RESOLUTION", "SEED"):
+    for key in (
+        "DATA.NUM_WORKERS",
+        "DATA.MAX_UNREADABLE",
+        "DATA.PADDING",
+        "CHECKPOINT_PERIOD",
+        "SOLVER.WARMUP_ITERS",
+        "MIXING.CUTOUT_SIZE",
+        "MIXING.RESOLUTION",
+        "SEED",
+    ):
         _require(cfg, key, lambda value: value >= 0, "at least 0")
     for key in ("SOLVER.WEIGHT_DECAY", "SOLVER.MOMENTUM", "DATA.COLOR_JITTER", "DATA.PCA_LIGHTING"):
         _require(cfg, key, lambda value: 0 <= value < float("inf"), "a finite number of at least 0")
@@ -200,6 +244,13 @@ def _check_values(cfg: CfgNode) -> None:
         _require(cfg, key, lambda value: 0 < value < float("inf"), "a finite number above 0")
     for key in ("MIXING.PROB", "DATA.FLIP_PROB"):
         _require(cfg, key, lambda value: 0 <= value <= 1, "within 0 and 1")
+    for key in (
+        "MODEL.DROPOUT",
+        "MODEL.DROP_BLOCK_PROB",
+        "MODEL.STOCHASTIC_DEPTH_PROB",
+        "SOLVER.EMA_DECAY",
+    ):
+        _require(cfg, key, lambda value: 0 <= value < 1, "at least 0 and below 1")
     _require(cfg, "SOLVER.STEPS", _increasing, "increasing epochs")
     _require(
         cfg, "DATA.CROP_SCALE", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1, "0 < low <= high <= 1"
@@ -207,6 +258,21 @@ def _check_values(cfg: CfgNode) -> None:
     for key in ("DATA.PIXEL_MEAN", "DATA.PIXEL_STD"):
         _require(cfg, key, lambda value: len(value) == 3, "three numbers, red, green and blue")
     _require(cfg, "DATA.PIXEL_STD", lambda value: min(value) > 0, "above 0")
+    _check_combinations(cfg)
+
+
+def _check_combinations(cfg: CfgNode) -> None:
+    """Refuse keys that contradict each other or that nothing would read."""
+    wide = cfg.MODEL.ARCH == "wide_resnet28_10"
+    if cfg.MODEL.DROPOUT and not wide:
+        raise ValueError(f"MODEL.DROPOUT is {cfg.MODEL.DROPOUT}, but only wide_resnet28_10 has any")
+    if wide and cfg.MIXING.METHOD in ("dropblock", "stochastic_depth"):
+        raise ValueError(f"MIXING.METHOD {cfg.MIXING.METHOD} is not defined for wide_resnet28_10; use a ResNet")
+    if cfg.COMPILE and cfg.MIXING.METHOD in ("manifold_mixup", "dropblock"):
+        # A compiled network does not see the hooks of the one, and is compiled anew at every step of the other.
+        raise ValueError(f"COMPILE does not work with MIXING.METHOD {cfg.MIXING.METHOD}; set COMPILE False")
+    if cfg.DATA.DOWNLOAD and cfg.DATA.DATASET == "image_folder":
+        raise ValueError("DATA.DOWNLOAD is for DATA.DATASET cifar10 and cifar100; image folders cannot be downloaded")
 
 
 def _increasing(steps: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures in class folders -> 8-bit batches, in an order that depends on nothing but the seed.
+"""Class folders and CIFAR -> 8-bit batches; what cannot be read is replaced, counted and named.
 
 Pictures stay ``uint8`` until after mixing, because saliency is a function of the picture; the trainer normalises.
 """
@@ -8,64 +8,221 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.datasets import ImageFolder
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torchvision import datasets
 from torchvision.transforms import v2
 
-# Eigenvalues and eigenvectors (columns) of the covariance of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012,
-# section 4.1; the constants that AlexNet's successors share).
-_PCA_VALUES = torch.tensor([0.2175, 0.0188, 0.0045])
-_PCA_VECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+from pretrain.augmentation import eval_transform, train_transform
+from pretrain.decoding import UnreadablePicture, read_picture
+
+UNREADABLE = -1  # the label of a validation picture that could not be read; evaluation leaves it out
 
 logger = logging.getLogger(__name__)
 
 
-class Pictures(Dataset):
-    """A folder with one sub-folder of pictures per class; classes are numbered in alphabetical order.
+class Source(Protocol):
+    """A numbered collection of labelled pictures."""
 
-    Indexed with ``(index, seed)``: the item is ``(uint8 (3, S, S), label)``, and every random draw of its augmentation
-    comes from ``seed``, so that an item is the same in any process and after any resume.
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
+        """Return picture and label; raises UnreadablePicture."""
+
+    def name(self, index: int) -> str:
+        """Return what names the picture in a message."""
+
+
+class ClassFolders:
+    """A folder with one sub-folder of pictures per class; classes are numbered in alphabetical order.
 
     Raises:
         FileNotFoundError: the folder is missing, has no class folders, or one of them has no pictures.
-        ValueError: on indexing, a picture that cannot be read.
     """
 
-    def __init__(self, folder: Path | str, transform: v2.Transform):
+    def __init__(self, folder: Path | str, decoder: str):
         if not Path(folder).is_dir():
             raise FileNotFoundError(
                 f"{folder}: no such folder; DATA.ROOT must hold train/ and val/, a folder per class in each"
             )
         try:
-            listing = ImageFolder(folder)
+            listing = datasets.ImageFolder(folder)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{folder}: {error}") from error
         self.classes: list[str] = listing.classes
         self.samples: list[tuple[str, int]] = listing.samples
-        self._transform = transform
+        self._decoder = decoder
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
-        index, seed = item
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
         path, label = self.samples[index]
+        return read_picture(path, self._decoder), label
+
+    def name(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+class Cifar:
+    """CIFAR-10 or CIFAR-100 as torchvision reads it.
+
+    Raises:
+        FileNotFoundError: its files are not in ``root``, or altered, and ``download`` is off.
+    """
+
+    def __init__(self, name: str, root: Path, *, train: bool, download: bool):
+        reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
         try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for broken PNGs
-            raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+            self._pictures = reader(str(root), train=train, download=download)
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"{root}: {reader.base_folder} is not there or not whole; unpack {reader.url} there, "
+                "or set DATA.DOWNLOAD True"
+            ) from error
+        self.classes: list[str] = self._pictures.classes
+        self._label = f"{name} {'train' if train else 'test'}"
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
+        return self._pictures[index]
+
+    def name(self, index: int) -> str:
+        return f"{self._label} picture {index}"
+
+
+class Sample(NamedTuple):
+    """A picture ``uint8 (3, S, S)``, its label, and (name, reason) of what could not be read on the way to it."""
+
+    image: Tensor
+    label: int
+    failures: list[tuple[str, str]]
+
+
+class Pictures(Dataset):
+    """The transformed pictures of ``source``.
+
+    Indexed with ``(index, seed)``; every random draw of the augmentation comes from ``seed``, so that an item is the
+    same in any process and after any resume. A picture that cannot be read is replaced by the next one of the source
+    that can, so that this too is the same everywhere; with ``replace`` off, by a black one labelled ``UNREADABLE``.
+
+    Raises:
+        ValueError: on indexing, when this picture and ``limit`` more cannot be read.
+    """
+
+    def __init__(self, source: Source, transform: v2.Transform, *, replace: bool, limit: int):
+        self._source, self._transform, self._replace, self._limit = source, transform, replace, limit
+        self.classes = source.classes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        index, seed = item
+        failures: list[tuple[str, str]] = []
+        for offset in range(len(self)):
+            chosen = (index + offset) % len(self)
+            try:
+                picture, label = self._source.read(chosen)
+                break
+            except UnreadablePicture as error:
+                failures.append((self._source.name(chosen), str(error)))
+            if not self._replace:
+                picture, label = Image.new("RGB", (1, 1)), UNREADABLE
+                break
+            if len(failures) > self._limit:
+                raise too_many(failures, self._limit)
+        else:
+            raise too_many(failures, self._limit)
         outside = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)  # torchvision's transforms draw from the global generator
         try:
-            return self._transform(picture), label
+            return Sample(self._transform(picture), label, failures)
         finally:
             torch.set_rng_state(outside)
+
+
+def too_many(failures: list[tuple[str, str]], limit: int) -> ValueError:
+    """Return the error that ends a run with the list of its unreadable pictures."""
+    names = "; ".join(f"{name}: cannot be read as a picture ({reason})" for name, reason in failures)
+    return ValueError(f"{len(failures)} unreadable pictures, where DATA.MAX_UNREADABLE allows {limit}: {names}")
+
+
+class Unreadable:
+    """The unreadable pictures of a run, as far as this process has met them: each is named in the log once."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.reasons: dict[str, str] = {}
+
+    def note(self, failures: list[tuple[str, str]]) -> None:
+        """Record ``(name, reason)`` pairs.
+
+        Raises:
+            ValueError: more than ``limit`` pictures by now; the message lists them.
+        """
+        for name, reason in failures:
+            if name not in self.reasons:
+                self.reasons[name] = reason
+                logger.warning("%s: cannot be read as a picture (%s); number %d", name, reason, len(self.reasons))
+        if len(self.reasons) > self.limit:
+            raise too_many(list(self.reasons.items()), self.limit)
+
+
+class Batches:
+    """Yields ``uint8 (B, 3, S, S)`` and ``int64 (B,)``, one batch per list of ``(index, seed)`` in ``batches``.
+
+    Its order and contents do not depend on ``num_workers``, and it leaves the global random generator alone. The
+    workers end when an iteration does: at its last batch, at an error, or when the iterator is closed.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        batches: Sampler[list[tuple[int, int]]],
+        unreadable: Unreadable,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ):
+        self._unreadable = unreadable
+        self._loader = DataLoader(
+            pictures,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else each iterator would draw from the global one and resume would differ
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        samples = iter(self._loader)
+        try:
+            for images, labels, failures in samples:
+                self._unreadable.note(failures)
+                yield images, labels
+        finally:
+            # Left to the garbage collector, each worker would hold up the end of the program for five seconds.
+            # PyTorch has no public call to end them.
+            if self._loader.num_workers:
+                samples._shutdown_workers()
+
+
+def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    images, labels = default_collate([(sample.image, sample.label) for sample in samples])
+    return images, labels, [failure for sample in samples for failure in sample.failures]
 
 
 def load_splits(cfg: CfgNode) -> tuple[Pictures, Pictures]:
@@ -73,120 +230,28 @@ def load_splits(cfg: CfgNode) -> tuple[Pictures, Pictures]:
 
     Raises:
         ValueError: ``DATA.ROOT`` is not set, or the two splits have different classes.
+        FileNotFoundError: as ClassFolders and Cifar raise it.
     """
     if not cfg.DATA.ROOT:
-        raise ValueError("DATA.ROOT is empty; expected a folder that holds train/ and val/")
+        holds = "train/ and val/" if cfg.DATA.DATASET == "image_folder" else cfg.DATA.DATASET
+        raise ValueError(f"DATA.ROOT is empty; expected a folder that holds {holds}")
     root = Path(cfg.DATA.ROOT)
-    train, val = Pictures(root / "train", train_transform(cfg)), Pictures(root / "val", eval_transform(cfg))
-    if train.classes != val.classes:
-        only = [
-            f"{name} only in {split}/"
-            for split, one, other in (("train", train, val), ("val", val, train))
-            for name in one.classes
-            if name not in other.classes
-        ]
+    train: Source
+    val: Source
+    if cfg.DATA.DATASET == "image_folder":
+        train, val = (ClassFolders(root / split, cfg.DATA.DECODER) for split in ("train", "val"))
+        _check_classes(root, train.classes, val.classes)
+    else:
+        train, val = (Cifar(cfg.DATA.DATASET, root, train=train, download=cfg.DATA.DOWNLOAD) for train in (True, False))
+    limit = cfg.DATA.MAX_UNREADABLE
+    return (
+        Pictures(train, train_transform(cfg), replace=True, limit=limit),
+        Pictures(val, eval_transform(cfg), replace=False, limit=limit),
+    )
+
+
+def _check_classes(root: Path, train: list[str], val: list[str]) -> None:
+    only = [f"{name} only in train/" for name in train if name not in val]
+    only += [f"{name} only in val/" for name in val if name not in train]
+    if only:
         raise ValueError(f"{root}: train/ and val/ must have the same class folders, but {', '.join(only)}")
-    return train, val
-
-
-def train_transform(cfg: CfgNode) -> v2.Compose:
-    """PIL picture -> augmented ``uint8 (3, S, S)``; colours change before mixing, so that saliency sees them."""
-    steps: list[v2.Transform] = [v2.RandomResizedCrop(cfg.DATA.IMAGE_SIZE, scale=cfg.DATA.CROP_SCALE, antialias=True)]
-    if cfg.DATA.FLIP_PROB:
-        steps.append(v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB))
-    if cfg.DATA.COLOR_JITTER:
-        strength = cfg.DATA.COLOR_JITTER
-        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    steps.append(v2.PILToTensor())
-    if cfg.DATA.PCA_LIGHTING:
-        steps.append(PcaLighting(cfg.DATA.PCA_LIGHTING))
-    return v2.Compose(steps)
-
-
-def eval_transform(cfg: CfgNode) -> v2.Compose:
-    """PIL picture -> the centre ``uint8 (3, S, S)`` of the picture resized to DATA.EVAL_RESIZE."""
-    return v2.Compose(
-        [v2.Resize(cfg.DATA.EVAL_RESIZE, antialias=True), v2.CenterCrop(cfg.DATA.IMAGE_SIZE), v2.PILToTensor()]
-    )
-
-
-class PcaLighting(v2.Transform):
-    """Add a random multiple of ImageNet's principal colours to a ``uint8 (3, H, W)`` picture (AlexNet's)."""
-
-    def __init__(self, std: float):
-        super().__init__()
-        self.std = std
-
-    def forward(self, picture: Tensor) -> Tensor:
-        shift = 255 * (_PCA_VECTORS * (torch.randn(3) * self.std) * _PCA_VALUES).sum(dim=1)
-        return (picture + shift.round().to(torch.int16)[:, None, None]).clamp_(0, 255).to(torch.uint8)
-
-
-class TrainBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(index, seed)`` for iterations ``start`` .. ``stop``, across epochs, without the last partial batch.
-
-    The order of an epoch is a pure function of (seed, epoch) and the seed of a sample one of (seed, epoch, index):
-    a resumed run goes on with the very next sample, on any number of workers.
-    """
-
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int, start: int, stop: int):
-        self.num_samples, self.batch_size, self.seed, self.start, self.stop = num_samples, batch_size, seed, start, stop
-        self.batches_per_epoch = num_samples // batch_size
-        if self.batches_per_epoch == 0:
-            raise ValueError(
-                f"SOLVER.BATCH_SIZE is {batch_size}, but there are only {num_samples} training pictures; "
-                f"expected at most {num_samples}"
-            )
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order, seeds = -1, torch.empty(0), torch.empty(0)
-        for iteration in range(self.start, self.stop):
-            if iteration // self.batches_per_epoch != epoch:
-                epoch = iteration // self.batches_per_epoch
-                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-                order = torch.randperm(self.num_samples, generator=generator)
-                seeds = torch.randint(2**62, (self.num_samples,), generator=generator)
-            first = iteration % self.batches_per_epoch * self.batch_size
-            batch = order[first : first + self.batch_size]
-            yield list(zip(batch.tolist(), seeds[batch].tolist(), strict=True))
-
-
-class EvalBatches(Sampler[list[tuple[int, int]]]):
-    """Every sample once, in order; the seed is unused, because evaluation draws nothing."""
-
-    def __init__(self, num_samples: int, batch_size: int):
-        self.num_samples, self.batch_size = num_samples, batch_size
-
-    def __len__(self) -> int:
-        return -(-self.num_samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for first in range(0, self.num_samples, self.batch_size):
-            yield [(index, 0) for index in range(first, min(first + self.batch_size, self.num_samples))]
-
-
-def mix_seed(*parts: int) -> int:
-    """Return a 63-bit seed that depends on every one of the non-negative ``parts`` and on their order."""
-    state = 0x9E3779B97F4A7C15
-    for part in parts:  # splitmix64's finaliser: neighbouring seeds give unrelated streams
-        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-        state ^= state >> 31
-    return state >> 1
-
-
-def make_loader(
-    pictures: Pictures, batches: Sampler[list[tuple[int, int]]], *, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Return a loader of ``uint8 (B, 3, S, S)`` and ``int64 (B,)`` that leaves the global generator alone."""
-    return DataLoader(
-        pictures,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else each new iterator would draw from the global one and resume would differ
-    )

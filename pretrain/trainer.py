@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from pretrain.checkpoint import load_checkpoint, load_last, save_last
+from pretrain.checkpoint import load_checkpoint, load_last, remove_leftovers, save_checkpoint, save_last
 from pretrain.cli import Progress, format_seconds
-from pretrain.config import FREE_ON_RESUME, check_same_run
-from pretrain.data import EvalBatches, Pictures, TrainBatches, load_splits, make_loader
+from pretrain.data import Batches, Pictures, Unreadable, load_splits
 from pretrain.evaluation import evaluate
-from pretrain.mixing import make_mixing
-from pretrain.models import build_model
+from pretrain.learner import Learner, Preparation, network_of
+from pretrain.processes import Processes, join_processes, select_device
 from pretrain.run_folder import MetricsWriter, write_config
+from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
+from pretrain.sampling import EvalBatches, TrainBatches, mix_seed
 
 logger = logging.getLogger(__name__)
 
@@ -30,90 +29,92 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     """Pretrain as ``cfg`` says and return the last evaluation (see :func:`pretrain.evaluation.evaluate`).
 
     Writes into ``OUTPUT_DIR``: ``config.yaml``, ``metrics.json``, TensorBoard events, ``model_<iterations>.pth``,
-    ``last_checkpoint`` and, at the end, ``model_final.pth``. With ``resume`` it goes on from the newest readable
-    checkpoint there, bit-equal on the CPU to a run that was never stopped, or starts where there is none.
+    ``last_checkpoint``, ``model_best.pth`` (lowest top-1 error so far) and, at the end, ``model_final.pth``. With
+    ``resume`` it goes on from the newest readable checkpoint there, bit-equal on the CPU to a run that was never
+    stopped, or starts where there is none.
+
+    Under ``torchrun`` each process learns from its share of every batch and the first one writes. Batch statistics and
+    mixing partners are those of a share, so that several processes compute what one does only without either.
 
     Raises:
         ValueError: data, config and checkpoint do not fit together, or ``OUTPUT_DIR`` holds a run already and
             ``resume`` is off.
         FloatingPointError: the loss is not finite; nothing is saved after that iteration.
+        OSError: a checkpoint cannot be written; the ones before it are whole.
     """
-    output_dir, device = Path(cfg.OUTPUT_DIR), select_device(cfg.DEVICE)
+    if cfg.MODEL.WEIGHTS:
+        raise ValueError(f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}; training starts from random weights, leave it empty")
+    with join_processes(cfg.DEVICE) as processes:
+        return _train(cfg, resume=resume, processes=processes)
+
+
+def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, float]:
+    output_dir = Path(cfg.OUTPUT_DIR)
     train_pictures, val_pictures = load_splits(cfg)
-    num_classes, batch_size = len(train_pictures.classes), cfg.SOLVER.BATCH_SIZE
-    epoch_iters = TrainBatches(len(train_pictures), batch_size, seed=cfg.SEED, start=0, stop=0).batches_per_epoch
+    classes, batch_size = train_pictures.classes, cfg.SOLVER.BATCH_SIZE
+    epoch_iters = training_batches(cfg, train_pictures, processes).batches_per_epoch
     total_iters = cfg.SOLVER.EPOCHS * epoch_iters
 
     torch.manual_seed(cfg.SEED)
-    model = build_model(cfg.MODEL.ARCH, num_classes).to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=cfg.SOLVER.BASE_LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-    )
-    mixing = build_mixing(cfg, num_classes)
+    learner = Learner(cfg, len(classes), processes)
+    if not processes.is_main:
+        torch.manual_seed(mix_seed(cfg.SEED, processes.rank))  # the same weights, but other draws for another share
 
     start = 0
-    last = load_last(output_dir)
+    evaluated = {"metrics": {}, "ema_metrics": {}, "iteration": 0, "best_top1_error": float("inf")}
+    last = processes.from_main(lambda: load_last(output_dir))
     if last is not None and not resume:
         raise ValueError(f"{output_dir} already holds {last[1].name}; use --resume, or another OUTPUT_DIR")
     if last is not None:
-        start = restore(last[0], last[1], cfg, model, optimizer, train_pictures.classes)
+        start = restore(last[0], last[1], cfg, learner, classes, processes)
+        evaluated = last[0]["evaluated"]
         logger.info("resumed from %s at iteration %d of %d", last[1], start, total_iters)
         if start == total_iters:
             logger.info("the run is complete: nothing to do")
-            return last[0]["metrics"]
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_config(cfg, output_dir)
+            return evaluated["metrics"]
+    del last
+    writer = None
+    if processes.is_main:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output_dir)
+        check_space(output_dir, learner)
+        write_config(cfg, output_dir)
+        writer = MetricsWriter(output_dir, resume_iteration=start)
     logger.info(
-        "%s, %d classes, %d training and %d validation pictures, method %s, on %s: "
-        "%d epochs of %d iterations, batch %d, lr %g",
-        cfg.MODEL.ARCH, num_classes, len(train_pictures), len(val_pictures), cfg.MIXING.METHOD, device,
-        cfg.SOLVER.EPOCHS, epoch_iters, batch_size, cfg.SOLVER.BASE_LR,
+        "%s, %d classes, %d training and %d validation pictures, method %s, %s on %d x %s: "
+        "%d epochs of %d iterations, batch %d (%d processes, %d parts each), lr %g",
+        cfg.MODEL.ARCH, len(classes), len(train_pictures), len(val_pictures), cfg.MIXING.METHOD, cfg.PRECISION,
+        processes.size, processes.device.type, cfg.SOLVER.EPOCHS, epoch_iters, batch_size, processes.size,
+        cfg.SOLVER.ACCUMULATION, cfg.SOLVER.BASE_LR,
     )  # fmt: skip
 
-    batches = TrainBatches(len(train_pictures), batch_size, seed=cfg.SEED, start=start, stop=total_iters)
-    pin = device.type == "cuda"
-    train_loader = make_loader(train_pictures, batches, num_workers=cfg.DATA.NUM_WORKERS, pin_memory=pin)
-    val_loader = validation_loader(cfg, val_pictures, device)
-    prepare = Preparation(cfg, device)
+    unreadable = Unreadable(cfg.DATA.MAX_UNREADABLE)
+    order = training_batches(cfg, train_pictures, processes, start=start, stop=total_iters)
+    train_batches = batches_of(cfg, train_pictures, order, unreadable, processes)
+    val_batches = validation_batches(cfg, val_pictures, unreadable, processes)
     checkpoint_period = cfg.CHECKPOINT_PERIOD or epoch_iters
-    metrics = last[0]["metrics"] if last else {}
     losses: list[Tensor] = []
     shown: dict[str, float] = {}
-    writer = MetricsWriter(output_dir, resume_iteration=start)
-    model.train()
+    learner.network.train()
     started = window_started = time.monotonic()
     data_seconds = 0.0
     try:
-        with Progress(total_iters, "pretrain", initial=start) as progress:
-            samples = iter(train_loader)
+        with Progress(total_iters, "pretrain", initial=start) as progress, closing(iter(train_batches)) as samples:
             for iteration in range(start, total_iters):
                 waited = time.monotonic()
-                images, labels = next(samples)
+                parts = [next(samples) for _ in range(cfg.SOLVER.ACCUMULATION)]
                 data_seconds += time.monotonic() - waited
-
                 lr = learning_rate(cfg, iteration, epoch_iters)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                images, targets = images.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
-                if mixing is not None:
-                    images, targets = mixing(images, targets)
-                loss = functional.cross_entropy(model(prepare(images)), targets)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+                losses.append(learner.step(parts, lr=lr, progress=iteration / total_iters))
 
                 done = iteration + 1
-                losses.append(loss.detach())
                 progress.update(**shown)
                 at_log = done % cfg.LOG_PERIOD == 0 or done == total_iters
                 at_epoch = done % epoch_iters == 0
                 at_save = done % checkpoint_period == 0 or done == total_iters
+                best = False
                 if at_log or at_epoch or at_save:
-                    mean_loss = finite_mean(losses, done)
+                    mean_loss = finite_mean(processes.sum(torch.stack(losses)) / processes.size, done)
                 if at_log:
                     seconds = time.monotonic() - window_started
                     values = {
@@ -122,38 +123,61 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
                         "epoch": done / epoch_iters,
                         "time": seconds / len(losses),
                         "data_time": data_seconds / len(losses),
+                        "images_per_second": batch_size * len(losses) / seconds,
                         "eta_seconds": progress.seconds_left(),
+                        "unreadable_pictures": len(unreadable.reasons),
                     }
-                    writer.write(done, values)
+                    if writer:
+                        writer.write(done, values)
                     shown = {"loss": mean_loss, "lr": lr}
                     losses, data_seconds, window_started = [], 0.0, time.monotonic()
                 if at_epoch:
-                    metrics = evaluate(model, val_loader, prepare)
-                    writer.write(done, {f"val/{name}": value for name, value in metrics.items()})
+                    metrics = evaluate(learner.network, val_batches, learner.prepare, processes)
+                    ema_metrics = {}
+                    if learner.averaged is not None:
+                        ema_metrics = evaluate(learner.averaged, val_batches, learner.prepare, processes)
+                    best = metrics["top1_error"] < evaluated["best_top1_error"]
+                    evaluated = {
+                        "metrics": metrics,
+                        "ema_metrics": ema_metrics,
+                        "iteration": done,
+                        "best_top1_error": min(metrics["top1_error"], evaluated["best_top1_error"]),
+                    }
+                    if writer:
+                        writer.write(done, {f"val/{name}": value for name, value in metrics.items()}
+                                     | {f"val_ema/{name}": value for name, value in ema_metrics.items()})  # fmt: skip
                     logger.info(
-                        "epoch %d/%d: loss %.4f, top-1 error %.2f %%, top-5 error %.2f %%, %s left",
+                        "epoch %d/%d: loss %.4f, top-1 error %.2f %%, top-5 error %.2f %%%s, %s left",
                         done // epoch_iters, cfg.SOLVER.EPOCHS, mean_loss, metrics["top1_error"], metrics["top5_error"],
+                        f" (averaged weights: {ema_metrics['top1_error']:.2f} %)" if ema_metrics else "",
                         format_seconds(progress.seconds_left()),
                     )  # fmt: skip
-                if at_save:
+                if at_save or best:
+                    state = run_state(cfg, learner, classes, processes,
+                                      iteration=done, epoch_iters=epoch_iters, evaluated=evaluated)  # fmt: skip
+                if best and processes.is_main:
+                    save_checkpoint(state, output_dir / BEST)
+                if at_save and processes.is_main:
                     name = "model_final.pth" if done == total_iters else f"model_{done:07d}.pth"
-                    state = run_state(cfg, model, optimizer, train_pictures, done, epoch_iters, metrics)
                     save_last(state, output_dir, name)
                     drop_old(output_dir, cfg.CHECKPOINTS_KEPT)
     finally:
-        writer.close()
+        if writer:
+            writer.close()
     logger.info("done in %s: %s", format_seconds(time.monotonic() - started), output_dir / "model_final.pth")
-    return metrics
+    return evaluated["metrics"]
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> dict[str, float]:
     """Evaluate ``MODEL.WEIGHTS``, or the newest checkpoint of ``OUTPUT_DIR``, on the validation pictures.
 
+    Averaged weights, where the checkpoint has them, are evaluated too and reported in the log.
+
     Raises:
         ValueError: there is no checkpoint, or it has another architecture or other classes than config and data.
     """
-    device = select_device(cfg.DEVICE)
-    _, val_pictures = load_splits(cfg)
+    alone = Processes(select_device(cfg.DEVICE))
+    _, pictures = load_splits(cfg)
     if cfg.MODEL.WEIGHTS:
         state, path = load_checkpoint(cfg.MODEL.WEIGHTS), Path(cfg.MODEL.WEIGHTS)
     else:
@@ -161,56 +185,45 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict[str, float]:
         if last is None:
             raise ValueError(f"nothing to evaluate: MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint")
         state, path = last
-    model = build_model(cfg.MODEL.ARCH, len(val_pictures.classes))
-    load_weights(model, state, path, cfg.MODEL.ARCH, val_pictures.classes)
-    logger.info("evaluating %s on %d pictures of %s", path, len(val_pictures), cfg.DATA.ROOT)
-    return evaluate(model.to(device), validation_loader(cfg, val_pictures, device), Preparation(cfg, device))
-
-
-def select_device(name: str) -> torch.device:
-    """Return the device of config key ``DEVICE``; ``auto`` is CUDA where PyTorch sees one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"DEVICE is {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"DEVICE is {name!r}, but PyTorch sees no CUDA device; use auto or cpu")
-    return device
-
-
-class Preparation:
-    """Moves 0..255 pictures (``uint8`` or float) to the device and normalises them, last before the network."""
-
-    def __init__(self, cfg: CfgNode, device: torch.device):
-        self.device = device
-        self.mean, self.std = (
-            torch.tensor(values, device=device)[:, None, None] for values in (cfg.DATA.PIXEL_MEAN, cfg.DATA.PIXEL_STD)
+    layout = torch.channels_last if cfg.CHANNELS_LAST else torch.contiguous_format
+    model = network_of(cfg, len(pictures.classes)).to(alone.device, memory_format=layout)
+    load_weights(model, state, path, cfg.MODEL.ARCH, pictures.classes)
+    logger.info("evaluating %s on %d pictures of %s", path, len(pictures), cfg.DATA.ROOT)
+    batches = validation_batches(cfg, pictures, Unreadable(cfg.DATA.MAX_UNREADABLE), alone)
+    prepare = Preparation(cfg, alone.device)
+    metrics = evaluate(model, batches, prepare)
+    if "ema" in state:
+        load_weights(model, state, path, cfg.MODEL.ARCH, pictures.classes, entry="ema")
+        averaged = evaluate(model, batches, prepare)
+        logger.info(
+            "averaged weights: top-1 error %.2f %%, top-5 error %.2f %%", averaged["top1_error"], averaged["top5_error"]
         )
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return (images.to(self.device, non_blocking=True).float() - self.mean) / self.std
+    return metrics
 
 
-def build_mixing(cfg: CfgNode, num_classes: int) -> Any:
-    """Return the batch augmentation of ``MIXING.METHOD``: ``images, targets -> images, soft targets``, or None."""
-    options: dict[str, Any] = {}
-    if cfg.MIXING.METHOD == "saliencymix":
-        options = {
-            "saliency": cfg.MIXING.SALIENCY,
-            "style": cfg.MIXING.STYLE,
-            "scope": cfg.MIXING.SCOPE,
-            "placement": cfg.MIXING.PLACEMENT,
-            "resolution": cfg.MIXING.RESOLUTION or None,
-        }
-    return make_mixing(cfg.MIXING.METHOD, num_classes=num_classes, alpha=cfg.MIXING.ALPHA, p=cfg.MIXING.PROB, **options)
+def training_batches(
+    cfg: CfgNode, pictures: Pictures, processes: Processes, *, start: int = 0, stop: int = 0
+) -> TrainBatches:
+    """Return this process's share of the training samples of iterations ``start`` .. ``stop``, in their order."""
+    return TrainBatches(
+        len(pictures), cfg.SOLVER.BATCH_SIZE, seed=cfg.SEED, start=start, stop=stop,
+        rank=processes.rank, world_size=processes.size, parts=cfg.SOLVER.ACCUMULATION,
+    )  # fmt: skip
 
 
-def validation_loader(cfg: CfgNode, pictures: Pictures, device: torch.device) -> DataLoader:
-    """Return the loader of every validation picture once, in order."""
-    batches = EvalBatches(len(pictures), cfg.SOLVER.BATCH_SIZE)
-    return make_loader(pictures, batches, num_workers=cfg.DATA.NUM_WORKERS, pin_memory=device.type == "cuda")
+def validation_batches(cfg: CfgNode, pictures: Pictures, unreadable: Unreadable, processes: Processes) -> Batches:
+    """Return this process's share of the validation pictures; all shares together hold each picture once."""
+    size = max(1, cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION)
+    order = EvalBatches(len(pictures), size, rank=processes.rank, world_size=processes.size)
+    return batches_of(cfg, pictures, order, unreadable, processes)
+
+
+def batches_of(
+    cfg: CfgNode, pictures: Pictures, order: TrainBatches | EvalBatches, unreadable: Unreadable, processes: Processes
+) -> Batches:
+    """Return the loaded batches of ``order``."""
+    pin = processes.device.type == "cuda"
+    return Batches(pictures, order, unreadable, num_workers=cfg.DATA.NUM_WORKERS, pin_memory=pin)
 
 
 def learning_rate(cfg: CfgNode, iteration: int, epoch_iters: int) -> float:
@@ -220,15 +233,15 @@ def learning_rate(cfg: CfgNode, iteration: int, epoch_iters: int) -> float:
     return cfg.SOLVER.BASE_LR * warmup * cfg.SOLVER.GAMMA**passed
 
 
-def finite_mean(losses: list[Tensor], done: int) -> float:
-    """Return the mean of the last iterations' losses, the newest being iteration ``done``.
+def finite_mean(losses: Tensor, done: int) -> float:
+    """Return the mean of the last iterations' losses, ``(N,)``, the newest being iteration ``done``.
 
     Looked at only where a number is needed anyway, because each look waits for the GPU.
 
     Raises:
         FloatingPointError: names the first iteration whose loss is not finite, and the losses before it.
     """
-    values = [float(value) for value in torch.stack(losses).cpu()]
+    values = losses.tolist()
     for index, value in enumerate(values):
         if not math.isfinite(value):
             before = ", ".join(f"{loss:.4g}" for loss in values[max(0, index - 5) : index]) or "none"
@@ -237,77 +250,3 @@ def finite_mean(losses: list[Tensor], done: int) -> float:
                 "try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS"
             )
     return sum(values) / len(values)
-
-
-def run_state(
-    cfg: CfgNode,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pictures: Pictures,
-    iteration: int,
-    epoch_iters: int,
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """Return all that resuming, evaluating and converting need: ``iteration`` iterations are done."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "iteration": iteration,
-        "epoch": iteration // epoch_iters,
-        "rng": {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
-        "config": cfg.dump(),
-        "arch": cfg.MODEL.ARCH,
-        "method": cfg.MIXING.METHOD,
-        "num_classes": len(pictures.classes),
-        "classes": pictures.classes,
-        "pixel_mean": list(cfg.DATA.PIXEL_MEAN),
-        "pixel_std": list(cfg.DATA.PIXEL_STD),
-        "metrics": metrics,
-        "top1": 100 - metrics["top1_error"] if metrics else None,
-        "top5": 100 - metrics["top5_error"] if metrics else None,
-        "versions": {"torch": str(torch.__version__)},
-    }
-
-
-def restore(
-    state: dict[str, Any],
-    path: Path,
-    cfg: CfgNode,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    classes: list[str],
-) -> int:
-    """Load a checkpoint into model, optimiser and random generators; return the number of iterations done."""
-    missing = {"model", "optimizer", "iteration", "rng", "config", "metrics"} - state.keys()
-    if missing:
-        raise ValueError(f"{path} is not a pretraining checkpoint: it lacks {', '.join(sorted(missing))}")
-    check_same_run(state["config"], cfg, free=FREE_ON_RESUME)
-    load_weights(model, state, path, cfg.MODEL.ARCH, classes)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if torch.cuda.is_available() and state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-    return state["iteration"]
-
-
-def load_weights(model: nn.Module, state: dict[str, Any], path: Path, arch: str, classes: list[str]) -> None:
-    """Load a checkpoint's weights into ``model``, or say in one line what does not fit."""
-    if not isinstance(state, dict) or "model" not in state:
-        raise ValueError(f"{path} is not a pretraining checkpoint: it has no entry 'model'")
-    if state.get("arch") != arch:
-        raise ValueError(f"{path} holds a {state.get('arch')}, but MODEL.ARCH is {arch}")
-    if state.get("classes") != classes:
-        raise ValueError(f"{path} knows the classes {state.get('classes')}, but the data has {classes}")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {arch}: {error}") from error
-
-
-def drop_old(folder: Path, kept: int) -> None:
-    """Delete all but the ``kept`` newest ``model_<iterations>.pth``; the final one is never touched."""
-    for path in sorted(folder.glob("model_[0-9]*.pth"))[:-kept]:
-        path.unlink()

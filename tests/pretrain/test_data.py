@@ -4,8 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.augmentation import PcaLighting
 from pretrain.config import load_pretrain_config
-from pretrain.data import EvalBatches, PcaLighting, TrainBatches, load_splits, make_loader, mix_seed
+from pretrain.data import Batches, Unreadable, load_splits
+from pretrain.sampling import TrainBatches
 
 
 def config(root, *opts):
@@ -14,16 +16,17 @@ def config(root, *opts):
     )
 
 
-def take(pictures, batches, num_workers=0):
-    return list(make_loader(pictures, batches, num_workers=num_workers, pin_memory=False))
+def take(pictures, batches, num_workers=0, limit=0):
+    return list(Batches(pictures, batches, Unreadable(limit), num_workers=num_workers, pin_memory=False))
 
 
 def test_load_splits__classes_and_8_bit_pictures(image_folder):
     train, val = load_splits(config(image_folder))
     assert train.classes == val.classes == ["bright", "dark"]
     assert (len(train), len(val)) == (12, 4)
-    picture, label = train[0, 5]
+    picture, label, failures = train[0, 5]
     assert (picture.dtype, tuple(picture.shape), label) == (torch.uint8, (3, 16, 16), 0)
+    assert failures == []
 
 
 def test_pictures__an_item_depends_on_its_seed_alone_and_leaves_the_global_generator(image_folder):
@@ -45,36 +48,6 @@ def test_loader__workers_change_nothing(image_folder):
     for (images, labels), (other_images, other_labels) in zip(one, two, strict=True):
         assert torch.equal(images, other_images)
         assert torch.equal(labels, other_labels)
-
-
-def test_train_batches__each_epoch_is_a_permutation_without_the_partial_batch():
-    batches = list(TrainBatches(11, 3, seed=0, start=0, stop=6))  # 3 batches an epoch, two epochs
-    epochs = [[index for batch in batches[first : first + 3] for index, _ in batch] for first in (0, 3)]
-    assert all(len(set(epoch)) == 9 and set(epoch) < set(range(11)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-    assert len({seed for batch in batches for _, seed in batch}) == 18  # a picture is augmented anew in each epoch
-
-
-def test_train_batches__resuming_goes_on_with_the_next_sample():
-    whole = list(TrainBatches(11, 3, seed=4, start=0, stop=9))
-    assert list(TrainBatches(11, 3, seed=4, start=4, stop=9)) == whole[4:]
-    assert list(TrainBatches(11, 3, seed=5, start=0, stop=9)) != whole
-
-
-def test_train_batches__refuses_a_batch_larger_than_the_data():
-    with pytest.raises(ValueError, match=r"SOLVER\.BATCH_SIZE is 12, but there are only 11 training pictures"):
-        TrainBatches(11, 12, seed=0, start=0, stop=1)
-
-
-def test_eval_batches__every_sample_once_in_order():
-    assert [[i for i, _ in batch] for batch in EvalBatches(5, 2)] == [[0, 1], [2, 3], [4]]
-    assert len(EvalBatches(5, 2)) == 3
-
-
-def test_mix_seed__depends_on_every_part_and_order():
-    seeds = {mix_seed(a, b) for a in range(50) for b in range(50)}
-    assert len(seeds) == 2500
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_pca_lighting__shifts_all_pixels_alike_and_stays_8_bit():
@@ -114,16 +87,6 @@ def test_load_splits__refuses_splits_with_different_classes(image_folder):
     (image_folder / "val" / "dark").rename(image_folder / "val" / "night")
     with pytest.raises(ValueError, match=r"same class folders, but dark only in train/, night only in val/"):
         load_splits(config(image_folder))
-
-
-@pytest.mark.parametrize("damage", ["text", "truncated"])
-def test_pictures__an_unreadable_picture_is_named(image_folder, damage):
-    path = image_folder / "train" / "bright" / "0.png"
-    data = path.read_bytes()
-    path.write_bytes(b"not a picture" if damage == "text" else data[: len(data) // 2])
-    train, _ = load_splits(config(image_folder))
-    with pytest.raises(ValueError, match=r"bright/0\.png: cannot be read as a picture"):
-        train[0, 0]
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])

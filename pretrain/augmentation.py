@@ -1,0 +1,56 @@
+"""What happens to a single picture on its way into a batch: crop, flip, colours. It stays 8-bit all the way.
+
+Colours change here, before mixing, so that saliency sees the picture that the network will see; normalisation is the
+trainer's last step before the network.
+"""
+
+from __future__ import annotations
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torchvision.transforms import v2
+
+# Eigenvalues and eigenvectors (columns) of the covariance of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012,
+# section 4.1; the constants that AlexNet's successors share).
+_PCA_VALUES = torch.tensor([0.2175, 0.0188, 0.0045])
+_PCA_VECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+def train_transform(cfg: CfgNode) -> v2.Compose:
+    """Picture of any size, PIL or ``uint8 (3, H, W)`` -> augmented ``uint8 (3, S, S)``, S being DATA.IMAGE_SIZE."""
+    size = cfg.DATA.IMAGE_SIZE
+    if cfg.DATA.CROP == "resized":
+        steps: list[v2.Transform] = [v2.RandomResizedCrop(size, scale=cfg.DATA.CROP_SCALE, antialias=True)]
+    else:
+        steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]  # nothing to do for CIFAR's 32 x 32
+        if cfg.DATA.CROP == "padded":
+            steps.append(v2.RandomCrop(size, padding=cfg.DATA.PADDING))
+    if cfg.DATA.FLIP_PROB:
+        steps.append(v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB))
+    if cfg.DATA.COLOR_JITTER:
+        strength = cfg.DATA.COLOR_JITTER
+        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
+    steps.append(v2.PILToTensor())
+    if cfg.DATA.PCA_LIGHTING:
+        steps.append(PcaLighting(cfg.DATA.PCA_LIGHTING))
+    return v2.Compose(steps)
+
+
+def eval_transform(cfg: CfgNode) -> v2.Compose:
+    """Picture as above -> the centre ``uint8 (3, S, S)`` of the picture resized to DATA.EVAL_RESIZE."""
+    return v2.Compose(
+        [v2.Resize(cfg.DATA.EVAL_RESIZE, antialias=True), v2.CenterCrop(cfg.DATA.IMAGE_SIZE), v2.PILToTensor()]
+    )
+
+
+class PcaLighting(v2.Transform):
+    """Add a random multiple of ImageNet's principal colours to a ``uint8 (3, H, W)`` picture (AlexNet's)."""
+
+    def __init__(self, std: float):
+        super().__init__()
+        self.std = std
+
+    def forward(self, picture: Tensor) -> Tensor:
+        shift = 255 * (_PCA_VECTORS * (torch.randn(3) * self.std) * _PCA_VALUES).sum(dim=1)
+        return (picture + shift.round().to(torch.int16)[:, None, None]).clamp_(0, 255).to(torch.uint8)

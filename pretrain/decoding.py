@@ -1,0 +1,81 @@
+"""Picture files -> RGB pixels, as fast as measured and never different from what Pillow reads.
+
+OpenCV decodes the JPEGs, Pillow everything else and every JPEG that OpenCV refuses or would read in its own way. Both
+sit on libjpeg-turbo with the same settings, so their pixels are equal. tools/bench_pretrain.py measures the choice.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.config import DECODERS
+
+# Pillow ignores the orientation that a camera noted, and so do all published ImageNet figures.
+_OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class UnreadablePicture(ValueError):
+    """A file that no decoder can read; the message is the reason, without the path."""
+
+
+def read_picture(path: Path | str, decoder: str) -> Tensor | Image.Image:
+    """Return the picture in ``path`` as RGB: ``uint8 (3, H, W)`` from "opencv", a PIL picture from "pillow".
+
+    The two kinds go through different resampling code of torchvision's transforms (see the README).
+
+    Raises:
+        UnreadablePicture: the file is missing, cut short, or no picture.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"unknown decoder {decoder!r}; expected one of {', '.join(DECODERS)}")
+    try:
+        data = Path(path).read_bytes()
+        if decoder == "pillow":
+            return _decode_pillow(data)
+        pixels = _decode_opencv(data)
+        if pixels is None:
+            pixels = np.array(_decode_pillow(data))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNGs
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UnreadablePicture(str(reason).replace(f"{io.BytesIO.__name__} object", "file")) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # a view, rows of RGB triples: what interpolation is fastest on
+
+
+def _decode_pillow(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as file:
+        return file.convert("RGB")
+
+
+def _decode_opencv(data: bytes) -> np.ndarray | None:
+    """Return ``uint8 (H, W, 3)``, or None for what Pillow has to judge."""
+    if jpeg_components(data) not in (1, 3):  # no JPEG, or CMYK, which OpenCV converts in its own way
+        return None
+    if data.rfind(b"\xff\xd9", -64) < 0:  # no end marker: some versions of OpenCV fill what is missing with grey
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
+    except cv2.error:  # more pixels than OpenCV's limit
+        return None
+
+
+def jpeg_components(data: bytes) -> int | None:
+    """Return the number of colour components that a JPEG's frame header declares, None where there is no header."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not one of its tables
+            return data[position + 9]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
