@@ -222,7 +222,6 @@ def _check_values(cfg: CfgNode) -> None:
         "SOLVER.EPOCHS",
         "SOLVER.BATCH_SIZE",
         "SOLVER.ACCUMULATION",
-        "MODEL.DROP_BLOCK_SIZE",
         "LOG_PERIOD",
         "CHECKPOINTS_KEPT",
     ):
@@ -251,6 +250,7 @@ def _check_values(cfg: CfgNode) -> None:
         "SOLVER.EMA_DECAY",
     ):
         _require(cfg, key, lambda value: 0 <= value < 1, "at least 0 and below 1")
+    _require(cfg, "MODEL.DROP_BLOCK_SIZE", lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
     _require(cfg, "SOLVER.STEPS", _increasing, "increasing epochs")
     _require(
         cfg, "DATA.CROP_SCALE", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1, "0 < low <= high <= 1"

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-from torchvision.ops import DropBlock2d, StochasticDepth
+from torchvision.ops import DropBlock2d, StochasticDepth, drop_block2d
 
 from pretrain.config import ARCHITECTURES
 
@@ -58,11 +58,18 @@ def build_model(
 
 
 class ScheduledDropBlock(DropBlock2d):
-    """DropBlock whose probability ``p`` is the share of ``full_p`` that ``set_progress`` last set; 0 before."""
+    """DropBlock whose probability ``p`` is the share of ``full_p`` that ``set_progress`` last set; 0 before.
+
+    ``block_size`` is odd; in a feature map that is smaller, the blocks are the largest odd size that fits.
+    """
 
     def __init__(self, full_p: float, block_size: int):
         super().__init__(0.0, block_size)
         self.full_p = full_p
+
+    def forward(self, features: Tensor) -> Tensor:
+        fits = min(self.block_size, *features.shape[-2:])
+        return drop_block2d(features, self.p, fits - 1 + fits % 2, training=self.training)
 
 
 def set_progress(model: nn.Module, progress: float) -> None:

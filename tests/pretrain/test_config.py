@@ -96,6 +96,13 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["SOLVER.STEPS", "(5, 3)"], r"SOLVER\.STEPS is \(5, 3\); expected increasing epochs"),
     (["DATA.CROP_SCALE", "(0.5, 0.1)"], r"DATA\.CROP_SCALE is .*; expected 0 < low <= high <= 1"),
     (["DATA.PIXEL_STD", "(1.0, 1.0, 0.0)"], r"DATA\.PIXEL_STD is .*; expected above 0"),
+    (["MODEL.DROP_BLOCK_SIZE", "4"], r"MODEL\.DROP_BLOCK_SIZE is 4; expected an odd number of at least 1"),
+    (["MODEL.DROPOUT", "0.3"], r"MODEL\.DROPOUT is 0\.3, but only wide_resnet28_10 has any"),
+    (["MODEL.ARCH", "wide_resnet28_10", "MIXING.METHOD", "dropblock"], r"METHOD dropblock is not defined for wide_res"),
+    (["COMPILE", "True", "MIXING.METHOD", "manifold_mixup"], r"COMPILE does not work with MIXING\.METHOD manifold_mix"),
+    (["DATA.DOWNLOAD", "True"], r"DATA\.DOWNLOAD is for DATA\.DATASET cifar10 and cifar100"),
+    (["SOLVER.EMA_DECAY", "1.0"], r"SOLVER\.EMA_DECAY is 1\.0; expected at least 0 and below 1"),
+    (["PRECISION", "fp16"], r"PRECISION is 'fp16'; expected one of float32, bfloat16, float16"),
     (["SOLVER.BATCH_SIZE", "0"], r"SOLVER\.BATCH_SIZE is 0; expected at least 1"),
 ])  # fmt: skip
 def test_load_pretrain_config__refuses_bad_values(opts, message):

@@ -1,0 +1,71 @@
+"""The shipped experiments: every row of the paper's Tables 1 and 2, as the network and recipe that it means."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.config import METHODS, load_pretrain_config
+from pretrain.learner import build_mixing, network_of
+from pretrain.mixing import METHODS as MIXING_METHODS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "pretrain" / "configs"
+CLASSES = {"cifar10": 10, "cifar10plus": 10, "cifar100": 100, "cifar100plus": 100, "imagenet": 1000}
+# Counted by hand for a head of 1000 classes (ImageNet), or of ten, to which 90 more add 90 x (features + 1).
+PARAMETERS = {
+    ("imagenet", "r50"): 25_557_032, ("imagenet", "r101"): 44_549_160,
+    ("cifar10", "r18"): 11_173_962, ("cifar10", "r50"): 23_520_842, ("cifar10", "wrn"): 36_479_194,
+}  # fmt: skip
+FEATURES = {"r18": 512, "r50": 2048, "wrn": 640}
+TABLE_1 = {
+    f"{data}_{model}_{method}"
+    for data, model, method in itertools.product(
+        ("cifar10", "cifar10plus", "cifar100", "cifar100plus"),
+        ("r18", "r50", "wrn"),
+        ("baseline", "cutout", "cutmix", "saliencymix"),
+    )
+}
+TABLE_2 = {f"imagenet_r50_{method}" for method in METHODS} | {
+    f"imagenet_r101_{method}" for method in ("baseline", "cutout", "mixup", "cutmix", "saliencymix")
+}
+
+
+def test_configs__every_row_of_the_tables_and_nothing_else_but_the_demo():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == TABLE_1 | TABLE_2 | {"demo_r18_saliencymix"}
+
+
+def test_methods__are_those_of_mixing():
+    assert METHODS == MIXING_METHODS
+
+
+@pytest.mark.parametrize("name", sorted(TABLE_1 | TABLE_2))
+def test_configs__network_recipe_and_head_comment(name):
+    data, model, method = name.split("_", 2)
+    cfg = load_pretrain_config(CONFIGS / f"{name}.yaml")
+    assert method == cfg.MIXING.METHOD
+
+    with torch.device("meta"):  # shapes without memory
+        count = sum(parameter.numel() for parameter in network_of(cfg, CLASSES[data]).parameters())
+    expected = PARAMETERS[data.removesuffix("plus").replace("cifar100", "cifar10"), model]
+    assert count == expected + (90 * (FEATURES[model] + 1) if CLASSES[data] == 100 else 0)
+    mixing = build_mixing(cfg, CLASSES[data])
+    assert (mixing is None) == (method in ("baseline", "dropblock", "stochastic_depth"))
+
+    solver = cfg.SOLVER
+    assert (solver.BATCH_SIZE, solver.BASE_LR, solver.NESTEROV) == (256, 0.1, True)
+    if data == "imagenet":
+        assert (solver.EPOCHS, solver.STEPS, solver.GAMMA, solver.WEIGHT_DECAY) == (300, (75, 150, 225), 0.1, 1e-4)
+        assert (cfg.DATA.CROP, cfg.DATA.COLOR_JITTER, cfg.DATA.PCA_LIGHTING) == ("resized", 0.4, 0.1)
+    else:
+        assert (solver.EPOCHS, solver.STEPS, solver.GAMMA, solver.WEIGHT_DECAY) == (200, (60, 120, 160), 0.2, 5e-4)
+        assert data.removesuffix("plus") == cfg.DATA.DATASET
+        assert (("padded", 0.5) if data.endswith("plus") else ("none", 0.0)) == (cfg.DATA.CROP, cfg.DATA.FLIP_PROB)
+        assert (cfg.DATA.COLOR_JITTER, cfg.DATA.PCA_LIGHTING, cfg.DATA.IMAGE_SIZE) == (0.0, 0.0, 32)
+        assert (0.3 if model == "wrn" else 0.0) == cfg.MODEL.DROPOUT
+        assert (0.5 if method in ("cutmix", "saliencymix") else 1.0) == cfg.MIXING.PROB
+
+    head = (CONFIGS / f"{name}.yaml").read_text("utf-8")
+    assert f"# run: python tools/pretrain.py --config-file pretrain/configs/{name}.yaml DATA.ROOT /data/" in head
+    assert re.search(r"# expected: top-1 error \d+\.\d\d %.*\(SaliencyMix paper, Table [12].*\); not yet", head)
