@@ -312,6 +312,14 @@ CHECKS: dict[str, Check] = {
     "SOLVER.WARMUP_ITERS": NOT_NEGATIVE,
     "SOLVER.WARMUP_METHOD": _one_of("linear"),
     "SOLVER.RESCALE_INTERVAL": _one_of(False),
+    "SOLVER.REFERENCE_WORLD_SIZE": (
+        lambda value: value == 0,
+        "0: nothing is scaled behind your back; give the batch and the rate that you mean",
+    ),
+    "SOLVER.WEIGHT_DECAY_BIAS": (
+        lambda value: value is None or (_is_number(value) and value >= 0),
+        "None (as other weights), or 0 or more",
+    ),
     "SOLVER.CHECKPOINT_PERIOD": POSITIVE,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm"),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,

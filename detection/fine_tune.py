@@ -58,6 +58,7 @@ def fine_tune(
     if eval_only and not cfg.DATASETS.TEST:
         raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
     module = select(engine)
+    module.check_config(cfg, launch)
     datasets = load_datasets(cfg, cfg.DATASETS.TEST)  # now, so that a defect shows before hours of training
     if not eval_only:
         module.train(cfg, resume=resume, launch=launch)

@@ -6,6 +6,7 @@ Detectron2 is imported inside functions only, so that everything else works wher
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
@@ -43,6 +44,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
+    """Refuse by name what Detectron2 would only stumble over, before anything is read or built.
+
+    Raises:
+        ValueError: the key or flag, its value and what would be right.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"Detectron2 starts its own processes: use --num-gpus {os.environ['WORLD_SIZE']} instead of "
+                         "torchrun, or --engine torchvision")
+    if launch.num_gpus > max(torch.cuda.device_count(), 1):
+        raise ValueError(f"--num-gpus is {launch.num_gpus}, but PyTorch sees {torch.cuda.device_count()} GPUs here")
+    if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type != "cuda":
+        raise ValueError(f"SOLVER.AMP.ENABLED is True, which Detectron2 supports on GPUs only, but MODEL.DEVICE is "
+                         f"{cfg.MODEL.DEVICE!r}; set it to False, or use --engine torchvision")
+
+
 def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
     """Fine-tune as ``cfg`` says with Detectron2's trainer, in as many processes as ``launch`` says.
 
@@ -55,6 +72,7 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
     """
     from detectron2.engine import launch as start_processes
 
+    check_config(cfg, launch)
     start_processes(
         _train_in_this_process,
         launch.num_gpus,
@@ -170,7 +188,7 @@ def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> Detection
         def save(self, name: str, **kwargs: Any) -> None:
             if self.save_dir and self.save_to_disk:
                 state = {part: item.state_dict() for part, item in self.checkpointables.items()}
-                extra = {"rng": random_state(), "card": self.card, "config": cfg.dump()}
+                extra = {"rng": [random_state()], "card": self.card, "config": cfg.dump()}
                 save_last({"model": self.model.state_dict(), **state, **kwargs, **extra}, self.save_dir, f"{name}.pth")
 
     return WholeFiles(model, cfg.OUTPUT_DIR, **parts)
@@ -237,7 +255,7 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
         trainer.start_iter = start
         trainer.data_loader = trainer.build_train_loader(trainer.cfg, start_iteration=start)
         if rank == 0:  # whose state the file holds
-            set_random_state(state["rng"])
+            set_random_state(state["rng"][0])
         logger.info("resumed from %s, after iteration %d", path, start - 1)
     elif cfg.MODEL.WEIGHTS:
         trainer.checkpointer.card = load_weights(trainer.checkpointer.model, cfg)

@@ -41,13 +41,11 @@ def test_configs__detectron2_accepts_them(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs__the_torchvision_engine_supports_them(path):
-    from detection.engines import ONE_PROCESS
-    from detection.engines.torchvision import supported, trainer
+    from detection.engines.torchvision import check_config
 
     opts = [] if "DATASETS" in path.read_text() or "voc_r50" in path.name else VALID
     cfg = load_detection_config(path, opts)
-    supported.check_supported(cfg)
-    trainer.check_supported(cfg, ONE_PROCESS)
+    check_config(cfg)
     assert path.name.startswith("base_") or cfg.DATASETS.TRAIN
 
 
@@ -108,6 +106,7 @@ def test_load_detection_config__finds_the_classes_of_own_data(voc_tree, caplog):
         (["MODEL.RESNETS.DEPTH", "51"], r"MODEL.RESNETS.DEPTH must be 18 or 34 or 50 or 101 or 152, but is 51"),
         (["MODEL.RESNETS.DEPTH", "18"], r"RES2_OUT_CHANNELS must be 64 for depth 18, but is 256"),
         (["MODEL.DEVICE", "gpu"], r"MODEL.DEVICE must be 'cuda', 'cuda:<number>' or 'cpu', but is 'gpu'"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", "8"], r"SOLVER.REFERENCE_WORLD_SIZE must be 0: nothing is scaled behind your"),
         (["SOLVER.BASE_LR", "-0.1"], r"SOLVER.BASE_LR must be more than 0, but is -0.1"),
         (["SOLVER.MOMENTUM", "1"], r"SOLVER.MOMENTUM must be from 0 to less than 1, but is 1.0"),
         (["SOLVER.STEPS", "(16000, 12000)"], r"SOLVER.STEPS must be iterations in increasing order"),

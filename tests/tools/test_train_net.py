@@ -92,7 +92,7 @@ def test_train_net__detectron2_gives_a_report_of_the_same_form(call, tmp_path):
     [
         (["--eval-only"], [], r"--eval-only needs a trained detector: add MODEL.WEIGHTS, .*run/model_final.pth"),
         (["--eval-only"], ["MODEL.WEIGHTS", "a.pth", "DATASETS.TEST", "()"], r"--eval-only needs DATASETS.TEST"),
-        (["--num-gpus", "2"], [], r"trains in one process, but --num-gpus 2 --num-machines 1 asks for 2"),
+        (["--num-gpus", "2"], [], r"--num-gpus 2 --num-machines 1 asks for 2; leave these flags out"),
         ([], ["SOLVER.BASELR", 1], r"unknown config key SOLVER.BASELR; did you mean SOLVER.BASE_LR\?"),
         ([], ["SOLVER.MAX_ITER"], r"expected KEY VALUE pairs, but 'SOLVER.MAX_ITER' has no value"),
         ([], ["DATASETS.TEST", "('voc_2007_val',)"], r"Main/val.txt does not exist; this folder has test, trainval"),

@@ -1,6 +1,6 @@
 """The engine that needs nothing but PyPI: the detector assembled from torchvision's parts, and its training loop."""
 
 from detection.engines.torchvision.inference import detect
-from detection.engines.torchvision.trainer import train
+from detection.engines.torchvision.trainer import check_config, train
 
-__all__ = ["detect", "train"]
+__all__ = ["check_config", "detect", "train"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -55,18 +56,38 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale.to(x.dtype).reshape(1, -1, 1, 1) + shift.to(x.dtype).reshape(1, -1, 1, 1)
 
 
-def norm_layer(name: str) -> Callable[[int], nn.Module]:
-    """Return what builds one norm layer of ``MODEL.RESNETS.NORM``. In one process all but FrozenBN are the same.
+class NaiveSyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, each counted the same; on any device, unlike PyTorch's SyncBN.
 
-    Raises:
-        ValueError: naiveSyncBN in a distributed run: it weights processes equally, PyTorch's SyncBN does not.
+    As Detectron2's ``NaiveSyncBatchNorm``: the variance is the mean square less the squared mean, and the running
+    variance takes it as it is, without Bessel's correction. In one process it is plain BatchNorm.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if name == "naiveSyncBN" and distributed and torch.distributed.get_world_size() > 1:
-        raise ValueError("MODEL.RESNETS.NORM is 'naiveSyncBN', which the torchvision engine supports in one process "
-                         f"only, not in {torch.distributed.get_world_size()}; use 'SyncBN'")
+
+    def forward(self, x: Tensor) -> Tensor:
+        processes = _num_processes()
+        if processes == 1 or not self.training:
+            return super().forward(x)
+        x = x.float()
+        moments = torch.cat([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
+        mean, mean_square = (differentiable_all_reduce(moments) / processes).split(self.num_features)
+        variance = mean_square - mean * mean
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+def _num_processes() -> int:
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialized else 1
+
+
+def norm_layer(name: str) -> Callable[[int], nn.Module]:
+    """Return what builds one norm layer of ``MODEL.RESNETS.NORM``. In one process all but FrozenBN are the same."""
     return {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm,
-            "naiveSyncBN": nn.BatchNorm2d}[name]
+            "naiveSyncBN": NaiveSyncBatchNorm}[name]
 
 
 def build_resnet(cfg: CfgNode) -> ResNet:

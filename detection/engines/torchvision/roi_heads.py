@@ -60,8 +60,9 @@ class Pooler(nn.Module):
         return pooled
 
     def _align(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
-        return roi_align(features, rois.to(features.dtype), output_size=self.resolution, spatial_scale=1.0 / stride,
-                         sampling_ratio=self.sampling_ratio, aligned=self.aligned)
+        # Under mixed precision features have 16 bits, in which a box far from the corner loses its place.
+        return roi_align(features.to(rois.dtype), rois, output_size=self.resolution, spatial_scale=1.0 / stride,
+                         sampling_ratio=self.sampling_ratio, aligned=self.aligned).to(features.dtype)
 
     def _assign(self, boxes: Tensor) -> Tensor:
         """Return the index of the level for each box, int64 ``(R,)``."""
@@ -170,7 +171,8 @@ class RoIHeads(nn.Module):
 
     def _predict(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.pooler([features[level] for level in self.levels], boxes)
-        return self.box_predictor(self.box_head(pooled))
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits.float(), deltas.float()
 
     @torch.no_grad()
     def _draw(self, proposals: Tensor, objects: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -109,6 +109,7 @@ class RegionProposals(nn.Module):
         levels = [features[name] for name in self.levels]
         anchors = self.anchors(levels)
         scores, deltas = self.rpn_head(levels)
+        scores, deltas = ([level.float() for level in output] for output in (scores, deltas))  # 16 bits under AMP
         scores = [level.permute(0, 2, 3, 1).flatten(1) for level in scores]  # each (N, A of the level)
         deltas = [level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in deltas]  # (N, A, 4)
         losses = {}

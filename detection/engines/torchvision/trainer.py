@@ -5,79 +5,123 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
-from torch import nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from detection.data import iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import checkpoint_to_resume, evaluation_metrics, random_state, set_random_state
 from detection.engines.initial_weights import draw_initial_weights
+from detection.engines.torchvision import supported
 from detection.engines.torchvision.inference import find_objects, load_weights
 from detection.engines.torchvision.model import Detector, build_model
+from detection.engines.torchvision.solver import (
+    MixedPrecision,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    set_learning_rate,
+)
+from detection.evaluation import PictureDetections
+from detection.voc import VocDataset
 from pretrain.checkpoint import save_last
 from pretrain.cli import Progress, format_seconds
+from pretrain.processes import Processes, join_processes
 from pretrain.run_folder import MetricsWriter, write_config
 
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, as in Detectron2
-# Detectron2 keys that this loop does not implement -> the value that leaves them off
-OFF = {
-    "AMP.ENABLED": False,
-    "REFERENCE_WORLD_SIZE": 0,
-    "BIAS_LR_FACTOR": 1.0,
-    "WEIGHT_DECAY_BIAS": None,
-}
-NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # FrozenBN has no parameters
 
 logger = logging.getLogger(__name__)
 
 
+def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
+    """Refuse by name what this engine does not implement, before anything is read or built.
+
+    Raises:
+        ValueError: the key or flag, its value and what would be right.
+    """
+    supported.check_supported(cfg)
+    if launch.world_size > 1:
+        raise ValueError(
+            f"--engine torchvision does not start processes itself, but --num-gpus {launch.num_gpus} --num-machines "
+            f"{launch.num_machines} asks for {launch.world_size}; leave these flags out and start it with "
+            f"`torchrun --nproc-per-node {launch.num_gpus} tools/train_net.py ...`, or use --engine detectron2"
+        )
+
+
 def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
-    """Fine-tune as ``cfg`` says, in this process.
+    """Fine-tune as ``cfg`` says, in this process or in those that ``torchrun`` started.
 
     Writes into OUTPUT_DIR, under Detectron2's names: ``config.yaml``, ``metrics.json``, TensorBoard events, every
     CHECKPOINT_PERIOD iterations a checkpoint ``model_<last iteration>.pth``, ``last_checkpoint`` and
     ``model_final.pth``. With ``resume`` it goes on from the newest readable checkpoint there; on the CPU the end is
     bit-equal to that of a run that was never stopped.
 
+    Several processes see, together, the pictures and augmentations that one process would see in each iteration, an
+    equal share each, and average their gradients. They draw the anchors and RoIs of the losses from generators of their
+    own, and BN (not SyncBN or naiveSyncBN) looks at a share only: a run depends on the number of processes, and
+    repeats for the same number.
+
     Raises:
         FileNotFoundError, ValueError: data, weights, config and checkpoint do not fit together; said before training.
         FloatingPointError: a loss is not finite; nothing is saved after that.
     """
-    check_supported(cfg, launch)
+    check_config(cfg, launch)
+    with join_processes(cfg.MODEL.DEVICE) as processes:
+        cfg = cfg.clone()
+        cfg.SEED = processes.from_main(lambda: cfg.SEED)  # which each process may have drawn for itself
+        if processes.size > 1 and cfg.MODEL.RESNETS.NORM == "SyncBN" and processes.device.type == "cpu":
+            raise ValueError("MODEL.RESNETS.NORM is 'SyncBN', which PyTorch synchronises on GPUs only; "
+                             "use 'naiveSyncBN' on the CPU")
+        _train(cfg, resume, processes)
+
+
+def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
     output_dir = Path(cfg.OUTPUT_DIR)
     last = checkpoint_to_resume(cfg, resume=resume, entry="optimizer")
     start = last[0]["iteration"] + 1 if last else 0
+    if len(set(processes.gather(start))) > 1:
+        raise ValueError(f"OUTPUT_DIR {output_dir} must be one folder that all machines share, but they find different "
+                         "checkpoints in it")
     if start >= cfg.SOLVER.MAX_ITER:
         logger.info("%s: all %d iterations are done", last[1], cfg.SOLVER.MAX_ITER)
         return
-    loader = training_loader(cfg, start_iteration=start)
+    share = {"rank": processes.rank, "world_size": processes.size}
+    loader = training_loader(cfg, start_iteration=start, **share)
 
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model = build_model(cfg)
     draw_initial_weights(model.detectron2_state_dict(), cfg.SEED)
-    torch.manual_seed(cfg.SEED)  # after creating the model, which draws differently in Detectron2
-    optimizer = build_optimizer(cfg, model)
+    torch.manual_seed(cfg.SEED + processes.rank)  # after creating the model, which draws differently in Detectron2
+    optimizer, precision = build_optimizer(cfg, model), MixedPrecision(cfg)
     if last:
-        card = restore(*last, model, optimizer)
+        card = restore(*last, model, optimizer, precision, processes, cfg.SEED)
     elif cfg.MODEL.WEIGHTS:
         card = load_weights(model, cfg)
     else:
         card = None
         logger.info("MODEL.WEIGHTS is empty: all weights start at random")
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_config(cfg, output_dir)
-    logger.info("iterations %d to %d, %d pictures each, lr %g, seed %d, on %s, into %s", start, cfg.SOLVER.MAX_ITER,
-                cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SEED, cfg.MODEL.DEVICE, output_dir)
-    window = Window()
-    writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
     model.train()
+    learner = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
+
+    writer = None
+    if processes.is_main:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_config(cfg, output_dir)
+        writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
+    logger.info("iterations %d to %d, %d pictures each, lr %g, seed %d, %d process(es) on %s, into %s", start,
+                cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SEED, processes.size,
+                processes.device.type, output_dir)
+    window = Window()
     try:
         with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress, closing(iterate(loader)) as batches:
             for iteration in range(start, cfg.SOLVER.MAX_ITER):
@@ -86,16 +130,15 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
                 window.data_is_here()
 
                 lr = learning_rate(cfg.SOLVER, iteration)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                losses = model(samples)
-                total_loss = sum(losses.values())
-                numbers = {name: loss.item() for name, loss in {"total_loss": total_loss, **losses}.items()}
+                set_learning_rate(optimizer, lr)
+                with precision.forward():
+                    losses = learner(samples)
+                    total_loss = sum(losses.values())
+                numbers = mean_over_processes({"total_loss": total_loss, **losses}, processes)
                 check_finite(iteration, numbers)
-                optimizer.zero_grad()
-                total_loss.backward()
+                precision.backward(total_loss, optimizer)
                 clip_gradients(cfg.SOLVER.CLIP_GRADIENTS, model)
-                optimizer.step()
+                precision.step(optimizer)
 
                 done = iteration + 1
                 window.end(numbers)
@@ -103,76 +146,31 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
                 is_last = done == cfg.SOLVER.MAX_ITER
                 evaluates = cfg.TEST.EVAL_PERIOD > 0 and done % cfg.TEST.EVAL_PERIOD == 0
                 if cfg.TEST.PRECISE_BN.ENABLED and (is_last or evaluates):
-                    recompute_batch_norm(cfg, model)
+                    recompute_batch_norm(cfg, model, **share)
                 if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
-                    name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
-                    save_last(run_state(cfg, model, optimizer, iteration, card), output_dir, name)
+                    state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
+                    if processes.is_main:
+                        name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
+                        save_last(state, output_dir, name)
                 if evaluates and not is_last:  # the tool evaluates the final model
-                    scores = evaluation_metrics(cfg, lambda dataset: find_objects(model, cfg, dataset))
-                    writer.write(iteration, scores)
-                if is_last or done % LOG_PERIOD == 0:
+                    scores = evaluate_together(cfg, model, processes)
+                    if writer:
+                        writer.write(iteration, scores)
+                if writer and (is_last or done % LOG_PERIOD == 0):
                     values = {**window.close(), "lr": lr, "eta_seconds": progress.seconds_left()}
                     writer.write(iteration, values)
                     logger.info("iteration %d: total_loss %.4f, lr %.3g, %.3f s each, %s left", iteration,
                                 values["total_loss"], lr, values["time"], format_seconds(values["eta_seconds"]))
     finally:
-        writer.close()
+        if writer:
+            writer.close()
     logger.info("trained: %s", output_dir / "model_final.pth")
 
 
-def check_supported(cfg: CfgNode, launch: Launch) -> None:
-    """Refuse by name what this loop does not implement; ``build_model`` does the same for MODEL.*."""
-    if launch.world_size > 1:
-        raise ValueError(
-            f"--engine torchvision trains in one process, but --num-gpus {launch.num_gpus} --num-machines "
-            f"{launch.num_machines} asks for {launch.world_size}; use --engine detectron2, or leave these flags out"
-        )
-    for key, off in OFF.items():
-        value: Any = cfg.SOLVER
-        for name in key.split("."):
-            value = value[name]
-        if value != off:
-            raise ValueError(
-                f"SOLVER.{key} is {value!r}, which the torchvision engine does not support; set it to {off!r}"
-            )
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """Return SGD over the trainable parameters; those of normalisation layers have a weight decay of their own."""
-    norm_parameters = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, NORM_LAYERS)
-        for parameter in module.parameters(recurse=False)
-    }
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if id(p) not in norm_parameters], "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
-        {"params": [p for p in trained if id(p) in norm_parameters], "weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM},
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=cfg.SOLVER.BASE_LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-    )
-
-
-def learning_rate(solver: CfgNode, iteration: int) -> float:
-    """Return the rate of the 0-based ``iteration`` as Detectron2's WarmupMultiStepLR has it.
-
-    The rate is multiplied by GAMMA from each of STEPS on. During warm-up it grows linearly from WARMUP_FACTOR to what
-    the schedule has at the end of the warm-up, which lies within the run even if WARMUP_ITERS does not.
-    """
-
-    def decay(at: int) -> float:
-        return solver.GAMMA ** sum(step <= at for step in solver.STEPS)
-
-    warmup = min(solver.WARMUP_ITERS, solver.MAX_ITER)
-    if iteration >= warmup:
-        return solver.BASE_LR * decay(iteration)
-    share = iteration / warmup
-    return solver.BASE_LR * (solver.WARMUP_FACTOR * (1 - share) + decay(warmup) * share)
+def mean_over_processes(losses: Mapping[str, Tensor], processes: Processes) -> dict[str, float]:
+    """Return the scalar ``losses`` as numbers, averaged over the processes, so that all judge them alike."""
+    means = processes.sum(torch.stack([loss.detach().float() for loss in losses.values()])) / processes.size
+    return dict(zip(losses, means.tolist(), strict=True))
 
 
 def check_finite(iteration: int, losses: dict[str, float]) -> None:
@@ -185,23 +183,26 @@ def check_finite(iteration: int, losses: dict[str, float]) -> None:
         )
 
 
-def clip_gradients(settings: CfgNode, model: nn.Module) -> None:
-    """Clip in place, each parameter by itself, as SOLVER.CLIP_GRADIENTS (``settings``) says."""
-    if not settings.ENABLED:
-        return
-    for parameter in model.parameters():
-        if settings.CLIP_TYPE == "value":
-            nn.utils.clip_grad_value_(parameter, settings.CLIP_VALUE)
-        else:
-            nn.utils.clip_grad_norm_(parameter, settings.CLIP_VALUE, settings.NORM_TYPE)
-
-
-def recompute_batch_norm(cfg: CfgNode, model: Detector) -> None:
+def recompute_batch_norm(cfg: CfgNode, model: Detector, *, rank: int = 0, world_size: int = 1) -> None:
     """Replace BatchNorm's running statistics by those of the present weights, over the run's first batches."""
     if get_bn_modules(model):
         logger.info("computing BatchNorm statistics over %d batches", cfg.TEST.PRECISE_BN.NUM_ITER)
-        with torch.no_grad(), closing(iterate(training_loader(cfg))) as batches:
+        loader = training_loader(cfg, rank=rank, world_size=world_size)
+        with torch.no_grad(), closing(iterate(loader)) as batches:
             update_bn_stats(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+
+def evaluate_together(cfg: CfgNode, model: Detector, processes: Processes) -> dict[str, float]:
+    """Return ``evaluation_metrics`` of the present model; each process looks at a share of the pictures."""
+    processes.copy_buffers(model)  # each process has statistics of its own where BN is not synchronised
+
+    def find(dataset: VocDataset) -> dict[str, PictureDetections]:
+        share = replace(dataset, pictures=dataset.pictures[processes.rank :: processes.size])
+        shares = processes.gather(find_objects(model, cfg, share))
+        found = {name: detections for part in shares for name, detections in part.items()}
+        return {picture.image_id: found[picture.image_id] for picture in dataset.pictures}
+
+    return evaluation_metrics(cfg, find)
 
 
 class Window:
@@ -226,27 +227,39 @@ class Window:
 
 
 def run_state(
-    cfg: CfgNode, model: Detector, optimizer: torch.optim.Optimizer, iteration: int, card: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return all that resuming and detecting need; ``iteration`` is the last one done, 0-based as in Detectron2."""
+    cfg: CfgNode, model: Detector, optimizer: torch.optim.Optimizer, precision: MixedPrecision, iteration: int,
+    card: dict[str, Any] | None, processes: Processes,
+) -> dict[str, Any]:  # fmt: skip
+    """Return all that resuming and detecting need; ``iteration`` is the last one done, 0-based as in Detectron2.
+
+    Every process must call it.
+    """
     return {
         "model": model.detectron2_state_dict(),
         "optimizer": optimizer.state_dict(),
+        "scaler": precision.scaler.state_dict(),
         "iteration": iteration,
-        "rng": random_state(),
+        "rng": processes.gather(random_state()),
         "card": card,
         "config": cfg.dump(),
     }
 
 
 def restore(
-    state: dict[str, Any], path: Path, model: Detector, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
-    """Load a checkpoint of ``run_state`` into model, optimiser and random generators; return the backbone's card."""
+    state: dict[str, Any], path: Path, model: Detector, optimizer: torch.optim.Optimizer, precision: MixedPrecision,
+    processes: Processes, seed: int,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Load a checkpoint of ``run_state`` into all that trains and draws; return the backbone's card."""
     report = model.load_detectron2_state_dict(state["model"])
     if report.missing or report.unexpected:
         raise ValueError(f"cannot resume from {path}: its tensors are not the model's ({len(report.missing)} missing)")
     optimizer.load_state_dict(state["optimizer"])
-    set_random_state(state["rng"])
+    precision.scaler.load_state_dict(state["scaler"])
+    if len(state["rng"]) == processes.size:
+        set_random_state(state["rng"][processes.rank])
+    else:
+        torch.manual_seed(seed + state["iteration"] + 1 + processes.rank)
+        logger.warning("%d process(es) wrote %s and %d go on: pictures and learning rate continue as they were, what "
+                       "the losses draw does not", len(state["rng"]), path, processes.size)
     logger.info("resumed from %s, after iteration %d", path, state["iteration"])
     return state["card"]

@@ -345,10 +345,3 @@ def test_check_supported__every_choice_is_tested():
 def test_check_supported__c4_needs_bottlenecks(make_config):
     with pytest.raises(ValueError, match=r"DEPTH is 18, .* expected 50 or 101 or 152 beside MODEL.BACKBONE.NAME"):
         check_supported(make_config("c4", {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}))
-
-
-def test_naive_sync_bn__is_refused_in_several_processes(make_config, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
-    with pytest.raises(ValueError, match=r"NORM is 'naiveSyncBN', .* one process only, not in 4; use 'SyncBN'"):
-        build_model(make_config("fpn", {"MODEL.RESNETS.NORM": "naiveSyncBN"}))
