@@ -123,7 +123,7 @@ class TrainingSamples(Dataset):
         index, position = item
         picture = self.pictures[index]
         augmentation = draw_augmentation(self.input, np.random.default_rng((self.seed, position)))
-        image = _read_checked(picture)
+        image = read_checked(picture)
         new_height, new_width = resized_shape(image.height, image.width, augmentation.short_side,
                                               self.input.MAX_SIZE_TRAIN)
         pixels = _pixels(image, new_height, new_width, self.input.FORMAT)
@@ -161,7 +161,7 @@ class InferenceSamples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         picture = self.pictures[index]
-        image = _read_checked(picture)
+        image = read_checked(picture)
         shape = resized_shape(image.height, image.width, self.input.MIN_SIZE_TEST, self.input.MAX_SIZE_TEST)
         return _sample(picture, image, _pixels(image, *shape, self.input.FORMAT))
 
@@ -265,7 +265,12 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
-def _read_checked(picture: VocPicture) -> Image.Image:
+def read_checked(picture: VocPicture) -> Image.Image:
+    """Return ``read_picture`` of a dataset's picture, whose size must be the one that its boxes are for.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_picture``; or another size, with both files and sizes.
+    """
     image = read_picture(picture.path)
     if (image.width, image.height) != (picture.width, picture.height):
         raise ValueError(

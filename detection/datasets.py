@@ -34,3 +34,10 @@ def discover_classes(names: Sequence[str], *, root: Path | str | None = None) ->
     if len(set(lists)) == 1:
         return lists[0]
     return tuple(sorted({name for classes in lists for name in classes}))
+
+
+def read_class_list(text: str) -> list[str]:
+    """Return the class names in ``text``, a comma-separated list or the path of a file with one name a line."""
+    path = Path(text)
+    names = path.read_text("utf-8").splitlines() if path.is_file() else text.split(",")
+    return [name.strip() for name in names if name.strip()]

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from detection.config import get_key
-from detection.data import load_datasets
+from detection.config import class_names, get_key
+from detection.dataset_check import check_before_training, check_dataset
 from detection.detections_io import write_detections
-from detection.engines import ONE_PROCESS, Launch, select
+from detection.engines import ONE_PROCESS, Launch, is_first_process, select
 from detection.report import write_report
+from detection.voc import VocDataset
 from detection.weights_file import read_weights, sha256
 
 # What a number depends on, besides weights and data; the report shows it.
@@ -59,12 +60,12 @@ def fine_tune(
         raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
     module = select(engine)
     module.check_config(cfg, launch)
-    datasets = load_datasets(cfg, cfg.DATASETS.TEST)  # now, so that a defect shows before hours of training
+    datasets = check_data(cfg, eval_only=eval_only)
     if not eval_only:
         module.train(cfg, resume=resume, launch=launch)
         cfg = cfg.clone()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-    if launch.machine_rank > 0:  # the first machine evaluates
+    if launch.machine_rank > 0 or not is_first_process():  # the first one evaluates
         return {}
     reports = {}
     for dataset in datasets:
@@ -75,6 +76,21 @@ def fine_tune(
         protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
         reports[dataset.name] = write_report(dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR)
     return reports
+
+
+def check_data(cfg: CfgNode, *, eval_only: bool) -> list[VocDataset]:
+    """Return the datasets of DATASETS.TEST, after the fast part of the check of all data that will be used.
+
+    Raises:
+        FileNotFoundError, ValueError: the first defect that would stop the run later.
+    """
+    names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    checks = {
+        name: check_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False)
+        for name in dict.fromkeys(names)
+    }
+    check_before_training(list(checks.values()))
+    return [checks[name].dataset for name in cfg.DATASETS.TEST]
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:

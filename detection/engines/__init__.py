@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from types import ModuleType
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Launch(NamedTuple):
 
 
 ONE_PROCESS = Launch()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that writes and reports, of those that ``torchrun`` started (or of one)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def select(name: str) -> ModuleType:

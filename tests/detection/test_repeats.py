@@ -1,0 +1,59 @@
+"""Means and standard deviations over seeds."""
+
+import json
+
+import pytest
+import yaml
+
+from detection.config import get_cfg
+from detection.repeats import headline, run_repeats
+
+
+def report(ap50):
+    part = {"AP": 10.0, "AP50": ap50, "AP75": 5.0}
+    return {"voc_2007_test": {"voc07": part, "voc10": part, "coco": part}}
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = get_cfg()
+    cfg.SEED, cfg.OUTPUT_DIR = 4, str(tmp_path / "runs")
+    return cfg
+
+
+def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
+    seen = []
+
+    def run(one):
+        seen.append((one.SEED, one.OUTPUT_DIR))
+        return report({4: 70.0, 5: 72.0, 6: 74.0}[one.SEED])
+
+    summary = run_repeats(cfg, 3, run)
+    folder = tmp_path / "runs"
+    assert seen == [(seed, str(folder / f"seed_{seed}")) for seed in (4, 5, 6)]
+    assert summary["seeds"] == [4, 5, 6]
+    number = summary["datasets"]["voc_2007_test"]["voc07"]["AP50"]
+    assert number == {"mean": 72.0, "std": 2.0, "n": 3, "values": [70.0, 72.0, 74.0]}  # (4 + 0 + 4) / (3 - 1) = 2^2
+    assert json.loads((folder / "repeats.json").read_text()) == summary
+    assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == 4  # a resumed call finds it there
+    assert headline(summary) == [
+        "voc_2007_test: mAP 72.00 +- 2.00 (VOC2007, 11 points, IoU .5), 72.00 +- 2.00 (area, IoU .5), 10.00 +- 0.00 "
+        "(area, IoU .50:.95), over seeds 4, 5, 6"
+    ]
+    assert cfg.SEED == 4
+
+
+def test_run_repeats__a_single_run_has_no_spread(cfg):
+    summary = run_repeats(cfg, 1, lambda _: report(70.0))
+    assert summary["datasets"]["voc_2007_test"]["voc07"]["AP50"]["std"] is None
+    assert "mAP 70.00 (VOC2007" in headline(summary)[0]
+
+
+def test_run_repeats__a_process_that_does_not_report_writes_nothing(cfg, tmp_path):
+    assert run_repeats(cfg, 2, lambda _: {}, writes=False) == {"seeds": [4, 5], "datasets": {}}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_repeats__count(cfg):
+    with pytest.raises(ValueError, match=r"--repeat is 0; expected at least 1"):
+        run_repeats(cfg, 0, lambda _: {})
