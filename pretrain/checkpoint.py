@@ -74,8 +74,10 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
     try:
         with atomic_write(path) as file:
             torch.save(state, file)
-    except RuntimeError as error:  # PyTorch's zip writer hides the OSError of a full disk behind its own
-        reason = error.__context__ if isinstance(error.__context__, OSError) else _first_line(error)
+    except (OSError, RuntimeError) as error:  # of a full disk PyTorch's zip writer tells either, without the path
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
 
 

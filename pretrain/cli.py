@@ -39,11 +39,12 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, example: str) -> No
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys set after the file")
 
 
-def setup_logging(output_dir: Path | str | None = None) -> None:
+def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) -> None:
     """Send the toolkit's log to stderr and, with ``output_dir``, append it to ``output_dir/log.txt``.
 
     Only the toolkit's own loggers are touched, never the root logger. The file also receives debug records, among them
-    the traceback behind a one-line error. Calling again replaces the handlers of the call before.
+    the traceback behind a one-line error. Calling again replaces the handlers of the call before. With ``quiet``, for
+    all but the first of several processes, only warnings are shown and there are no progress bars.
     """
     for text in (r".*torch\.jit\.script.* is deprecated", r"torch\.meshgrid: in an upcoming release"):
         warnings.filterwarnings("ignore", message=text)  # fvcore's and Detectron2's own, on import and in use
@@ -58,7 +59,7 @@ def setup_logging(output_dir: Path | str | None = None) -> None:
         handlers.append(file)
     for name in LOGGER_NAMES:
         toolkit_logger = logging.getLogger(name)
-        toolkit_logger.setLevel(logging.DEBUG)
+        toolkit_logger.setLevel(logging.WARNING if quiet else logging.DEBUG)
         toolkit_logger.propagate = False
         for old in list(toolkit_logger.handlers):
             toolkit_logger.removeHandler(old)
@@ -85,7 +86,8 @@ class Progress:
         self.total, self.description, self.initial, self.unit = total, description, initial, unit
         self.done = initial
         self._started = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, desc=description, initial=initial, unit=unit, disable=not sys.stderr.isatty())
+        shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        self._bar = tqdm(total=total, desc=description, initial=initial, unit=unit, disable=not shown)
 
     def __enter__(self) -> Progress:
         return self

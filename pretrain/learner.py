@@ -37,11 +37,8 @@ class Learner:
             self.network.compile()  # in place: no wrapper, so no weight changes its name
         self._forward: nn.Module = self.network
         if processes.size > 1:
-            self._forward = DistributedDataParallel(
-                self.network,
-                device_ids=[device.index] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # each keeps its own batch statistics; the main process's count, see evaluate
-            )
+            device_ids = [device.index] if device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self.network, device_ids=device_ids)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=cfg.SOLVER.BASE_LR,

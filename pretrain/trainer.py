@@ -17,7 +17,7 @@ from pretrain.cli import Progress, format_seconds
 from pretrain.data import Batches, Pictures, Unreadable, load_splits
 from pretrain.evaluation import evaluate
 from pretrain.learner import Learner, Preparation, network_of
-from pretrain.processes import Processes, join_processes, select_device
+from pretrain.processes import Processes, join_processes
 from pretrain.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
 from pretrain.sampling import EvalBatches, TrainBatches, mix_seed
@@ -82,10 +82,10 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
         writer = MetricsWriter(output_dir, resume_iteration=start)
     logger.info(
         "%s, %d classes, %d training and %d validation pictures, method %s, %s on %d x %s: "
-        "%d epochs of %d iterations, batch %d (%d processes, %d parts each), lr %g",
+        "%d epochs of %d iterations, batch %d (%d a process, in %d parts), lr %g",
         cfg.MODEL.ARCH, len(classes), len(train_pictures), len(val_pictures), cfg.MIXING.METHOD, cfg.PRECISION,
-        processes.size, processes.device.type, cfg.SOLVER.EPOCHS, epoch_iters, batch_size, processes.size,
-        cfg.SOLVER.ACCUMULATION, cfg.SOLVER.BASE_LR,
+        processes.size, processes.device.type, cfg.SOLVER.EPOCHS, epoch_iters, batch_size,
+        batch_size // processes.size, cfg.SOLVER.ACCUMULATION, cfg.SOLVER.BASE_LR,
     )  # fmt: skip
 
     unreadable = Unreadable(cfg.DATA.MAX_UNREADABLE)
@@ -176,7 +176,11 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict[str, float]:
     Raises:
         ValueError: there is no checkpoint, or it has another architecture or other classes than config and data.
     """
-    alone = Processes(select_device(cfg.DEVICE))
+    with join_processes(cfg.DEVICE) as processes:
+        return _evaluate_checkpoint(cfg, processes)
+
+
+def _evaluate_checkpoint(cfg: CfgNode, processes: Processes) -> dict[str, float]:
     _, pictures = load_splits(cfg)
     if cfg.MODEL.WEIGHTS:
         state, path = load_checkpoint(cfg.MODEL.WEIGHTS), Path(cfg.MODEL.WEIGHTS)
@@ -186,15 +190,15 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict[str, float]:
             raise ValueError(f"nothing to evaluate: MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint")
         state, path = last
     layout = torch.channels_last if cfg.CHANNELS_LAST else torch.contiguous_format
-    model = network_of(cfg, len(pictures.classes)).to(alone.device, memory_format=layout)
+    model = network_of(cfg, len(pictures.classes)).to(processes.device, memory_format=layout)
     load_weights(model, state, path, cfg.MODEL.ARCH, pictures.classes)
     logger.info("evaluating %s on %d pictures of %s", path, len(pictures), cfg.DATA.ROOT)
-    batches = validation_batches(cfg, pictures, Unreadable(cfg.DATA.MAX_UNREADABLE), alone)
-    prepare = Preparation(cfg, alone.device)
-    metrics = evaluate(model, batches, prepare)
+    batches = validation_batches(cfg, pictures, Unreadable(cfg.DATA.MAX_UNREADABLE), processes)
+    prepare = Preparation(cfg, processes.device)
+    metrics = evaluate(model, batches, prepare, processes)
     if "ema" in state:
         load_weights(model, state, path, cfg.MODEL.ARCH, pictures.classes, entry="ema")
-        averaged = evaluate(model, batches, prepare)
+        averaged = evaluate(model, batches, prepare, processes)
         logger.info(
             "averaged weights: top-1 error %.2f %%, top-5 error %.2f %%", averaged["top1_error"], averaged["top5_error"]
         )

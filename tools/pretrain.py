@@ -4,8 +4,13 @@
 Example:
   python tools/pretrain.py --config-file pretrain/configs/imagenet_r50_saliencymix.yaml \\
       DATA.ROOT /data/imagenet OUTPUT_DIR output/r50_saliencymix
+
+On several GPUs, or several machines with torchrun's own options for them:
+  torchrun --nproc-per-node 8 tools/pretrain.py --config-file pretrain/configs/imagenet_r50_saliencymix.yaml \\
+      DATA.ROOT /data/imagenet PRECISION bfloat16 CHANNELS_LAST True
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,15 +31,17 @@ def main(argv: list[str] | None = None) -> None:
     from pretrain.config import load_pretrain_config
 
     cfg = load_pretrain_config(args.config_file, args.opts)
-    setup_logging(None if args.eval_only else cfg.OUTPUT_DIR)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; the others stay silent
+    setup_logging(cfg.OUTPUT_DIR if first and not args.eval_only else None, quiet=not first)
 
     from pretrain.trainer import evaluate_checkpoint, train
 
     result = evaluate_checkpoint(cfg) if args.eval_only else train(cfg, resume=args.resume)
-    print(
-        f"top-1 error {result['top1_error']:.2f} %, top-5 error {result['top5_error']:.2f} %, "
-        f"{result['num_images']} pictures"
-    )
+    if first:
+        print(
+            f"top-1 error {result['top1_error']:.2f} %, top-5 error {result['top5_error']:.2f} %, "
+            f"{result['num_images']} pictures"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A miniature classification data set."""
+"""A miniature classification data set and a miniature network."""
+
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,3 +20,12 @@ def image_folder(tmp_path):
                 pixels = rng.integers(level, level + 96, (24, 20 + number, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_run():
+    """Return the module ``tiny_run.py``: networks that train in milliseconds, and runs of them."""
+    spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,34 +2,26 @@
 
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
-from pretrain import learner, trainer
+from pretrain import learner, run_state, trainer
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
-from pretrain.config import load_pretrain_config
+from pretrain.config import METHODS, load_pretrain_config
 from pretrain.processes import select_device
 
 
-class TinyNet(nn.Module):
-    """Convolution, batch statistics and dropout: everything whose state a resume must bring back."""
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, num_classes)
-
-    def forward(self, images):
-        features = self.norm(self.conv(images)).relu().mean(dim=(2, 3))
-        return self.fc(nn.functional.dropout(features, 0.3, self.training))
-
-
 @pytest.fixture(autouse=True)
-def tiny_net(monkeypatch):
-    monkeypatch.setattr(learner, "build_model", lambda arch, num_classes, **options: TinyNet(num_classes))
+def tiny_net(monkeypatch, tiny_run):
+    monkeypatch.setattr(learner, "build_model", lambda arch, num_classes, **options: tiny_run.TinyNet(num_classes))
 
 
 @pytest.fixture
@@ -43,6 +35,19 @@ def config(image_folder, tmp_path):
         return load_pretrain_config(None, [str(item) for pair in fixed.items() for item in pair] + list(opts))
 
     return make
+
+
+def flat(cfg):
+    """Return a config as KEY VALUE pairs."""
+    return [str(item) for pair in leaves(cfg) for item in pair]
+
+
+def leaves(cfg, prefix=""):
+    for key, value in cfg.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def final(cfg):
@@ -97,7 +102,7 @@ def test_train__the_seed_decides_everything(config):
     for cfg in (one, again, other):
         trainer.train(cfg, resume=False)
     assert_equal_states(final(one), final(again))
-    assert not torch.equal(final(one)["model"]["conv.weight"], final(other)["model"]["conv.weight"])
+    assert not torch.equal(final(one)["model"]["layer1.weight"], final(other)["model"]["layer1.weight"])
 
 
 def test_train__the_checkpoint_says_what_made_it(config):
@@ -126,10 +131,93 @@ def test_evaluate_checkpoint__reproduces_the_logged_error_exactly(config):
     assert trainer.evaluate_checkpoint(elsewhere) == logged
 
 
-@pytest.mark.parametrize("method", ["baseline", "cutout", "mixup", "cutmix"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "saliencymix"])
 def test_train__every_method_trains(config, method):
     metrics = trainer.train(config("run", "MIXING.METHOD", method, "MIXING.PROB", "1.0"), resume=False)
     assert math.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("opts", [
+    ["PRECISION", "bfloat16"], ["PRECISION", "float16"], ["CHANNELS_LAST", "True"],
+    ["SOLVER.ACCUMULATION", "2", "SOLVER.EMA_DECAY", "0.5"],
+], ids=lambda opts: opts[0])  # fmt: skip
+def test_train__stopped_and_resumed_is_exact_in_every_mode(config, tiny_run, opts):
+    whole, broken = config("whole", *opts), config("broken", *opts)
+    trainer.train(whole, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.train(flat(broken), resume=False, stop=8)
+    trainer.train(broken, resume=True)
+    assert_equal_states(final(whole), final(broken))
+    assert final(whole)["scaler"] == final(broken)["scaler"]
+    assert bool(final(whole)["scaler"]) == (opts[1] == "float16")
+    if "SOLVER.EMA_DECAY" in opts:
+        assert all(torch.equal(value, final(broken)["ema"][key]) for key, value in final(whole)["ema"].items())
+
+
+def test_train__half_precision_is_close_to_full(config):
+    for name, precision in (("full", "float32"), ("half", "bfloat16")):
+        trainer.train(config(name, "PRECISION", precision, "MIXING.METHOD", "baseline"), resume=False)
+    full, half = (final(config(name))["model"]["fc.weight"] for name in ("full", "half"))
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)  # it was really used
+    torch.testing.assert_close(half, full, rtol=0, atol=0.02)
+
+
+def test_train__accumulation_gives_the_gradient_of_the_whole_batch(config, tiny_run, monkeypatch):
+    monkeypatch.setattr(learner, "build_model", lambda arch, classes, **options: tiny_run.StatelessNet(classes))
+    for name, parts in (("one", "1"), ("two", "2")):
+        trainer.train(config(name, "MIXING.METHOD", "baseline", "SOLVER.ACCUMULATION", parts), resume=False)
+    torch.testing.assert_close(final(config("one"))["model"], final(config("two"))["model"], rtol=1e-4, atol=1e-6)
+
+
+def test_train__averaged_weights_follow_their_definition(config, monkeypatch):
+    seen, step = [], learner.Learner.step
+
+    def watched_step(self, *args, **options):
+        if not seen:
+            seen.append(self.network.fc.weight.detach().clone())
+        loss = step(self, *args, **options)
+        seen.append(self.network.fc.weight.detach().clone())
+        return loss
+
+    monkeypatch.setattr(learner.Learner, "step", watched_step)
+    cfg = config("run", "SOLVER.EMA_DECAY", "0.9")
+    trainer.train(cfg, resume=False)
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    state = final(cfg)
+    torch.testing.assert_close(state["ema"]["fc.weight"], expected)
+    assert state["ema"].keys() == state["model"].keys()
+    lines = [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "val_ema/top1_error" in line] == [3, 6, 9, 12]
+
+
+@pytest.mark.slow  # the compiler takes about a minute
+def test_train__compiled_gives_the_same(config):
+    for name, compiled in (("eager", "False"), ("compiled", "True")):
+        trainer.train(config(name, "COMPILE", compiled, "MIXING.METHOD", "baseline"), resume=False)
+    eager, compiled = (final(config(name))["model"] for name in ("eager", "compiled"))
+    torch.testing.assert_close(compiled["layer1.weight"], eager["layer1.weight"], rtol=0, atol=0.05)
+
+
+def test_train__keeps_the_best_by_top_1(config, monkeypatch):
+    errors = iter([40.0, 20.0, 30.0, 20.0])
+    real = trainer.evaluate
+    monkeypatch.setattr(trainer, "evaluate", lambda *arguments: real(*arguments) | {"top1_error": next(errors)})
+    cfg = config("run", "CHECKPOINT_PERIOD", "100")
+    trainer.train(cfg, resume=False)
+    best = load_checkpoint(f"{cfg.OUTPUT_DIR}/model_best.pth")
+    assert (best["epoch"], best["top1"]) == (2, 80.0)  # the first of equals
+    assert final(cfg)["evaluated"]["best_top1_error"] == 20.0
+
+
+def test_train__a_checkpoint_between_evaluations_claims_no_accuracy(config):
+    cfg = config("run", "CHECKPOINT_PERIOD", "11")
+    trainer.train(cfg, resume=False)
+    state = load_checkpoint(f"{cfg.OUTPUT_DIR}/model_0000011.pth")
+    assert state["top1"] is None
+    assert state["evaluated"]["iteration"] == 9
 
 
 @pytest.mark.parametrize("iteration, expected", [
@@ -199,3 +287,93 @@ def test_select_device__refuses_cuda_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"DEVICE is 'cuda', but PyTorch sees no CUDA device"):
         select_device("cuda")
+
+
+def test_train__refuses_weights_to_start_from(config):
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS is 'a\.pth'; training starts from random weights"):
+        trainer.train(config("run", "MODEL.WEIGHTS", "a.pth"), resume=False)
+
+
+def test_train__refuses_a_disk_without_room_for_a_checkpoint(config, monkeypatch):
+    monkeypatch.setattr(run_state.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match=r"run: a checkpoint takes 0 MiB, but only 0 MiB are free; make room or choose"):
+        trainer.train(config("run"), resume=False)
+
+
+def test_train__a_disk_that_fills_up_loses_nothing_that_was_saved(config, tmp_path):
+    whole, cfg = config("whole"), config("run")
+    trainer.train(whole, resume=False)
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pretrain import checkpoint, learner
+from pretrain.cli import run_tool
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import tiny_run
+learner.build_model = lambda arch, classes, **options: tiny_run.TinyNet(classes)
+save = checkpoint.save_checkpoint
+def save_on_a_full_disk(state, path):
+    if state["iteration"] == 10:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    save(state, path)
+checkpoint.save_checkpoint = save_on_a_full_disk
+run_tool(lambda: tiny_run.train({flat(cfg)!r}, resume=False))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"error: .*model_0000010\.pth could not be written \(.*\); the files before it are whole",
+                     result.stderr.splitlines()[-1])  # fmt: skip
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000005.pth"
+    trainer.train(cfg, resume=True)
+    assert_equal_states(final(whole), final(cfg))
+
+
+def test_train__damaged_newest_checkpoint_falls_back_and_still_ends_equal(config, tmp_path, tiny_run, caplog):
+    whole, cfg = config("whole"), config("run")
+    trainer.train(whole, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.train(flat(cfg), resume=False, stop=12)
+    newest = tmp_path / "run" / "model_0000010.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    trainer.train(cfg, resume=True)
+    assert re.search(r"model_0000010\.pth is damaged .*; resuming from .*\.pth instead", caplog.text)
+    assert_equal_states(final(whole), final(cfg))
+
+
+def test_train__unreadable_pictures_are_replaced_counted_and_named_once(config, image_folder, tmp_path, caplog):
+    for name in ("train/dark/0.png", "val/dark/1.png"):
+        (image_folder / name).write_bytes(b"not a picture")
+    metrics = [trainer.train(config(name, "DATA.NUM_WORKERS", n), resume=False) for name, n in (("a", "0"), ("b", "2"))]
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["num_images"] == 3  # an evaluation does not count what it could not see
+    warnings = [record.message for record in caplog.records if "cannot be read" in record.message]
+    assert len(warnings) == 4  # two pictures, two runs
+    assert warnings[0].endswith("number 1")
+    line = json.loads((tmp_path / "a" / "metrics.json").read_text().splitlines()[-2])
+    assert line["unreadable_pictures"] == 2
+
+
+def test_train__too_many_unreadable_pictures_stop_the_run_with_the_list(config, image_folder):
+    for number in range(3):
+        (image_folder / "train" / "dark" / f"{number}.png").write_bytes(b"")
+    message = r"3 unreadable pictures, where DATA\.MAX_UNREADABLE allows 2: .*png.*png.*png"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config("run", "DATA.MAX_UNREADABLE", "2"), resume=False)
+
+
+def test_evaluate_checkpoint__refuses_another_class_count(config, image_folder):
+    cfg = config("run")
+    trainer.train(cfg, resume=False)
+    for split in ("train", "val"):
+        shutil.copytree(image_folder / split / "dark", image_folder / split / "night")
+    with pytest.raises(ValueError, match=r"model_final\.pth knows 2 classes, the data has 3: only in the data night"):
+        trainer.evaluate_checkpoint(cfg)
+
+
+def test_train__resuming_names_every_changed_key(config):
+    trainer.train(config("run"), resume=False)
+    message = r"MIXING\.METHOD was 'saliencymix', is 'cutmix'; SOLVER\.BASE_LR was 0\.1, is 0\.2\); set these keys back"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config("run", "MIXING.METHOD", "cutmix", "SOLVER.BASE_LR", "0.2"), resume=True)
