@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the tools have it, and before a test imports PyTorch
 
 ROOT = Path(__file__).resolve().parents[1]
 Box = tuple[float, float, float, float]
