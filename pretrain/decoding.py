@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pretrain.config import DECODERS
@@ -42,9 +42,10 @@ def read_picture(path: Path | str, decoder: str) -> Tensor | Image.Image:
         pixels = _decode_opencv(data)
         if pixels is None:
             pixels = np.array(_decode_pillow(data))
+    except UnidentifiedImageError as error:
+        raise UnreadablePicture("not a picture of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNGs
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UnreadablePicture(str(reason).replace(f"{io.BytesIO.__name__} object", "file")) from error
+        raise UnreadablePicture(str(getattr(error, "strerror", None) or error)) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)  # a view, rows of RGB triples: what interpolation is fastest on
 
 

@@ -32,3 +32,14 @@ def test_evaluate__fewer_than_five_classes_and_the_mode_is_restored():
     model = Scores()
     assert evaluate(model, batches([[1, 2], [2, 1]], [0, 0], 2), lambda images: images.float())["top5_error"] == 0.0
     assert model.training
+
+
+def test_evaluate__leaves_out_what_could_not_be_read():
+    rows = [[9, 5], [9, 5], [5, 9]]
+    result = evaluate(Scores(), batches(rows, [0, -1, 0], 2), lambda images: images.float())
+    assert (result["top1_error"], result["num_images"]) == (50.0, 2)
+
+
+def test_evaluate__refuses_when_nothing_could_be_read():
+    with pytest.raises(ValueError, match="no validation picture can be read"):
+        evaluate(Scores(), batches([[9, 5]], [-1], 1), lambda images: images.float())
