@@ -9,11 +9,10 @@ import numpy as np
 
 from detection.matching import FALSE_POSITIVE, TRUE_POSITIVE
 
-# 3 * 0.1 is .30000000000000004, and so on: a recall of exactly 3/10 does not reach the fourth point. Detectron2 and
-# py-faster-rcnn have these values.
+# Multiples of 0.1 in floating point: the fourth is .30000000000000004, so a recall of exactly 3/10 does not reach it;
+# 6/10 and 7/10 miss theirs likewise. Detectron2, py-faster-rcnn and the devkit's loop over 0:0.1:1, run by Octave, have
+# the same values. (A vector 0:0.1:1 of MATLAB's would count its upper half down from 1, but a loop makes no vector.)
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
-# MATLAB counts the upper half of 0:0.1:1 down from 1, so that .6 and .7 are reached there.
-DEVKIT_ELEVEN_POINTS = np.concatenate([np.arange(6) * 0.1, 1.0 - np.arange(4, -1, -1) * 0.1])
 
 
 def precision_recall(outcomes: np.ndarray, num_positives: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,15 +28,15 @@ def precision_recall(outcomes: np.ndarray, num_positives: int) -> tuple[np.ndarr
     return num_right / num_positives, num_right / (num_right + num_wrong)
 
 
-def eleven_point_ap(recall: np.ndarray, precision: np.ndarray, points: np.ndarray = ELEVEN_POINTS) -> float:
+def eleven_point_ap(recall: np.ndarray, precision: np.ndarray) -> float:
     """Return the mean, over eleven recalls, of the best precision at that recall or more (0..1).
 
     ``recall`` and ``precision`` as from ``precision_recall``; without any right detection the result is 0.
     """
     best_from_here = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     total = 0.0
-    for best in best_from_here[np.searchsorted(recall, points)]:
-        total = total + best / 11.0  # in this order, so that the last bit is Detectron2's too
+    for best in best_from_here[np.searchsorted(recall, ELEVEN_POINTS)]:
+        total = total + best / 11.0  # in this order, so that the last bit is Detectron2's and the devkit's too
     return float(total)
 
 

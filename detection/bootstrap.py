@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.average_precision import DEVKIT_ELEVEN_POINTS, ELEVEN_POINTS
+from detection.average_precision import ELEVEN_POINTS
 from detection.evaluation import IOU_PERCENT, METRICS
 from detection.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
 from detection.voc import VocDataset
@@ -42,7 +42,6 @@ def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
     """
     num_classes, num_resamples = len(matches.truth.num_positives), counts.shape[1]
     result = np.full((len(METRICS), len(IOU_PERCENT), num_classes, num_resamples), np.nan)
-    points = DEVKIT_ELEVEN_POINTS if matches.rules == "devkit" else ELEVEN_POINTS
     outcomes = [matches.outcomes(percent / 100.0) for percent in IOU_PERCENT]
     for label in np.flatnonzero(matches.truth.num_positives):
         span = matches.of_class(label)
@@ -52,13 +51,11 @@ def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
             columns = slice(start, start + CHUNK)
             chunk = counts[:, columns]
             num_positives = chunk[positives].sum(axis=0, dtype=np.float64)
-            result[:, :, label, columns] = _class_ap(of_class, chunk[matches.pictures[span]], num_positives, points)
+            result[:, :, label, columns] = _class_ap(of_class, chunk[matches.pictures[span]], num_positives)
     return result
 
 
-def _class_ap(
-    outcomes: list[np.ndarray], counts: np.ndarray, num_positives: np.ndarray, points: np.ndarray
-) -> np.ndarray:
+def _class_ap(outcomes: list[np.ndarray], counts: np.ndarray, num_positives: np.ndarray) -> np.ndarray:
     """Return AP (metric, IoU, R) of one class.
 
     Args:
@@ -79,7 +76,7 @@ def _class_ap(
                 counted = num_detections[np.searchsorted(rows, right)]
                 counted = counted - _ignored_before(one, right, counts)
                 recall, envelope = _curves(np.cumsum(counts[right], axis=0, dtype=np.int32), counted, num_positives)
-                result[0, index] = _eleven_points(recall, envelope, points)
+                result[0, index] = _eleven_points(recall, envelope)
                 result[1, index] = (np.diff(recall, axis=0, prepend=0.0) * envelope).sum(axis=0)
     result[:, :, num_positives == 0] = np.nan
     return result
@@ -103,10 +100,10 @@ def _curves(num_right: np.ndarray, counted: np.ndarray, num_positives: np.ndarra
     return num_right / num_positives, np.maximum.accumulate(precision[::-1], axis=0)[::-1]
 
 
-def _eleven_points(recall: np.ndarray, envelope: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _eleven_points(recall: np.ndarray, envelope: np.ndarray) -> np.ndarray:
     padded = np.concatenate([envelope, np.zeros((1, envelope.shape[1]))])
     columns = np.arange(envelope.shape[1])
-    return sum(padded[(recall < point).sum(axis=0), columns] for point in points) / 11.0
+    return sum(padded[(recall < point).sum(axis=0), columns] for point in ELEVEN_POINTS) / 11.0
 
 
 def summarise(table: np.ndarray) -> dict[str, np.ndarray]:

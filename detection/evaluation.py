@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.average_precision import (
-    DEVKIT_ELEVEN_POINTS,
-    ELEVEN_POINTS,
-    area_ap,
-    eleven_point_ap,
-    precision_recall,
-)
+from detection.average_precision import area_ap, eleven_point_ap, precision_recall
 from detection.coco_ap import evaluate_coco
 from detection.detections import PictureDetections
 from detection.detections_io import read_detections, write_detections
@@ -76,7 +70,6 @@ def ap_table(matches: Matches) -> np.ndarray:
 
     A class without ground truth has Detectron2's value: 0, or NaN by area if it has detections.
     """
-    points = DEVKIT_ELEVEN_POINTS if matches.rules == "devkit" else ELEVEN_POINTS
     num_positives = matches.truth.num_positives
     table = np.zeros((len(METRICS), len(IOU_PERCENT), len(num_positives)))
     spans = [matches.of_class(label) for label in range(len(num_positives))]
@@ -85,7 +78,7 @@ def ap_table(matches: Matches) -> np.ndarray:
         for label, span in enumerate(spans):
             if num_positives[label]:
                 recall, precision = precision_recall(outcomes[span], num_positives[label])
-                table[:, row, label] = eleven_point_ap(recall, precision, points), area_ap(recall, precision)
+                table[:, row, label] = eleven_point_ap(recall, precision), area_ap(recall, precision)
             elif span.stop > span.start:
                 table[1, row, label] = np.nan
     return table

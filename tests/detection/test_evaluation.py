@@ -54,6 +54,7 @@ def ap50(dataset, detections, metric="voc10", **options):
         ([0, 1, 1], 2, 2 / 3, 2 / 3),  # the envelope lifts the first half to 2/3
         ([-1, 1], 1, 1, 1),  # a match with a difficult object is no detection at all
         ([1] * 3, 10, 3 / 10, 3 / 11),  # recall .3 is less than 3 * .1
+        ([1] * 7, 10, 7 / 10, 7 / 11),  # and .7 less than 7 * .1
     ],
 )
 def test_average_precision__worked_by_hand(hits, num_positives, area, points):
@@ -198,8 +199,6 @@ def oracle(dataset, detections, name, threshold, metric, *, equal_matches):
         curve.append((right / num_positives, right / (right + wrong)))
     if metric == "voc07":
         points = [0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 6 * 0.1, 7 * 0.1, 0.8, 0.9, 1.0]
-        if equal_matches:
-            points[6], points[7] = 0.6, 0.7
         return sum(max((p for r, p in curve if r >= point), default=0) for point in points) / 11
     area, last = 0.0, 0.0
     for recall in sorted({r for r, _ in curve}):
@@ -314,11 +313,12 @@ def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, capsys):
     labels = {name: index + 1 for index, name in enumerate(dataset.classes)}
     objects = []
     for picture in dataset.pictures:
-        for name, (xmin, ymin, xmax, ymax), difficult in picture.objects:
+        for item in picture.objects:
+            xmin, ymin, xmax, ymax = item.box
             width, height = xmax - xmin + 1, ymax - ymin + 1
-            objects.append({"id": len(objects) + 1, "image_id": picture.image_id, "category_id": labels[name],
+            objects.append({"id": len(objects) + 1, "image_id": picture.image_id, "category_id": labels[item.name],
                             "bbox": [xmin - 1, ymin - 1, width, height], "iscrowd": 0,
-                            "area": 1e11 if difficult else width * height})
+                            "area": 1e11 if item.difficult else width * height})
     truth = COCO()
     truth.dataset = {"images": [{"id": picture.image_id} for picture in dataset.pictures], "annotations": objects,
                      "categories": [{"id": label, "name": name} for name, label in labels.items()]}
