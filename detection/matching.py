@@ -5,11 +5,14 @@ threshold is cheap: a comparison, and the first detection of each object.
 
 Three dialects of one rule exist, and ``Rules`` has each:
 
-- ``standard`` (ours): scores and boxes as they are. Equal scores are ordered by picture id, then xmin, ymin, xmax,
-  ymax, so that the result depends neither on the order of the input nor on the machine.
-- ``devkit``: the same, but an IoU that equals the threshold counts as a match, as in the official VOCevaldet.m.
+- ``standard``, the default: scores and boxes as they are; a detection matches where its IoU exceeds the threshold, as
+  in py-faster-rcnn and Detectron2, from which published numbers come. Equal scores are ordered by picture id, then
+  xmin, ymin, xmax, ymax, so that the result depends neither on the order of the input nor on the machine.
+- ``devkit``: the same, but an IoU that equals the threshold matches too, as in the official VOCevaldet.m. The two
+  differ in nothing else: only where an IoU is exactly a threshold. (VOCevaldet.m itself takes equal scores in the order
+  of the lines in the file.)
 - ``detectron2``: scores rounded to three digits and boxes to one, as its evaluator's text files have them, and equal
-  scores in the order that ``np.argsort`` happens to give on this machine.
+  scores in the order that ``np.argsort`` happens to give on this machine. For comparison with its printed numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ from detection.detections import VOC_SHIFT, PictureDetections, check_detections,
 from detection.voc import VocDataset
 
 Rules = Literal["standard", "devkit", "detectron2"]
-RULES: tuple[Rules, ...] = ("standard", "devkit", "detectron2")
+RULES: dict[Rules, str] = {  # in words, for reports
+    "standard": "a detection matches where its IoU exceeds the threshold",
+    "devkit": "a detection matches where its IoU exceeds or equals the threshold",
+    "detectron2": "a detection matches where its IoU exceeds the threshold; scores rounded to .001, boxes to .1",
+}
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, -1  # IGNORED: a match with a difficult object, neither right nor wrong
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from detection.bootstrap import COVERAGE
 from detection.charts import line_chart, precision_recall_chart
 from detection.page_assets import SCRIPT, STYLE
 from detection.pictures import Illustration, data_uri
-from detection.report_markdown import flatten, percent
+from detection.report_markdown import flatten, percent, rules_in_words
 
 LONG_TEXT = 200  # characters; a protocol entry beyond it is folded away
 
@@ -82,7 +83,8 @@ def _head(report: Mapping[str, Any]) -> str:
     interval = confidence["voc07"]["AP50"]
     between = (
         f"{confidence['level']} % interval {interval[0]:.2f} to {interval[1]:.2f}, from {confidence['resamples']:,} "
-        "resamples of the pictures" if interval else ""
+        f"resamples of the pictures; approximate: in simulations such intervals held in {COVERAGE} of the cases"
+        if interval else ""
     )
     rows = "".join(
         f"<tr><th>{text}</th>" + "".join(
@@ -97,7 +99,8 @@ def _head(report: Mapping[str, Any]) -> str:
 <h1>{title}</h1>
 <div class="soft">{report["num_images"]:,} pictures, {sum(report["num_objects"].values()):,} objects,
 {report["num_detections"]:,} detections;
-means over {voc07["num_classes_scored"]} of {len(report["classes"])} classes</div>
+means over {voc07["num_classes_scored"]} of {len(report["classes"])} classes.
+{escape(rules_in_words(report["protocol"]["evaluation_rules"]))}</div>
 </header>
 <div class="hero">
 <div class="card">

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
 
+from detection.bootstrap import COVERAGE
+from detection.matching import RULES, Rules
+
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
@@ -30,10 +33,13 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
         "a class without ground truth has no AP. AP in percent.",
         "",
+        rules_in_words(report["protocol"]["evaluation_rules"]),
+        "",
         *table(summary),
         "",
         f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}, {report['confidence']['level']} % interval "
-        f"{percent(low)} to {percent(high)} ({report['confidence']['resamples']} resamples of the pictures).",
+        f"{percent(low)} to {percent(high)} ({report['confidence']['resamples']} resamples of the pictures). It is "
+        f"approximate: in simulations such intervals held in {COVERAGE} of the cases.",
         "",
         "## Classes",
         "",
@@ -52,6 +58,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         *table(protocol),
         "",
     ])  # fmt: skip
+
+
+def rules_in_words(rules: Rules) -> str:
+    """Return a sentence that names ``rules`` and says what they are."""
+    return f"Rules: {rules} ({RULES[rules]})."
 
 
 def percent(value: float | None) -> str:

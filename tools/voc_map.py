@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--baseline", default="baseline", metavar="METHOD", help="what --compare measures against; "
                         "the first method where there is none of that name")
     parser.add_argument("--rules", choices=("standard", "devkit", "detectron2"), default="standard",
-                        help="devkit: an IoU equal to the threshold matches; detectron2: its rounding and order")
+                        help="standard (default): an IoU must exceed the threshold, as in Detectron2; devkit: an equal "
+                        "one matches too, as in the official code; detectron2: its rounding and order as well")
     parser.add_argument("--first-category", type=int, choices=(0, 1), default=1,
                         help="number of the first class in a COCO result JSON")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")

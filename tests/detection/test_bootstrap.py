@@ -81,11 +81,10 @@ def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
     assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.35)
 
 
-def test_interval__is_laid_off_from_the_estimate():
-    samples = np.array([np.nan, *range(11), *[10] * 90])  # mean 9.5..., quantiles 2.5 and 10
-    low, high = 2.5 - np.nanmean(samples), 10 - np.nanmean(samples)
-    assert interval(samples, 50.0) == pytest.approx([50 - high, 50 - low])
-    assert interval(samples, 99.0) == pytest.approx([99 - high, 100])  # no AP exceeds 100
+def test_interval__has_the_spread_of_the_samples_around_the_estimate():
+    samples = np.array([np.nan, *range(11), *[10] * 90])  # mean 955 / 101, quantiles 2.5 and 10
+    assert interval(samples, 50.0) == pytest.approx([50 + 2.5 - 955 / 101, 50 + 10 - 955 / 101])
+    assert interval(samples, 99.8) == pytest.approx([99.8 + 2.5 - 955 / 101, 100])  # no AP exceeds 100
     assert interval(np.array([np.nan]), 50.0) is None
 
 

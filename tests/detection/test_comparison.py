@@ -120,6 +120,7 @@ def test_write_comparison__pages(tmp_path):
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "Batch 8, 41,000 iterations, learning rate 0.004 x0.1 at 33,000, R50, FrozenBN, trained on voc_a." in text
     assert re.search(r"^\| saliencymix \| \d+\.\d\d +\| one seed: no spread +\| +1 +\| \+", text, re.MULTILINE)
+    assert "Rules: standard (a detection matches where its IoU exceeds the threshold)." in text
     assert f"| saliencymix | {PAPER_TABLE['saliencymix']} |" in text
     html = (tmp_path / "out" / "comparison.html").read_text()
     assert "<b>" not in html.replace("&lt;b&gt;", "")

@@ -37,6 +37,9 @@ def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
     assert report["coco"]["AP50"] == pytest.approx(50)
     assert report["protocol"]["engine"] == "torchvision"
     assert report["protocol"]["evaluation_rules"] == "standard"
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "Rules: standard (a detection matches where its IoU exceeds the threshold)" in text
     assert headline(report).startswith("voc_2007_test: mAP 50.00 (VOC2007, 11 points, IoU .5), 50.00 (area, IoU .5)")
     assert headline(report).endswith("over 2 of 3 classes and 3 pictures")
 
