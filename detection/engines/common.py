@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from fvcore.common.config import CfgNode
 
 from detection.card import check_card
+from detection.config import class_names
 from detection.data import load_datasets
 from detection.evaluation import PictureDetections, evaluate_voc
-from detection.voc import VocDataset
+from detection.voc import VOC_CLASSES, VocDataset
 from detection.weights_file import read_weights
 from pretrain.checkpoint import load_last
 from pretrain.config import check_same_run
@@ -78,6 +80,21 @@ def read_model_file(cfg: CfgNode) -> dict[str, Any]:
     if isinstance(content.get("card"), dict):
         check_card(content["card"], cfg)
     return content
+
+
+def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
+    """Check that a trained detector, as ``read_model_file`` returns it, has the classes of ``cfg`` in the same order.
+
+    Raises:
+        ValueError: both lists. (Weights that do not carry their config cannot be checked.)
+    """
+    if not isinstance(content.get("config"), str):
+        return
+    recorded = yaml.safe_load(content["config"]).get("VOC", {}).get("CLASSES")
+    trained, wanted = tuple(recorded or VOC_CLASSES), class_names(cfg)
+    if trained != wanted:
+        raise ValueError(f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "
+                         f"{', '.join(wanted)}; set VOC.CLASSES \"{trained}\"")
 
 
 def random_state() -> dict[str, Any]:

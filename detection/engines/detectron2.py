@@ -23,6 +23,7 @@ from detection.data import Sample, inference_loader, iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     LEFTOVERS,
+    check_classes,
     check_fit,
     checkpoint_to_resume,
     evaluation_metrics,
@@ -161,6 +162,8 @@ def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict
     Detectron2's checkpointer renames and copies; it only warns of what does not fit, which is an error here.
     """
     content = read_model_file(cfg)
+    if whole:
+        check_classes(content, cfg)
     if Path(cfg.MODEL.WEIGHTS).suffix == ".pkl" and "__author__" not in content:
         content |= {"__author__": "Caffe2", "matching_heuristics": True}  # as Detectron2 takes such files
     # The public load() would read the file itself, and execute what a .pkl holds.

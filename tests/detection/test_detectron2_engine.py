@@ -84,9 +84,10 @@ def test_train__same_seed_same_end_as_the_other_engine(configure, opts):
     assert equal(final(configs[engine])["model"], final(configs[other])["model"])
 
 
-def test_detect__either_engine_runs_the_other_ones_detector(configure):
+@pytest.mark.parametrize("trained_by", [engine, other], ids=["detectron2", "torchvision"])
+def test_detect__either_engine_runs_the_other_ones_detector(configure, trained_by):
     cfg = configure("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.01)
-    engine.train(cfg, resume=False)
+    trained_by.train(cfg, resume=False)
     cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     dataset = load_voc("voc_2007_test", root=cfg.VOC.ROOT)
     found, expected = engine.detect(cfg, dataset), other.detect(cfg, dataset)

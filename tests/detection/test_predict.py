@@ -58,7 +58,7 @@ def test_load_config_of__what_the_weights_carry_and_what_is_changed(weights, tmp
     cfg = load_config_of(weights, None, ["INPUT.MIN_SIZE_TEST", "96"])
     assert cfg.VOC.CLASSES == ("dog", "person", "car")
     assert cfg.INPUT.MIN_SIZE_TEST == 96
-    assert cfg.MODEL.WEIGHTS == str(weights)
+    assert Path(cfg.MODEL.WEIGHTS) == weights
     assert cfg.MODEL.FPN.OUT_CHANNELS == 32
     assert load_config_of("x.pth", str(SMOKE), []).MODEL.WEIGHTS == "x.pth"
     save_checkpoint({"model": {}}, tmp_path / "bare.pth")

@@ -7,7 +7,7 @@ from contextlib import closing
 from fvcore.common.config import CfgNode
 
 from detection.data import inference_loader, iterate
-from detection.engines.common import check_fit, read_model_file
+from detection.engines.common import check_classes, check_fit, read_model_file
 from detection.engines.torchvision.model import Detector, build_model
 from detection.evaluation import PictureDetections
 from detection.voc import VocDataset
@@ -51,6 +51,8 @@ def find_objects(model: Detector, cfg: CfgNode, dataset: VocDataset) -> dict[str
 def load_weights(model: Detector, cfg: CfgNode, *, whole: bool = False) -> dict | None:
     """Fill ``model`` from MODEL.WEIGHTS and return the card of the backbone in it, if any; errors as ``check_fit``."""
     content = read_model_file(cfg)
+    if whole:
+        check_classes(content, cfg)
     try:
         report = model.load_detectron2_state_dict(content["model"])
     except ValueError as error:

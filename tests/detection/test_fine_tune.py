@@ -1,0 +1,145 @@
+"""Training and evaluation from end to end, on pictures and scenes that are unlike the others, with both engines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detection.config import load_detection_config
+from detection.data import read_picture
+from detection.engines import select
+from detection.engines.torchvision.model import build_model
+from detection.fine_tune import fine_tune
+from detection.voc import load_voc
+from pretrain.checkpoint import save_checkpoint
+
+SMOKE = Path(__file__).resolve().parents[2] / "detection" / "configs" / "smoke.yaml"
+ENGINES = [
+    "torchvision",
+    pytest.param("detectron2", marks=pytest.mark.skipif(
+        not importlib.util.find_spec("detectron2"), reason="Detectron2 is not installed")),
+]  # fmt: skip
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+OWN = ["VOC.CLASSES", "('dog', 'person', 'car', 'unicorn')", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]
+
+
+@pytest.fixture
+def configure(voc_root, tmp_path):
+    """Return a function from ``KEY VALUE`` pairs to the smoke config on the miniature tree."""
+
+    def load(*opts, run="run"):
+        fixed = ["VOC.ROOT", str(voc_root), "OUTPUT_DIR", str(tmp_path / run), "MODEL.DEVICE", "cpu"]
+        return load_detection_config(SMOKE, [*fixed, *map(str, opts)])
+
+    return load
+
+
+def replace(tree, image_id, image, box=None, **options):
+    """Put ``image`` in the place of a picture of the tree, with one dog in it (or, without a box, nothing)."""
+    suffix = options.pop("suffix", ".jpg")
+    tree.picture(image_id).unlink()
+    image.save(tree.picture(image_id).with_suffix(suffix), **options)
+    objects = ""
+    if box:
+        sides = "".join(f"<{tag}>{side}</{tag}>" for tag, side in zip(CORNERS, box, strict=True))
+        objects = f"<object><name>dog</name><bndbox>{sides}</bndbox></object>"
+    tree.annotation(image_id).write_text(f"<annotation>{objects}</annotation>")
+
+
+def odd_pictures(tree):
+    """Make every picture of the tree odd in its own way."""
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    deep = (np.random.default_rng(0).random((48, 64)) * 65535).astype(np.uint16)
+    replace(tree, "000001", Image.new("RGB", (1, 1), (200, 10, 10)), (1, 1, 1, 1))
+    replace(tree, "000002", Image.new("L", (64, 48), 99), (4, 4, 40, 40))
+    replace(tree, "000003", Image.new("CMYK", (48, 64), (9, 99, 9, 0)))  # a scene without objects
+    replace(tree, "000004", Image.fromarray(deep), (4, 4, 40, 40), suffix=".png")
+    replace(tree, "000005", Image.new("RGB", (64, 48)), (4, 4, 40, 60), exif=rotated)  # 48 x 64 as displayed
+    replace(tree, "000006", Image.new("RGB", (300, 1)), (1, 1, 90, 1))
+    replace(tree, "000007", Image.new("P", (64, 48)), (4, 4, 40, 40), suffix=".png")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__odd_pictures_are_trained_on_and_evaluated(configure, voc_tree, engine):
+    odd_pictures(voc_tree)
+    splits = "('voc_2007_trainval', 'voc_2007_test')"
+    cfg = configure(*OWN, "DATASETS.TRAIN", splits, "DATASETS.TEST", splits, "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR",
+                    0.001, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)  # fmt: skip
+    reports = fine_tune(cfg, engine=engine)
+    assert [report["num_images"] for report in reports.values()] == [4, 3]
+    for report in reports.values():
+        assert report["voc07"]["per_class"]["unicorn"] is None
+        assert report["voc07"]["num_classes_scored"] == 1  # dog
+
+
+def test_fine_tune__a_picture_of_a_hundred_megapixels(configure, voc_tree):
+    replace(voc_tree, "000001", Image.new("L", (10000, 10000), 128), (1, 1, 10000, 9000), suffix=".png",
+            compress_level=1)  # fmt: skip
+    for name in ("trainval", "test"):
+        voc_tree.image_set(name).write_text("000001\n")
+    (report,) = fine_tune(configure("SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 1), engine="torchvision").values()
+    assert report["num_objects"]["dog"] == 1
+
+
+def test_read_picture__more_pixels_than_are_safe(tmp_path):
+    Image.new("1", (15000, 12000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ValueError, match=r"bomb.png cannot be read: Image size \(180000000 pixels\) exceeds limit"):
+        read_picture(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
+    for name in ("trainval", "test"):
+        dataset = load_voc(f"voc_2007_{name}", root=voc_tree.root, classes=("dog", "person", "car"))
+        annotations = [
+            {"image_id": int(picture.image_id), "category_id": dataset.classes.index(item.name), "iscrowd": 0,
+             "bbox": [item.box[0] - 1, item.box[1] - 1, item.box[2] - item.box[0] + 1, item.box[3] - item.box[1] + 1]}
+            for picture in dataset.pictures for item in picture.objects
+        ]  # fmt: skip
+        images = [{"id": int(p.image_id), "file_name": p.path.name, "width": p.width, "height": p.height}
+                  for p in dataset.pictures]  # fmt: skip
+        categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (voc_tree.folder() / "JPEGImages" / f"{name}.json").write_text(json.dumps(content))
+    files = ("VOC.ROOT", voc_tree.folder(), "DATASETS.TRAIN", "('JPEGImages/trainval.json',)", "DATASETS.TEST",
+             "('JPEGImages/test.json',)", "MODEL.ROI_HEADS.NUM_CLASSES", 3)  # fmt: skip
+    (name, report), = fine_tune(configure(*files, run="coco"), engine=engine).items()
+    assert name == "JPEGImages_test"
+    assert report["classes"] == ["dog", "person", "car"]
+    assert len(list((tmp_path / "coco" / "inference" / name).glob("comp4_det_test_*.txt"))) == 3
+    voc = configure("VOC.CLASSES", "('dog', 'person', 'car')", "MODEL.ROI_HEADS.NUM_CLASSES", 3, run="voc")
+    (same,) = fine_tune(voc, engine=engine).values()
+    finals = [torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("coco", "voc")]
+    assert all(torch.equal(tensor, finals[1][key]) for key, tensor in finals[0].items())
+    assert same["num_detections"] == report["num_detections"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__eval_only_refuses_weights_of_other_classes(configure, tmp_path, engine):
+    cfg = configure(*OWN)
+    save_checkpoint({"model": build_model(cfg).detectron2_state_dict(), "config": cfg.dump()}, tmp_path / "w.pth")
+    other = configure("VOC.CLASSES", "('person', 'dog', 'car', 'unicorn')", "MODEL.ROI_HEADS.NUM_CLASSES", 4,
+                      "MODEL.WEIGHTS", tmp_path / "w.pth")  # fmt: skip
+    with pytest.raises(ValueError, match=r"was trained for the classes dog, person, .* but the config has person, dog"):
+        fine_tune(other, engine=engine, eval_only=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__refuses_what_the_engine_lacks_before_reading_data(configure, engine):
+    changes = {"torchvision": ("MODEL.RESNETS.NORM", "GN"), "detectron2": ("SOLVER.AMP.ENABLED", True)}[engine]
+    with pytest.raises(ValueError, match=rf"{changes[0]} is {changes[1]!r}, which .* supports?"):
+        fine_tune(configure(*changes, "VOC.ROOT", "nowhere"), engine=engine)
+
+
+def test_check_config__detectron2_starts_its_own_processes(configure, monkeypatch):
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"Detectron2 starts its own processes: use --num-gpus 4 instead of torchrun"):
+        select("detectron2").check_config(configure())
