@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detection.evaluation import PictureDetections, evaluate_voc
-from detection.report import headline, write_report
-from detection.voc import load_voc
+from detection.pictures import LONGEST_SIDE
+from detection.report import NUM_PICTURES, headline, write_report
+from detection.voc import VOC_CLASSES, VocObject, VocPicture, load_voc
 
 CLASSES = ("dog", "person", "car")
 
@@ -97,3 +99,31 @@ def test_write_report__refuses_a_protocol_that_json_cannot_hold(dataset, detecti
     with pytest.raises(ValueError, match="JSON"):
         write_report(dataset, detections, tmp_path / "out", protocol)
     assert not (tmp_path / "out").exists()
+
+
+def test_write_report__page_of_voc07_test_size_is_below_8_mb(dataset, tmp_path):
+    """The worst case: every picture shown is square noise under 100 boxes, and curves and config are long."""
+    rng = np.random.default_rng(0)
+    noise = tmp_path / "noise.png"
+    Image.fromarray(rng.integers(0, 256, (LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8)).save(noise)
+    pictures, detections = [], {}
+    for index in range(4952):
+        count = 100 if index < 2 * NUM_PICTURES else 1
+        corners = 1 + 399 * rng.random((count, 2))
+        boxes = np.concatenate([corners, corners + 60], axis=1)
+        labels = rng.integers(0, 20, count)
+        objects = tuple(VocObject(VOC_CLASSES[label], tuple(box), False)
+                        for label, box in zip(labels.tolist(), boxes.tolist(), strict=True))
+        pictures.append(VocPicture(f"{index:06d}", noise, noise, LONGEST_SIDE, LONGEST_SIDE, objects))
+        found = boxes - [1, 1, 0, 0] + (100 if index < NUM_PICTURES else 0)  # all wrong in the first pictures
+        detections[f"{index:06d}"] = PictureDetections(found, rng.random(count), labels)
+    with open(tmp_path / "metrics.json", "w") as file:
+        for index in range(1000):
+            file.write(json.dumps({"iteration": index, **{f"loss_{n}": rng.random() for n in range(8)}}) + "\n")
+    full = replace(dataset, classes=VOC_CLASSES, pictures=tuple(pictures))
+    protocol = {"config": "KEY: value\n" * 2000}
+    write_report(full, detections, tmp_path / "out", protocol, run_folder=tmp_path, num_resamples=5)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * NUM_PICTURES
+    assert page.count("<rect") > 2 * NUM_PICTURES * 80
+    assert len(page.encode()) < 8e6
