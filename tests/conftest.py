@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from pretrain.cli import LOGGER_NAMES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the tools have it, and before a test imports PyTorch
 
@@ -27,6 +30,18 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="takes more than a minute; run with --runslow"))
+
+
+@pytest.fixture(autouse=True)
+def untouched_loggers():
+    """Undo what a tool's ``main`` does to the toolkit's loggers, because caplog listens at the root."""
+    yield
+    for name in LOGGER_NAMES:
+        logger = logging.getLogger(name)
+        logger.propagate = True
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture
