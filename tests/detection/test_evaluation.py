@@ -14,6 +14,7 @@ from detection.voc import VocDataset, VocObject, VocPicture
 BOX = (1.0, 1.0, 100.0, 100.0)  # 100 x 100 pixels, as in the XML
 HALF = (1.0, 1.0, 50.0, 100.0)  # IoU with BOX is exactly 1/2
 NEAR = (1.0, 1.0, 60.0, 100.0)  # 6/10
+TINY = (1.0, 1.0, 4.0, 4.0)
 FAR = (301.0, 301.0, 320.0, 320.0)
 
 
@@ -75,6 +76,7 @@ def test_average_precision__worked_by_hand(hits, num_positives, area, points):
         ([(BOX, True), (NEAR,)], [(0.9, BOX)], 0),  # BOX takes the detection; NEAR (IoU .6) is no second choice
         ([(BOX,), (NEAR,)], [(0.9, BOX), (0.8, BOX)], 1 / 2),  # nor is NEAR once BOX is taken
         ([(BOX,), (FAR,)], [], 0),
+        ([((9.0, 1.0, 4.0, 4.0),), (TINY,)], [(0.9, TINY)], 1 / 2),  # inverted, of area -16: 0 / 0 hides no other object
     ],
 )
 def test_evaluate_voc__matching_rules(objects, rows, expected):
