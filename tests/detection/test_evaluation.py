@@ -76,7 +76,7 @@ def test_average_precision__worked_by_hand(hits, num_positives, area, points):
         ([(BOX, True), (NEAR,)], [(0.9, BOX)], 0),  # BOX takes the detection; NEAR (IoU .6) is no second choice
         ([(BOX,), (NEAR,)], [(0.9, BOX), (0.8, BOX)], 1 / 2),  # nor is NEAR once BOX is taken
         ([(BOX,), (FAR,)], [], 0),
-        ([((9.0, 1.0, 4.0, 4.0),), (TINY,)], [(0.9, TINY)], 1 / 2),  # inverted, of area -16: 0 / 0 hides no other object
+        ([((9.0, 1.0, 4.0, 4.0),), (TINY,)], [(0.9, TINY)], 1 / 2),  # inverted, area -16: 0 / 0 hides no other
     ],
 )
 def test_evaluate_voc__matching_rules(objects, rows, expected):
