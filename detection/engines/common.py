@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from fvcore.common.config import CfgNode
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import nn
 
 from detection.card import check_card
 from detection.config import class_names
@@ -136,6 +138,17 @@ def check_fit(
         raise ValueError(f"{weights} is not a trained detector: {_some(heads)} missing from it")
     logger.info("%s: %d tensors loaded%s", weights, num_loaded,
                 f"; {len(heads)} of the heads are not in the file and start at random" if heads else "")
+
+
+def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any]) -> None:
+    """Replace BatchNorm's running statistics by those of the present weights, over TEST.PRECISE_BN.NUM_ITER batches.
+
+    ``model`` is in training mode. The run's random stream is left as it was.
+    """
+    if get_bn_modules(model):
+        logger.info("computing BatchNorm statistics over %d batches", cfg.TEST.PRECISE_BN.NUM_ITER)
+        with torch.random.fork_rng(), torch.no_grad():
+            update_bn_stats(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 def evaluation_metrics(cfg: CfgNode, find: Callable[[VocDataset], dict[str, PictureDetections]]) -> dict[str, float]:

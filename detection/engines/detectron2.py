@@ -29,6 +29,7 @@ from detection.engines.common import (
     evaluation_metrics,
     random_state,
     read_model_file,
+    recompute_batch_norm,
     set_random_state,
 )
 from detection.engines.initial_weights import draw_initial_weights
@@ -200,7 +201,7 @@ def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> Detection
 def make_trainer(cfg: CfgNode) -> DefaultTrainer:
     """Return Detectron2's trainer on our data, with our checkpoint files and evaluation."""
     from detectron2.engine import DefaultTrainer
-    from detectron2.engine.hooks import EvalHook
+    from detectron2.engine.hooks import CallbackHook, EvalHook, PreciseBN
     from detectron2.modeling import build_model
     from detectron2.utils import comm
 
@@ -218,10 +219,21 @@ def make_trainer(cfg: CfgNode) -> DefaultTrainer:
 
         def build_hooks(self) -> list[Any]:
             self.checkpointer = make_checkpointer(self.model, cfg, trainer=weakref.proxy(self))
-            hooks = [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
+            hooks = [
+                CallbackHook(after_step=lambda _: self.recompute_batch_norm()) if isinstance(hook, PreciseBN) else hook
+                for hook in super().build_hooks()
+                if not isinstance(hook, EvalHook)
+            ]
             if cfg.TEST.EVAL_PERIOD:  # before the writer, which is last; the tool evaluates the final model
                 hooks.insert(-1, EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, eval_after_train=False))
             return hooks
+
+        def recompute_batch_norm(self) -> None:
+            # Detectron2's own hook goes on in the data from one time to the next, which a resumed run cannot.
+            done = self.iter + 1
+            if done == self.max_iter or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
+                with closing(self.build_train_loader(cfg)) as batches:
+                    recompute_batch_norm(cfg, self.checkpointer.model, iter(batches))
 
         def evaluate(self) -> dict[str, float] | None:
             model = self.checkpointer.model  # without the wrapper of several processes

@@ -13,13 +13,18 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from detection.data import iterate, training_loader
 from detection.engines import ONE_PROCESS, Launch
-from detection.engines.common import checkpoint_to_resume, evaluation_metrics, random_state, set_random_state
+from detection.engines.common import (
+    checkpoint_to_resume,
+    evaluation_metrics,
+    random_state,
+    recompute_batch_norm,
+    set_random_state,
+)
 from detection.engines.initial_weights import draw_initial_weights
 from detection.engines.torchvision import supported
 from detection.engines.torchvision.inference import find_objects, load_weights
@@ -146,7 +151,8 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
                 is_last = done == cfg.SOLVER.MAX_ITER
                 evaluates = cfg.TEST.EVAL_PERIOD > 0 and done % cfg.TEST.EVAL_PERIOD == 0
                 if cfg.TEST.PRECISE_BN.ENABLED and (is_last or evaluates):
-                    recompute_batch_norm(cfg, model, **share)
+                    with closing(iterate(training_loader(cfg, **share))) as first_batches:
+                        recompute_batch_norm(cfg, model, first_batches)
                 if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
                     state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
                     if processes.is_main:
@@ -181,15 +187,6 @@ def check_finite(iteration: int, losses: dict[str, float]) -> None:
             f"the loss of iteration {iteration} is not finite ({components}); "
             "try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS or SOLVER.CLIP_GRADIENTS.ENABLED True"
         )
-
-
-def recompute_batch_norm(cfg: CfgNode, model: Detector, *, rank: int = 0, world_size: int = 1) -> None:
-    """Replace BatchNorm's running statistics by those of the present weights, over the run's first batches."""
-    if get_bn_modules(model):
-        logger.info("computing BatchNorm statistics over %d batches", cfg.TEST.PRECISE_BN.NUM_ITER)
-        loader = training_loader(cfg, rank=rank, world_size=world_size)
-        with torch.no_grad(), closing(iterate(loader)) as batches:
-            update_bn_stats(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 def evaluate_together(cfg: CfgNode, model: Detector, processes: Processes) -> dict[str, float]:
