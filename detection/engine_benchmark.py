@@ -36,9 +36,10 @@ def benchmark(
     the first of a round alternates; one round goes before, unmeasured.
 
     Returns:
-        A row for each kind and step: ``{"detector", "step", "seconds": {engine: [...]}, "median": {engine: s},
-        "ratio": torchvision / detectron2 of the medians, "ratio_quartiles": of the single rounds, "equal": whether
-        losses or detections were bit-equal in every round}``.
+        A row for each kind and step: ``{"detector", "step", "seconds": {engine: [...]}, "cpu_seconds": likewise,
+        "median": {engine: s}, "ratio": torchvision / detectron2 of the medians, "ratio_quartiles": of the single
+        rounds, "cpu_ratio": of the medians of CPU seconds, "equal": whether losses or detections were bit-equal in
+        every round}``. CPU seconds are those of this process: on a busy machine without a GPU they say more.
 
     Raises:
         ImportError: Detectron2 is not installed.
@@ -112,38 +113,44 @@ def make_steps(cfg: CfgNode, samples: list[Sample]) -> dict[str, dict[str, Step]
 def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, Any]:
     """Time ``steps`` (engine -> step) in ``rounds`` rounds and return the rest of a row of ``benchmark``."""
     seconds: dict[str, list[float]] = {engine: [] for engine in steps}
+    cpu_seconds: dict[str, list[float]] = {engine: [] for engine in steps}
     equal = True
     for number in range(rounds + 1):
         order = list(steps) if number % 2 else list(reversed(steps))
         results = {}
         for engine in order:
             _finish()
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             results[engine] = steps[engine]()
             _finish()
             if number:
                 seconds[engine].append(time.perf_counter() - started)
+                cpu_seconds[engine].append(time.process_time() - cpu_started)
         first, *others = results.values()
         equal = equal and all(torch.equal(first[name], other[name]) for other in others for name in first)
     ratios = [ours / other for ours, other in zip(*(seconds[engine] for engine in ENGINES), strict=True)]
-    median = {engine: statistics.median(values) for engine, values in seconds.items()}
+    median, cpu_median = (
+        {engine: statistics.median(values) for engine, values in clock.items()} for clock in (seconds, cpu_seconds)
+    )
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "median": median,
         "ratio": median["torchvision"] / median["detectron2"],
         "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else None,
+        "cpu_ratio": cpu_median["torchvision"] / cpu_median["detectron2"],
         "equal": equal,
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the rows as lines of text."""
-    lines = ["detector  step       torchvision  detectron2   ratio  (quartiles)    bit-equal"]
+    lines = ["detector  step       torchvision  detectron2   ratio  (quartiles)    CPU ratio  bit-equal"]
     for row in rows:
         ours, other = (row["median"][engine] for engine in ENGINES)
         quartiles = "-" if row["ratio_quartiles"] is None else "{:.3f}..{:.3f}".format(*row["ratio_quartiles"])
         lines.append(f"{row['detector']:8}  {row['step']:9}  {ours:9.4f} s  {other:8.4f} s  {row['ratio']:6.3f}  "
-                     f"{quartiles:13}  {'yes' if row['equal'] else 'no'}")
+                     f"{quartiles:13}  {row['cpu_ratio']:9.3f}  {'yes' if row['equal'] else 'no'}")
     return lines
 
 
