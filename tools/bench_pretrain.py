@@ -113,8 +113,8 @@ def measure_data(cfg: Any, count: int, rounds: int) -> tuple[list[dict[str, Any]
             top, left, rows, cols = crop.make_params([torch.empty(3, height, width)]).values()
             times = max(1.0, min(rows, cols) / cfg.DATA.IMAGE_SIZE)
             file.draft("RGB", (int(width / times), int(height / times)))
-            scale = file.size[0] / width
-            box = (left * scale, top * scale, (left + cols) * scale, (top + rows) * scale)
+            across, down = file.size[0] / width, file.size[1] / height
+            box = (left * across, top * down, (left + cols) * across, (top + rows) * down)
             picture = file.convert("RGB").resize((cfg.DATA.IMAGE_SIZE,) * 2, Image.Resampling.BILINEAR, box=box)
         return flip_and_convert(picture)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain import learner
+from pretrain import learner, trainer
 from pretrain.checkpoint import load_checkpoint
+from pretrain.config import load_pretrain_config
 
 HARNESS = Path(__file__).with_name("tiny_run.py")
 
@@ -69,7 +70,7 @@ def test_train__killed_at_random_moments_ends_bit_equal(options, tmp_path, momen
         [options(f"{name}{workers}", **{"DATA.NUM_WORKERS": workers}) for name in ("whole", "killed")]
         for workers in (0, 2)
     ]
-    run(tmp_path, "kill", {"network": "tiny", "moments": moments, "pairs": pairs})
+    run(tmp_path, "kill", {"moments": moments, "pairs": pairs})
     for workers in (0, 2):
         whole, killed = (tmp_path / f"{name}{workers}" for name in ("whole", "killed"))
         assert_bit_equal(*(load_checkpoint(folder / "model_final.pth") for folder in (whole, killed)))
@@ -83,7 +84,8 @@ def test_torchrun__two_processes_follow_the_loss_of_one_and_resume_with_another_
     """Four runs of one experiment: by one process, by two, begun by one and ended by two, begun by two, ended by one.
 
     The network has no batch statistics. With BatchNorm each process normalises its own share of the batch, so that its
-    activations, and the loss with them, differ from those of the whole batch.
+    activations, and the loss with them, differ from those of the whole batch. A fifth run has it: what two processes
+    log of it is what one finds in its checkpoint, because both evaluate with the first one's statistics.
     """
     monkeypatch.setattr(learner, "build_model", lambda arch, classes, **options: tiny_run.StatelessNet(classes))
     names = ("one", "two", "one_then_two", "two_then_one")
@@ -92,9 +94,11 @@ def test_torchrun__two_processes_follow_the_loss_of_one_and_resume_with_another_
     with pytest.raises(KeyboardInterrupt):
         tiny_run.train(opts["one_then_two"], stop=7)
     by_two = [("two", None), ("one_then_two", None), ("two_then_one", 7)]
-    spec = [{"opts": opts[name], "stop": stop, "port": free_port()} for name, stop in by_two]
+    spec = [{"opts": opts[name], "stop": stop, "port": free_port(), "network": "stateless"} for name, stop in by_two]
+    normalised = options("normalised", **{"SOLVER.EPOCHS": 2})
+    spec.append({"opts": normalised, "stop": None, "port": free_port(), "network": "tiny"})
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(tmp_path, "train", {"runs": spec, "network": "stateless"}, *launcher)
+    run(tmp_path, "train", {"runs": spec}, *launcher)
     tiny_run.train(opts["two_then_one"])
 
     expected = losses(tmp_path / "one")
@@ -106,3 +110,9 @@ def test_torchrun__two_processes_follow_the_loss_of_one_and_resume_with_another_
         torch.testing.assert_close(state["model"], reference["model"], rtol=1e-4, atol=1e-6)
         assert state["evaluated"]["metrics"]["top1_error"] == reference["evaluated"]["metrics"]["top1_error"]
         assert len(state["rng"]) == (1 if name == "two_then_one" else 2)
+
+    monkeypatch.setattr(learner, "build_model", lambda arch, classes, **options: tiny_run.TinyNet(classes))
+    found = trainer.evaluate_checkpoint(load_pretrain_config(None, normalised))
+    logged = load_checkpoint(tmp_path / "normalised" / "model_final.pth")["evaluated"]["metrics"]
+    assert found == pytest.approx(logged, rel=1e-6)  # the loss is summed in another order; the errors are equal
+    assert found["top1_error"] == logged["top1_error"]

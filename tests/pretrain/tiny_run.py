@@ -47,6 +47,10 @@ class StatelessNet(TinyNet):
 NETWORKS = {"tiny": TinyNet, "stateless": StatelessNet}
 
 
+def use_network(name):
+    learner.build_model = lambda arch, num_classes, **options: NETWORKS[name](num_classes)
+
+
 def train(opts, *, resume=True, stop=None):
     """Train as the KEY VALUE pairs say; ``stop``: raise KeyboardInterrupt instead of that step of this process."""
     step, steps = learner.Learner.step, []
@@ -99,6 +103,7 @@ def finish(opts):
 
 def kill_runs(spec):
     """Run ``whole`` to its end, then ``killed`` with a SIGKILL at each of ``moments`` random ones, and to its end."""
+    use_network("tiny")
     chance = random.Random(0)
     for whole, killed in spec["pairs"]:
         started = time.monotonic()
@@ -129,6 +134,7 @@ def train_runs(spec):
     for run in spec["runs"]:
         # A meeting point of its own for each run: that of the launcher remembers the addresses of the run before.
         os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(run["port"]))
+        use_network(run["network"])
         try:
             train(run["opts"], stop=run["stop"])
         except KeyboardInterrupt:
@@ -138,5 +144,4 @@ def train_runs(spec):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     spec = json.loads(Path(sys.argv[2]).read_text("utf-8"))
-    learner.build_model = lambda arch, num_classes, **options: NETWORKS[spec["network"]](num_classes)
     {"kill": kill_runs, "train": train_runs}[sys.argv[1]](spec)
