@@ -14,6 +14,7 @@ Examples (several processes: --num-gpus with Detectron2, torchrun in place of py
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,14 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="where the processes meet, tcp://host:port")
     add_config_arguments(parser, example="detection/configs/voc_r50_c4_paper.yaml")
     args = parser.parse_args(argv)
+
+    from detection.engines import Launch, is_first_process
+
+    if not is_first_process():
+        logging.disable(logging.INFO)  # the first one says it; warnings and errors are each process's own
     setup_logging()
 
     from detection.config import load_detection_config
-    from detection.engines import Launch, is_first_process
 
     if args.repeat is not None and args.eval_only:
         raise ValueError("--repeat trains, --eval-only does not; leave one of them out")

@@ -35,7 +35,7 @@ from detection.engines.common import (
 from detection.engines.initial_weights import draw_initial_weights
 from detection.evaluation import PictureDetections
 from detection.voc import VocDataset
-from pretrain.checkpoint import save_last
+from pretrain.checkpoint import remove_leftovers, save_last
 from pretrain.cli import Progress, setup_logging
 from pretrain.run_folder import write_config
 
@@ -278,6 +278,7 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
         logger.info("MODEL.WEIGHTS is empty: all weights start at random")
     if rank == 0:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(cfg.OUTPUT_DIR)
         write_config(cfg, Path(cfg.OUTPUT_DIR))
     with closing(trainer.data_loader):
         trainer.train()

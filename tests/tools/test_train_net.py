@@ -76,6 +76,21 @@ def test_train_net__resume_of_a_finished_run_reports_again(call, tmp_path):
     assert (tmp_path / "run" / "model_final.pth").stat().st_mtime_ns == before
 
 
+def test_train_net__repeats_over_seeds_and_resumes_them(call, tmp_path):
+    printed = call("--repeat", "2", opts=["SEED", -1])
+    folders = sorted((tmp_path / "run").glob("seed_*"))
+    assert printed[-1] == str(tmp_path / "run" / "repeats.json")
+    first = json.loads((tmp_path / "run" / "repeats.json").read_text())
+    assert [f"seed_{seed}" for seed in first["seeds"]] == [folder.name for folder in folders]
+    assert [report(folder)["protocol"]["seed"] for folder in folders] == first["seeds"]
+    finals = [(folder / "model_final.pth").stat().st_mtime_ns for folder in folders]
+    call("--repeat", "2", "--resume", opts=["SEED", -1])  # finds the seed that was drawn
+    assert [(folder / "model_final.pth").stat().st_mtime_ns for folder in folders] == finals
+    assert json.loads((tmp_path / "run" / "repeats.json").read_text()) == first
+    with pytest.raises(ValueError, match=r"--repeat trains, --eval-only does not"):
+        call("--repeat", "2", "--eval-only")
+
+
 @NEEDS_DETECTRON2
 def test_train_net__detectron2_gives_a_report_of_the_same_form(call, tmp_path):
     call(output="ours")

@@ -38,7 +38,7 @@ from detection.engines.torchvision.solver import (
 )
 from detection.evaluation import PictureDetections
 from detection.voc import VocDataset
-from pretrain.checkpoint import save_last
+from pretrain.checkpoint import remove_leftovers, save_last
 from pretrain.cli import Progress, format_seconds
 from pretrain.processes import Processes, join_processes
 from pretrain.run_folder import MetricsWriter, write_config
@@ -121,6 +121,7 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
     writer = None
     if processes.is_main:
         output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output_dir)
         write_config(cfg, output_dir)
         writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
     logger.info("iterations %d to %d, %d pictures each, lr %g, seed %d, %d process(es) on %s, into %s", start,
