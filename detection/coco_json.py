@@ -65,31 +65,32 @@ def load_coco(
     names = _read_categories(path, categories)
     classes = tuple(classes) if classes else tuple(names[number] for number in sorted(names))
 
-    objects: dict[Any, list[VocObject]] = {}
+    objects: dict[str, list[VocObject]] = {}
     for place, image in enumerate(images):
         try:
             key = _entry(image, "id", f"images[{place}]")
-            if not isinstance(key, (int, str)) or key in objects:
-                problem = "duplicate" if key in objects else "unusable"
-                raise ValueError(f"images[{place}]: {problem} id {key!r}")
-            objects[key] = []
+            if not isinstance(key, (int, str)):
+                raise ValueError(f"images[{place}]: id must be a number or text, but is {key!r}")
+            if str(key) in objects:
+                raise ValueError(f"images[{place}]: duplicate id {key!r}")
+            objects[str(key)] = []
         except ValueError as defect:
             on_defect(ValueError(f"{path}: {defect}"))
     for place, annotation in enumerate(annotations):
         try:
             where = f"annotations[{place}]"
             image_id = _entry(annotation, "image_id", where)
-            if not isinstance(image_id, (int, str)) or image_id not in objects:
+            if str(image_id) not in objects:
                 raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-            objects[image_id].append(_read_object(annotation, where, names, classes))
+            objects[str(image_id)].append(_read_object(annotation, where, names, classes))
         except ValueError as defect:
             on_defect(ValueError(f"{path}: {defect}"))
 
     folder = _picture_folder(path, images) if check_pictures else path.parent
     pictures = []
     for place, image in enumerate(images):
-        key = image.get("id") if isinstance(image, dict) else None
-        if not isinstance(key, (int, str)) or key not in objects:
+        key = str(image.get("id")) if isinstance(image, dict) else ""
+        if key not in objects:
             continue  # told above
         try:
             pictures.append(_read_picture(path, folder, image, f"images[{place}]", objects.pop(key), check_pictures))

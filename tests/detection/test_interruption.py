@@ -133,7 +133,7 @@ def test_train_net__two_processes_take_the_steps_of_one(command, load_tool, one_
     # More anchors and RoIs are wanted than there are, so that nothing is left to draw.
     opts = ("SOLVER.MAX_ITER", 2, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000,
             "MODEL.RPN.POSITIVE_FRACTION", 1.0, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000,
-            "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "SOLVER.BASE_LR", 0.0001, "DATASETS.TRAIN",
+            "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "SOLVER.BASE_LR", 0.01, "DATASETS.TRAIN",
             "('voc_2007_trainval', 'voc_2012_trainval')")  # fmt: skip
     run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command("pair", *opts))
     load_tool("train_net").main(command("one", *opts)[1:])
@@ -147,6 +147,6 @@ def test_train_net__two_processes_take_the_steps_of_one(command, load_tool, one_
     for name in ("backbone.fpn_output3.weight", "proposal_generator.rpn_head.conv.weight",
                  "roi_heads.box_head.fc1.weight"):  # fmt: skip
         step = one["model"][name] - start[name]
-        assert step.norm() > 0
+        assert step.norm() > 1e-5  # far more than rounding
         # not to the bit: the two shares of RoIs are not equally large
         assert (pair["model"][name] - one["model"][name]).norm() < 0.1 * step.norm(), name
