@@ -22,6 +22,8 @@ from pretrain.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
 from pretrain.sampling import EvalBatches, TrainBatches, mix_seed
 
+NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "saliencymix")
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,13 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
     output_dir = Path(cfg.OUTPUT_DIR)
     train_pictures, val_pictures = load_splits(cfg)
     classes, batch_size = train_pictures.classes, cfg.SOLVER.BATCH_SIZE
-    epoch_iters = training_batches(cfg, train_pictures, processes).batches_per_epoch
+    order = training_batches(cfg, train_pictures, processes)
+    if order.part_size < 2 and cfg.MIXING.METHOD in NEEDS_PARTNERS:
+        raise ValueError(
+            f"{cfg.MIXING.METHOD} needs two pictures to mix, but SOLVER.BATCH_SIZE {batch_size} gives {processes.size} "
+            f"processes {order.part_size} at a time; try {2 * processes.size * cfg.SOLVER.ACCUMULATION}"
+        )
+    epoch_iters = order.batches_per_epoch
     total_iters = cfg.SOLVER.EPOCHS * epoch_iters
 
     torch.manual_seed(cfg.SEED)

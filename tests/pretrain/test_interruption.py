@@ -95,7 +95,8 @@ def test_torchrun__two_processes_follow_the_loss_of_one_and_resume_with_another_
         tiny_run.train(opts["one_then_two"], stop=7)
     by_two = [("two", None), ("one_then_two", None), ("two_then_one", 7)]
     spec = [{"opts": opts[name], "stop": stop, "port": free_port(), "network": "stateless"} for name, stop in by_two]
-    normalised = options("normalised", **{"SOLVER.EPOCHS": 2})
+    parts = {"SOLVER.ACCUMULATION": 2}  # gives each process a batch of the evaluation
+    normalised = options("normalised", **{"SOLVER.EPOCHS": 2, "MIXING.METHOD": "baseline"}, **parts)
     spec.append({"opts": normalised, "stop": None, "port": free_port(), "network": "tiny"})
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     run(tmp_path, "train", {"runs": spec}, *launcher)

@@ -290,6 +290,12 @@ def test_select_device__refuses_cuda_where_there_is_none(monkeypatch):
         select_device("cuda")
 
 
+def test_train__refuses_to_mix_single_pictures(config):
+    message = r"cutmix needs two pictures to mix, but SOLVER\.BATCH_SIZE 4 gives 1 processes 1 at a time; try 8"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config("run", "MIXING.METHOD", "cutmix", "SOLVER.ACCUMULATION", "4"), resume=False)
+
+
 def test_train__refuses_weights_to_start_from(config):
     with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS is 'a\.pth'; training starts from random weights"):
         trainer.train(config("run", "MODEL.WEIGHTS", "a.pth"), resume=False)
