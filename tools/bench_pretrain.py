@@ -114,7 +114,8 @@ def measure_data(cfg: Any, count: int, rounds: int) -> tuple[list[dict[str, Any]
             times = max(1.0, min(rows, cols) / cfg.DATA.IMAGE_SIZE)
             file.draft("RGB", (int(width / times), int(height / times)))
             across, down = file.size[0] / width, file.size[1] / height
-            box = (left * across, top * down, (left + cols) * across, (top + rows) * down)
+            right, bottom = (left + cols) * across, (top + rows) * down
+            box = (left * across, top * down, min(right, file.size[0]), min(bottom, file.size[1]))  # min: rounding
             picture = file.convert("RGB").resize((cfg.DATA.IMAGE_SIZE,) * 2, Image.Resampling.BILINEAR, box=box)
         return flip_and_convert(picture)
 
