@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detection.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
-from detection.voc import VocDataset, VocPicture
+from detection.voc import VocDataset, VocPicture, open_picture
 
 IOU = 0.5
 LONGEST_SIDE = 480  # of an embedded picture, in pixels
@@ -112,14 +112,14 @@ def _relative(kind: str, label: str, box: np.ndarray, picture: VocPicture) -> Bo
 
 def _jpeg(picture: VocPicture) -> bytes | None:
     """Return the picture as displayed, downscaled, as JPEG; None, with a warning, where it cannot be read."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        with Image.open(picture.path) as opened:
+        with open_picture(picture.path) as opened:
             opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
             small = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        logger.warning("the report goes without picture %s: %s", picture.path, error)
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("the report goes without a picture: %s", error)
         return None
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()

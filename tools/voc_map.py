@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
     parser.add_argument("--devkit", required=True, metavar="DIR", help="the folder that holds VOC2007 (or, for a split "
                         "of another name than voc_<year>_<set>, the folder with Annotations and ImageSets itself)")
-    parser.add_argument("--split", required=True, help="for example voc_2007_test")
+    parser.add_argument("--split", required=True, help="as in DATASETS.TEST, for example voc_2007_test")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--detections", metavar="PATH", help="what to report on")
     what.add_argument("--compare", nargs="+", metavar="[METHOD=]PATH", help="each run's detections; METHOD is by "
                       "default what the run's report says, else to the folder's name without its seed")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--classes", metavar="A,B,C|FILE", help="class list, or a file with one class a line; "
-                        "the 20 VOC classes for voc_<year>_* splits if left out")
+                        "by default the 20 VOC classes, or those that the annotations name")
     parser.add_argument("--baseline", default="baseline", metavar="METHOD", help="what --compare measures against; "
                         "the first method where there is none of that name")
     parser.add_argument("--rules", choices=("standard", "devkit", "detectron2"), default="standard",
@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int | None:
         parser.error(f"--resamples must be at least 1, but is {args.resamples}")
     setup_logging()
 
-    from detection.voc import load_voc
+    from detection.datasets import load_dataset, read_class_list
 
-    classes = _read_classes(args.classes) if args.classes else None
-    dataset = load_voc(args.split, root=args.devkit, classes=classes, check_pictures=False)
+    classes = read_class_list(args.classes) if args.classes else None
+    dataset = load_dataset(args.split, root=args.devkit, classes=classes, check_pictures=False)
     if args.compare:
         _compare(args, dataset)
     else:
@@ -85,13 +85,6 @@ def _compare(args: Namespace, dataset: VocDataset) -> None:
     for group in comparison["groups"]:
         print("\n".join(summary_table(group)), end="\n\n")
     print(Path(args.output) / "comparison.html")
-
-
-def _read_classes(text: str) -> list[str]:
-    """Return the class names in ``text``, a comma-separated list or the path of a file with one name a line."""
-    path = Path(text)
-    names = path.read_text("utf-8").splitlines() if path.is_file() else text.split(",")
-    return [name.strip() for name in names if name.strip()]
 
 
 if __name__ == "__main__":
