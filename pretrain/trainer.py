@@ -52,6 +52,8 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
 
 def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, float]:
     output_dir = Path(cfg.OUTPUT_DIR)
+    if cfg.DATA.DOWNLOAD:
+        processes.from_main(lambda: load_splits(cfg) and None)  # one process fetches, the others wait for it
     train_pictures, val_pictures = load_splits(cfg)
     classes, batch_size = train_pictures.classes, cfg.SOLVER.BATCH_SIZE
     order = training_batches(cfg, train_pictures, processes)
@@ -139,6 +141,7 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
                         writer.write(done, values)
                     shown = {"loss": mean_loss, "lr": lr}
                     losses, data_seconds, window_started = [], 0.0, time.monotonic()
+                paused = time.monotonic()
                 if at_epoch:
                     metrics = evaluate(learner.network, val_batches, learner.prepare, processes)
                     ema_metrics = {}
@@ -169,6 +172,7 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
                     name = "model_final.pth" if done == total_iters else f"model_{done:07d}.pth"
                     save_last(state, output_dir, name)
                     drop_old(output_dir, cfg.CHECKPOINTS_KEPT)
+                window_started += time.monotonic() - paused  # the rate is that of training
     finally:
         if writer:
             writer.close()
