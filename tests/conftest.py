@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.cli import LOGGER_NAMES
+from pretrain.cli import LOGGER_NAMES, set_thread_waiting
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the tools have it, and before a test imports PyTorch
+set_thread_waiting()  # as the tools do, and before a test imports PyTorch
 
 ROOT = Path(__file__).resolve().parents[1]
 Box = tuple[float, float, float, float]
