@@ -327,7 +327,7 @@ def save_on_a_full_disk(state, path):
 checkpoint.save_checkpoint = save_on_a_full_disk
 run_tool(lambda: tiny_run.train({flat(cfg)!r}, resume=False))
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # bits depend on it
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 2, result.stderr
     assert re.search(r"error: .*model_0000010\.pth could not be written \(.*\); the files before it are whole",
