@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from detection.config import load_detection_config
 from detection.data import read_picture
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
@@ -19,7 +17,6 @@ from detection.fine_tune import fine_tune
 from detection.voc import load_voc
 from pretrain.checkpoint import save_checkpoint
 
-SMOKE = Path(__file__).resolve().parents[2] / "detection" / "configs" / "smoke.yaml"
 ENGINES = [
     "torchvision",
     pytest.param("detectron2", marks=pytest.mark.skipif(
@@ -27,17 +24,6 @@ ENGINES = [
 ]  # fmt: skip
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 OWN = ["VOC.CLASSES", "('dog', 'person', 'car', 'unicorn')", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]
-
-
-@pytest.fixture
-def configure(voc_root, tmp_path):
-    """Return a function from ``KEY VALUE`` pairs to the smoke config on the miniature tree."""
-
-    def load(*opts, run="run"):
-        fixed = ["VOC.ROOT", str(voc_root), "OUTPUT_DIR", str(tmp_path / run), "MODEL.DEVICE", "cpu"]
-        return load_detection_config(SMOKE, [*fixed, *map(str, opts)])
-
-    return load
 
 
 def replace(tree, image_id, image, box=None, **options):

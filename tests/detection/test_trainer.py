@@ -6,25 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from detection.config import load_detection_config
 from detection.engines import Launch, select
 from detection.engines.torchvision import detect, train, trainer
 from detection.engines.torchvision.model import build_model
 from detection.voc import load_voc
 from pretrain.checkpoint import load_checkpoint, load_last, save_checkpoint
-
-SMOKE = Path(__file__).resolve().parents[2] / "detection" / "configs" / "smoke.yaml"
-
-
-@pytest.fixture
-def configure(voc_root, tmp_path):
-    """Return a function from ``KEY VALUE`` pairs to the smoke config on the miniature tree."""
-
-    def load(*opts, run="run"):
-        fixed = ["VOC.ROOT", str(voc_root), "OUTPUT_DIR", str(tmp_path / run), "MODEL.DEVICE", "cpu"]
-        return load_detection_config(SMOKE, [*fixed, *map(str, opts)])
-
-    return load
 
 
 def final(cfg):
