@@ -126,8 +126,9 @@ def load_voc(
     ids = _read_image_set(name, folder, image_set, on_defect)
     found = _find_pictures(folder / "JPEGImages")
     pictures = []
+    set_file = str(_set_file(folder, image_set))
     for image_id, line in ids.items():
-        source = f"{_set_file(folder, image_set)}, line {line}"
+        source = f"{set_file}, line {line}"
         try:
             picture = _read_picture(image_id, folder, found.get(image_id), source, classes, check_pictures, on_defect)
         except (FileNotFoundError, ValueError) as defect:
@@ -207,10 +208,11 @@ def _read_picture(
     annotation = folder / "Annotations" / f"{image_id}.xml"
     try:
         with open(annotation, "rb") as file:
-            content = file.read(MAX_ANNOTATION_BYTES + 1)
+            too_big = os.fstat(file.fileno()).st_size > MAX_ANNOTATION_BYTES
+            content = b"" if too_big else file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: annotation {annotation} of id {image_id!r} does not exist") from None
-    if len(content) > MAX_ANNOTATION_BYTES:
+    if too_big:
         raise ValueError(f"{annotation}: more than {MAX_ANNOTATION_BYTES >> 20} MiB, which no VOC annotation has")
     width, height, objects = _read_annotation(annotation, content, classes, on_defect)
     if width <= 0 or height <= 0:  # some labelling tools leave the size out or write 0
