@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
+from pretrain.config import METHODS
 from pretrain.saliency import make_saliency
 from pretrain.saliency.batches import check_pictures
 
@@ -31,9 +32,6 @@ STYLES = {
 }
 SCOPES = ("image", "batch")
 PLACEMENTS = ("clip", "shift")
-METHODS = (
-    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
-)  # fmt: skip
 
 
 class Draws(NamedTuple):

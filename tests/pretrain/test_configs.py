@@ -9,7 +9,6 @@ import torch
 
 from pretrain.config import METHODS, load_pretrain_config
 from pretrain.learner import build_mixing, network_of
-from pretrain.mixing import METHODS as MIXING_METHODS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "pretrain" / "configs"
 CLASSES = {"cifar10": 10, "cifar10plus": 10, "cifar100": 100, "cifar100plus": 100, "imagenet": 1000}
@@ -34,10 +33,6 @@ TABLE_2 = {f"imagenet_r50_{method}" for method in METHODS} | {
 
 def test_configs__every_row_of_the_tables_and_nothing_else_but_the_demo():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == TABLE_1 | TABLE_2 | {"demo_r18_saliencymix"}
-
-
-def test_methods__are_those_of_mixing():
-    assert METHODS == MIXING_METHODS
 
 
 @pytest.mark.parametrize("name", sorted(TABLE_1 | TABLE_2))
