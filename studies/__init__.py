@@ -1,0 +1,1 @@
+"""Whole experiments: the paper's tables and figures, each from one YAML."""
