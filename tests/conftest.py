@@ -60,6 +60,19 @@ def load_tool():
     return load
 
 
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Yield the one ``Browser`` of ``chromium.py`` for all tests of pages."""
+    spec = importlib.util.spec_from_file_location("chromium", Path(__file__).with_name("chromium.py"))
+    chromium = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chromium)
+    if chromium.EXECUTABLE is None:
+        pytest.skip("there is no Chromium to open the page in")
+    browser = chromium.Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
 class VocTree:
     """Writes pictures with XML into ``root/VOC<year>`` and lists them in image sets, in the order of the calls."""
 
