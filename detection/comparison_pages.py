@@ -67,6 +67,16 @@ def render_html(comparison: Mapping[str, Any]) -> str:
     return page(f"Comparison on {comparison['dataset']}", body)
 
 
+def dot_strip(dots: Sequence[tuple[str, float]], mean: float, low: float, high: float) -> str:
+    """Return a strip from ``low`` to ``high`` with a dot for each (title, value) and a line at their mean."""
+
+    def place(value: float) -> str:
+        return f"{100 * (value - low) / (high - low):.2f}%"
+
+    drawn = "".join(f'<u style="left:{place(value)}" title="{escape(title)}"></u>' for title, value in dots)
+    return f'<div class="track dots"><s style="left:{place(mean)}"></s>{drawn}</div>'
+
+
 def _note(comparison: Mapping[str, Any]) -> str:
     return (
         f"{comparison['num_images']:,} pictures, {comparison['num_classes_scored']} of {len(comparison['classes'])} "
@@ -136,16 +146,12 @@ def _group(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any])
 
 def _method_row(entry: Mapping[str, Any], low: float, high: float) -> str:
     ap = entry["voc07"]["AP50"]
-
-    def place(value: float) -> str:
-        return f"{100 * (value - low) / (high - low):.2f}%"
-
-    dots = "".join(f'<u style="left:{place(value)}" title="{value:.2f}"></u>' for value in ap["values"])
+    dots = dot_strip([(f"{value:.2f}", value) for value in ap["values"]], ap["mean"], low, high)
     spread = number_cell(ap["std"]) if entry["n"] > 1 else f'<td class="number soft" data-value="">{ONE_SEED}</td>'
     return (
         f'<tr><th class="text">{escape(entry["method"])}</th>{number_cell(ap["mean"])}{spread}'
         f'<td class="number">{entry["n"]}</td>'
-        f'<td class="bars"><div class="track dots"><s style="left:{place(ap["mean"])}"></s>{dots}</div></td>'
+        f'<td class="bars">{dots}</td>'
         f"{_difference_cell(ap['difference'])}</tr>"
     )
 

@@ -41,8 +41,11 @@ def render_html(report: Mapping[str, Any], illustrations: Mapping[str, Sequence[
     return page(f"Detection report: {report['dataset']}", "\n".join(sections))
 
 
-def page(title: str, body: str) -> str:
-    """Return a complete page around ``body``; its policy forbids the browser every request."""
+def page(title: str, body: str, style: str = "") -> str:
+    """Return a complete page around ``body``, with ``style`` after the rules that all pages share.
+
+    Its policy forbids the browser every request.
+    """
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -52,7 +55,7 @@ def page(title: str, body: str) -> str:
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <main>
