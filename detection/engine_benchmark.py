@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +18,7 @@ from detection.engines import detectron2 as theirs
 from detection.engines.initial_weights import draw_initial_weights
 from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.solver import build_optimizer
+from pretrain import timing
 
 CONFIGS = Path(__file__).parent / "configs"
 KINDS = {"c4": "voc_r50_c4_detectron2.yaml", "fpn": "voc_r50_fpn_detectron2.yaml"}
@@ -50,7 +50,7 @@ def benchmark(
         cfg = load_detection_config(CONFIGS / KINDS[kind], [*opts, "SEED", "1"])
         pictures = make_pictures(batch, size, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         for name, steps in make_steps(cfg, pictures).items():
-            rows.append({"detector": kind, "step": name, **take_turns(steps, rounds)})
+            rows.append({"detector": kind, "step": name, **take_turns(steps, rounds, cfg.MODEL.DEVICE)})
     return rows
 
 
@@ -110,34 +110,25 @@ def make_steps(cfg: CfgNode, samples: list[Sample]) -> dict[str, dict[str, Step]
             for name, step in steps.items()}  # fmt: skip
 
 
-def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, Any]:
+def take_turns(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, Any]:
     """Time ``steps`` (engine -> step) in ``rounds`` rounds and return the rest of a row of ``benchmark``."""
-    seconds: dict[str, list[float]] = {engine: [] for engine in steps}
-    cpu_seconds: dict[str, list[float]] = {engine: [] for engine in steps}
-    equal = True
-    for number in range(rounds + 1):
-        order = list(steps) if number % 2 else list(reversed(steps))
-        results = {}
-        for engine in order:
-            _finish()
-            started, cpu_started = time.perf_counter(), time.process_time()
-            results[engine] = steps[engine]()
-            _finish()
-            if number:
-                seconds[engine].append(time.perf_counter() - started)
-                cpu_seconds[engine].append(time.process_time() - cpu_started)
-        first, *others = results.values()
-        equal = equal and all(torch.equal(first[name], other[name]) for other in others for name in first)
-    ratios = [ours / other for ours, other in zip(*(seconds[engine] for engine in ENGINES), strict=True)]
+    results: dict[str, list[dict[str, Tensor]]] = {engine: [] for engine in steps}
+    calls = [lambda step=step, its=results[engine]: its.append(step()) for engine, step in steps.items()]
+    times = dict(zip(steps, timing.take_turns(calls, rounds, device=device), strict=True))
+    equal = all(
+        torch.equal(ours[name], theirs[name]) for ours, theirs in zip(*results.values(), strict=True) for name in ours
+    )
+    seconds, cpu_seconds = ({engine: getattr(its, clock) for engine, its in times.items()} for clock in ("wall", "cpu"))
     median, cpu_median = (
         {engine: statistics.median(values) for engine, values in clock.items()} for clock in (seconds, cpu_seconds)
     )
+    ratios = [ours / other for ours, other in zip(*(seconds[engine] for engine in ENGINES), strict=True)]
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "median": median,
         "ratio": median["torchvision"] / median["detectron2"],
-        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else None,
+        "ratio_quartiles": timing.quartiles(ratios),
         "cpu_ratio": cpu_median["torchvision"] / cpu_median["detectron2"],
         "equal": equal,
     }
@@ -152,8 +143,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"{row['detector']:8}  {row['step']:9}  {ours:9.4f} s  {other:8.4f} s  {row['ratio']:6.3f}  "
                      f"{quartiles:13}  {row['cpu_ratio']:9.3f}  {'yes' if row['equal'] else 'no'}")
     return lines
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -12,10 +12,7 @@ The package mixup (pip install mixup==0.2.2) is no dependency: without it its ca
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -44,29 +41,21 @@ def main(argv: list[str] | None = None) -> int | None:
 
     import torch
 
+    from pretrain.timing import environment
+
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cases = cpu_cases(args.pictures, args.size, args.threads, args.rounds)
     memory = [memory_case("cpu", args.pictures, args.size)]
-    report = {"environment": environment(args), "cases": cases, "memory": memory}
+    report = {
+        "environment": {**environment(), "pictures": args.pictures, "rounds": args.rounds},
+        "cases": cases, "memory": memory,
+    }  # fmt: skip
     if torch.cuda.is_available():
         report["gpu"] = gpu_case(args.size, args.rounds)
         report["memory"].append(memory_case("cuda", GPU_PICTURES, args.size))
     print_table(report)
     print(json.dumps(report))
-
-
-def environment(args: Any) -> dict[str, Any]:
-    import cv2
-    import torch
-
-    return {
-        "python": platform.python_version(), "torch": torch.__version__, "opencv": cv2.__version__,
-        "cpu_instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "pictures": args.pictures, "threads": args.threads, "rounds": args.rounds,
-    }  # fmt: skip
 
 
 def cpu_cases(count: int, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -77,6 +66,7 @@ def cpu_cases(count: int, size: int, threads: int, rounds: int) -> list[dict[str
 
     from pretrain.mixing import SaliencyMix
     from pretrain.saliency import FUNCTIONS, fine_grained, make_saliency
+    from pretrain.timing import take_turns
 
     cv2.setNumThreads(threads)
     large = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
@@ -90,7 +80,7 @@ def cpu_cases(count: int, size: int, threads: int, rounds: int) -> list[dict[str
         return lambda: [detector.computeSaliency(picture) for picture in pictures]
 
     def case(name: str, ours: Callable[[], Any], other: str, theirs: Callable[[], Any], target: float | None = None):
-        own, their = take_turns([ours, theirs], rounds)
+        own, their = (seconds.wall for seconds in take_turns([ours, theirs], rounds))
         return {
             "case": name, "ms_per_picture": 1000 * median(own) / count, "other": other,
             "other_ms_per_picture": 1000 * median(their) / count,
@@ -133,18 +123,6 @@ def mixup_package(images: Any, labels: Any) -> Callable[[], Any] | None:
 
     transform, floats, soft_labels = SaliencyMix(), images.float() / 255, one_hot(labels, 1000).float()
     return lambda: transform(floats, soft_labels)
-
-
-def take_turns(calls: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Return the seconds of every call in every round; the first round, which warms up, is not counted."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 1):
-        for call, its_seconds in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            if number:
-                its_seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def memory_case(device: str, count: int, size: int) -> dict[str, Any]:
@@ -201,6 +179,7 @@ def gpu_case(size: int, rounds: int) -> dict[str, Any]:
 
     from pretrain.mixing import SaliencyMix
     from pretrain.saliency import fine_grained
+    from pretrain.timing import take_turns
 
     images = torch.randint(0, 256, (GPU_PICTURES, 3, size, size), dtype=torch.uint8, device="cuda")
     labels = torch.randint(0, 1000, (GPU_PICTURES,), device="cuda")
@@ -216,15 +195,8 @@ def gpu_case(size: int, rounds: int) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
 
-    def synchronised(call: Callable[[], Any]) -> Callable[[], None]:
-        def run() -> None:
-            call()
-            torch.cuda.synchronize()
-
-        return run
-
-    calls = [synchronised(call) for call in (lambda: fine_grained(images), lambda: mix(images, labels), step)]
-    maps_ms, mix_ms, step_ms = (1000 * median(seconds) for seconds in take_turns(calls, rounds))
+    times = take_turns([lambda: fine_grained(images), lambda: mix(images, labels), step], rounds, device="cuda")
+    maps_ms, mix_ms, step_ms = (1000 * median(seconds.wall) for seconds in times)
     return {"pictures": GPU_PICTURES, "fine_grained_ms": maps_ms, "saliencymix_ms": mix_ms, "resnet50_step_ms": step_ms,
             "saliencymix_share_of_step": mix_ms / step_ms, "targets": {"ms": 3.0, "share": 0.02}}  # fmt: skip
 
@@ -241,7 +213,7 @@ def print_table(report: dict[str, Any]) -> None:
         print(f"fine_grained on {memory['device']}: {shown} MB extra for {first} and {second} pictures, "
               f"bound {memory['bound_bytes'] / 1e6:.1f} MB")  # fmt: skip
     if gpu := report.get("gpu"):
-        print(f"{report['environment']['device']}, {gpu['pictures']} pictures: "
+        print(f"{report['environment']['gpu']}, {gpu['pictures']} pictures: "
               f"fine_grained {gpu['fine_grained_ms']:.2f} ms, SaliencyMix {gpu['saliencymix_ms']:.2f} ms (target 3), "
               f"{gpu['saliencymix_share_of_step']:.1%} of a ResNet-50 step of {gpu['resnet50_step_ms']:.1f} ms "
               "(target 2 %)")  # fmt: skip

@@ -15,8 +15,6 @@ Example:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -46,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     setup_logging()
 
     from pretrain.config import load_pretrain_config
+    from pretrain.timing import environment
 
     load_pretrain_config(args.config_file, args.opts)  # mistakes are refused before anything is made
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"DATA.DATASET is {cfg.DATA.DATASET}; only pictures in class folders are decoded")
         data, differences = measure_data(cfg, args.pictures, args.rounds)
         report = {
-            "environment": environment(cfg), "data": data, "pixel_differences": differences,
+            "environment": {**environment(), **settings(cfg)}, "data": data, "pixel_differences": differences,
             "mixing": measure_mixing(cfg, args.rounds, args.iterations),
             "run": measure_run(cfg, args.rounds * args.iterations),
         }  # fmt: skip
@@ -94,6 +93,7 @@ def measure_data(cfg: Any, count: int, rounds: int) -> tuple[list[dict[str, Any]
     from pretrain.augmentation import train_transform
     from pretrain.data import ClassFolders
     from pretrain.decoding import read_picture
+    from pretrain.timing import take_turns
 
     paths = [path for path, _ in ClassFolders(Path(cfg.DATA.ROOT) / "train", "pillow").samples][:count]
     ours = train_transform(cfg)
@@ -143,7 +143,7 @@ def measure_data(cfg: Any, count: int, rounds: int) -> tuple[list[dict[str, Any]
     torch.set_num_threads(1)  # as in a loading process
     try:
         loops = [lambda one=one: [one(path) for path in paths] for one in contenders.values()]
-        times = take_turns(loops, rounds, time.process_time)
+        times = [seconds.cpu for seconds in take_turns(loops, rounds)]
     finally:
         torch.set_num_threads(threads)
     rates = [
@@ -187,9 +187,9 @@ def measure_mixing(cfg: Any, rounds: int, iterations: int) -> dict[str, float]:
 
     from pretrain.learner import build_mixing
     from pretrain.processes import select_device
+    from pretrain.timing import take_turns
 
     device = select_device(cfg.DEVICE)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, cfg.DATA.IMAGE_SIZE
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 1000, (count,), device=device)
@@ -200,13 +200,14 @@ def measure_mixing(cfg: Any, rounds: int, iterations: int) -> dict[str, float]:
         def run() -> None:
             for _ in range(iterations * cfg.SOLVER.ACCUMULATION):
                 mix(images, labels)
-            synchronize(device)
 
         return run
 
     steps = synthetic_steps(with_method(cfg, "cutmix"), iterations)
-    times = take_turns([steps, mixing("cutmix"), mixing("saliencymix")], rounds, clock)
-    step, cutmix, saliencymix = (median(seconds) / iterations for seconds in times)
+    times = take_turns([steps, mixing("cutmix"), mixing("saliencymix")], rounds, device=device)
+    step, cutmix, saliencymix = (
+        median(seconds.cpu if device.type == "cpu" else seconds.wall) / iterations for seconds in times
+    )
     return {
         "step_with_cutmix_ms": 1000 * step,
         "cutmix_ms": 1000 * cutmix,
@@ -223,7 +224,7 @@ def with_method(cfg: Any, method: str) -> Any:
 
 
 def synthetic_steps(cfg: Any, iterations: int) -> Callable[[], None]:
-    """Return a function that does ``iterations`` training steps on one synthetic batch and waits for their end."""
+    """Return a function that does ``iterations`` training steps on one synthetic batch."""
     import torch
 
     from pretrain.learner import Learner
@@ -241,7 +242,6 @@ def synthetic_steps(cfg: Any, iterations: int) -> Callable[[], None]:
     def steps() -> None:
         for _ in range(iterations):
             learner.step([(images, labels)] * cfg.SOLVER.ACCUMULATION, lr=0.01, progress=0.5)
-        synchronize(device)
 
     return steps
 
@@ -253,14 +253,14 @@ def measure_run(cfg: Any, iterations: int) -> dict[str, float]:
     from pretrain.data import Unreadable, load_splits
     from pretrain.learner import Learner
     from pretrain.processes import Processes, select_device
+    from pretrain.timing import take_turns
     from pretrain.trainer import batches_of, training_batches
 
     processes = Processes(select_device(cfg.DEVICE))
     pictures, _ = load_splits(cfg)
     pictures_in_all = cfg.SOLVER.BATCH_SIZE * iterations
-    ceiling = synthetic_steps(cfg, iterations)
-    ceiling()  # warm: cuDNN's choice of algorithms, torch.compile
-    synthetic = timed(ceiling)
+    (ceiling,) = take_turns([synthetic_steps(cfg, iterations)], 1, device=processes.device)
+    (synthetic,) = ceiling.wall
 
     learner = Learner(cfg, len(pictures.classes), processes)
     learner.network.train()
@@ -298,29 +298,8 @@ def synchronize(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    started = clock()
-    function()
-    return clock() - started
-
-
-def take_turns(functions: list[Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> list[list[float]]:
-    """Return for each function its seconds in every round; one round before them warms up."""
-    times = [[timed(function, clock) for function in functions] for _ in range(rounds + 1)][1:]
-    return [list(column) for column in zip(*times, strict=True)]
-
-
-def environment(cfg: Any) -> dict[str, Any]:
-    import cv2
-    import PIL
-    import torch
-    import torchvision
-
+def settings(cfg: Any) -> dict[str, Any]:
     return {
-        "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "opencv": cv2.__version__, "pillow": PIL.__version__, "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "arch": cfg.MODEL.ARCH, "batch": cfg.SOLVER.BATCH_SIZE, "precision": cfg.PRECISION,
         "channels_last": cfg.CHANNELS_LAST, "compile": cfg.COMPILE, "workers": cfg.DATA.NUM_WORKERS,
     }  # fmt: skip
