@@ -25,6 +25,12 @@ from fvcore.common.config import CfgNode as CN
 from detection.voc import VOC_CLASSES
 from pretrain.config import load_config
 
+# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes.
+FREE_ON_RESUME = frozenset({
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
+    "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
+})  # fmt: skip
+
 logger = logging.getLogger(__name__)
 
 
@@ -214,12 +220,22 @@ def load_detection_config(config_file: Path | str | None, opts: Sequence[str] = 
         FileNotFoundError: a config file does not exist, or the data whose classes are wanted.
         ValueError: the key, its value and what would be right; or a defect in those data.
     """
-    cfg = load_config(get_cfg(), config_file, opts)
-    _check(cfg)
+    cfg = read_detection_config(config_file, opts)
     _resolve_classes(cfg)
     _resolve_device(cfg)
     if cfg.SEED < 0:
         cfg.SEED = (_recorded_seed(Path(cfg.OUTPUT_DIR)) if resume else None) or _draw_seed()
+    return cfg
+
+
+def read_detection_config(config_file: Path | str | None, opts: Sequence[str] = ()) -> CN:
+    """Return the defaults with the file's values and then ``opts``, checked by themselves, without data or GPU.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_detection_config``.
+    """
+    cfg = load_config(get_cfg(), config_file, opts)
+    _check(cfg)
     return cfg
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-LOGGER_NAMES = ("pretrain", "detection")
+LOGGER_NAMES = ("pretrain", "detection", "studies")
 PLAIN_LINE_SECONDS = 15  # between two progress lines where there is no terminal
 
 logger = logging.getLogger(__name__)

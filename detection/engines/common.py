@@ -15,7 +15,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from detection.card import check_card
-from detection.config import class_names
+from detection.config import FREE_ON_RESUME, class_names
 from detection.data import load_datasets
 from detection.evaluation import PictureDetections, evaluate_voc
 from detection.voc import VOC_CLASSES, VocDataset
@@ -23,11 +23,6 @@ from detection.weights_file import read_weights
 from pretrain.checkpoint import load_last
 from pretrain.config import check_same_run
 
-# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes.
-FREE_ON_RESUME = frozenset(
-    {"OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
-     "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}
-)  # fmt: skip
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
 
 # Parts that a backbone file cannot fill; the rest of the model must come from the file.

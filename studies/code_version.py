@@ -1,0 +1,105 @@
+"""The version of the code behind a stage: a hash of every module of ours that it can reach, words left out.
+
+What counts is what the code does. Comments, docstrings and layout do not, nor do modules that only talk to the user;
+so a corrected sentence never repeats a week of pretraining.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from studies.config import ROOT
+
+PACKAGES = ("pretrain", "detection", "studies")
+# They show progress, draw pages or write logs; no number depends on them.
+TALKING = frozenset({
+    "pretrain.cli", "pretrain.run_folder", "detection.charts", "detection.page_assets", "detection.pictures",
+    "detection.report_html", "detection.report_markdown", "detection.training_curves",
+})  # fmt: skip
+
+
+def code_version(modules: Iterable[str], *, leave_out: frozenset[str] = frozenset(), root: Path = ROOT) -> str:
+    """Return the first 16 hex digits of a hash over ``modules`` (dotted names) and everything of ours they import.
+
+    Imports inside functions count too; the modules ``leave_out`` do not, nor what only they import. ``root`` is the
+    folder that holds the packages.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(reachable(modules, leave_out=leave_out, root=root)):
+        digest.update(f"{name} {_module_hash(_module_file(name, root))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def reachable(modules: Iterable[str], *, leave_out: frozenset[str] = frozenset(), root: Path = ROOT) -> set[str]:
+    """Return the names of ``modules`` and of all modules of ours that they import, directly or through each other."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in TALKING or name in leave_out or _module_file(name, root) is None:
+            continue
+        found.add(name)
+        waiting += _imports(name, _module_file(name, root))
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])  # importing a module runs its package's __init__
+    return found
+
+
+@cache
+def _module_file(name: str, root: Path) -> Path | None:
+    if name.partition(".")[0] not in PACKAGES:
+        return None
+    path = root.joinpath(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None  # a name inside a module
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@cache
+def _module_hash(path: Path) -> str:
+    return hashlib.sha256(repr(_canonical(_tree(path))).encode()).hexdigest()
+
+
+def _canonical(node: Any) -> Any:
+    """Return a syntax tree as tuples that are equal in every Python version: no positions, no empty fields."""
+    if isinstance(node, list):
+        return tuple(_canonical(item) for item in node)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
+        fields["body"] = node.body[1:]
+    return (
+        type(node).__name__,
+        *((name, _canonical(value)) for name, value in fields.items() if value is not None and value != []),
+    )
+
+
+def _has_docstring(node: Any) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)

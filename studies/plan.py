@@ -1,0 +1,390 @@
+"""What a study consists of: its stages, what each is made from, where it lives, and the command that makes it.
+
+A stage is one command of this toolkit, and a folder. The folder's name ends in the stage's fingerprint: a hash of its
+settings, of the code that it runs and of its parents' fingerprints. Whatever changes, changes the fingerprints of just
+those stages that depend on it, so what need not run again is found where it was left, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from detection.config import FREE_ON_RESUME as FREE_IN_TRAINING
+from detection.config import read_detection_config
+from pretrain.config import FREE_ON_RESUME, load_pretrain_config
+from studies.code_version import code_version
+from studies.config import ROOT, Experiment, experiments, repository_file
+from studies.records import find_accepted
+
+# Where the code of a stage begins; {engine} is that of fine-tuning.
+CODE = {
+    "data": ("detection.digits",),
+    "pretrain": ("pretrain.trainer",),
+    "convert": ("detection.backbone_file",),
+    "fine_tune": ("detection.engines.{engine}",),
+    "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
+    "comparison": ("detection.comparison", "detection.comparison_pages"),
+    "attack": ("pretrain.attacks",),
+    "timing": ("pretrain.trainer", "pretrain.timing"),
+    "cam": ("pretrain.cam",),
+}
+# Scores on the way are for the eye; they do not change what training computes.
+NOT_OF_TRAINING = frozenset({"detection.evaluation"})
+FREE_IN_EVALUATION = frozenset({
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK",
+    "SOLVER.CHECKPOINT_PERIOD",
+})  # fmt: skip
+FINAL = "model_final.pth"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, everything that decides about its result, and where that goes.
+
+    Attributes:
+        name: unique in the study, such as ``ResNet-50/ImageNet/cutmix/seed0/pretrain``.
+        inputs: the settings that decide about the result, besides code and parents; JSON values.
+        meaning: the fingerprint without the code.
+        outputs: paths in ``folder`` that are there when the stage is done.
+        work: what it has to go through, pictures where it goes through pictures; of one kind, time is in proportion.
+        processes: that it runs on, each with a GPU where there are any; 0: needs none.
+        threads: of the CPU for each process; 0: PyTorch's own choice.
+    """
+
+    name: str
+    kind: str
+    inputs: Mapping[str, Any]
+    code: str
+    parents: tuple[Stage, ...]
+    fingerprint: str
+    meaning: str
+    folder: Path
+    command: tuple[str, ...]
+    outputs: tuple[str, ...]
+    work: float
+    processes: int
+    threads: int
+    experiment: Experiment | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's config and its stages; parents come before their children."""
+
+    cfg: CfgNode
+    config_file: Path
+    stages: tuple[Stage, ...]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.cfg.OUTPUT_DIR)
+
+
+def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = False) -> Plan:
+    """Return the stages of the study ``cfg``, read by ``load_study`` from ``config_file``. Nothing is run or written.
+
+    With ``accept_code`` a stage that was run, or begun, by another version of its code is taken as it is.
+
+    Raises:
+        FileNotFoundError: a config that the study names does not exist.
+        ValueError: such a config, or its OPTS, are wrong; the experiment is named.
+    """
+    return Plan(cfg, Path(config_file), tuple(_Planner(cfg, accept_code=accept_code).stages()))
+
+
+class _Planner:
+    def __init__(self, cfg: CfgNode, *, accept_code: bool):
+        self.cfg, self.accept_code = cfg, accept_code
+        self.experiments = experiments(cfg)
+        self.known: dict[str, Stage] = {}
+        self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
+        self.engine = cfg.DETECTION.ENGINE
+        if self.engine == "auto":
+            self.engine = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
+        if cfg.KIND == "transfer":
+            self.detection_opts = list(map(str, cfg.DETECTION.OPTS))
+            self.detection = read_detection_config(repository_file(cfg.DETECTION.CONFIG), self.detection_opts)
+
+    def stages(self) -> list[Stage]:
+        make = {
+            "transfer": self._transfer,
+            "classification": self._classification,
+            "robustness": self._robustness,
+            "timing": self._timing,
+            "cam": self._cam,
+        }
+        make[self.cfg.KIND]()
+        return list(self.known.values())
+
+    # The five kinds ---------------------------------------------------------------------------------------------------
+
+    def _transfer(self) -> None:
+        runs = [
+            self._evaluate(experiment, seed, self._fine_tune(experiment, seed, self._convert(pretrained)))
+            for experiment, seed, pretrained in self._pretrained()
+        ]
+        if len(runs) > 1:
+            self._comparison(runs)
+
+    def _classification(self) -> None:
+        self._pretrained()
+
+    def _robustness(self) -> None:
+        attack = self.cfg.ATTACK
+        inputs = {**attack, **self._real_data()}
+        for experiment, seed, pretrained in self._pretrained():
+            self._add(
+                _sibling(pretrained, "attack", seed), "attack", inputs, self._with_data(pretrained), ("attack.json",),
+                lambda folder, model=pretrained: [
+                    *_tool("attack"), str(model.folder / FINAL), "--data-root", self._pictures(),
+                    "--attacks", *attack.METHODS, "--epsilons", *(f"{value:g}" for value in attack.EPSILONS),
+                    "--steps", str(attack.STEPS), "--step-size", f"{attack.STEP_SIZE:g}",
+                    "--num-images", str(attack.NUM_IMAGES), "--output", str(folder / "attack.json"),
+                ],
+                experiment=experiment, seed=seed,
+            )  # fmt: skip
+
+    def _timing(self) -> None:
+        configs = {experiment.name: self._pretrain_config(experiment, 0) for experiment in self.experiments}
+        inputs = {
+            "runs": {name: _inputs(cfg, FREE_ON_RESUME) for name, cfg in configs.items()},
+            **self.cfg.TIMING, **self._real_data(),
+        }  # fmt: skip
+
+        def command(folder: Path) -> list[str]:
+            runs = [["--run", one.name, str(one.config), *one.opts] for one in self.experiments]
+            opts = [*map(str, self.cfg.PRETRAIN.OPTS), *(["DATA.ROOT", self._pictures()] if self._pictures() else [])]
+            return [
+                *_tool("bench_methods"), *(word for run in runs for word in run), *(["--opts", *opts] if opts else []),
+                "--rounds", str(self.cfg.TIMING.ROUNDS), "--iterations", str(self.cfg.TIMING.ITERATIONS),
+                "--output", str(folder / "timing.json"),
+            ]  # fmt: skip
+
+        self._add("timing", "timing", inputs, self._with_data(), ("timing.json",), command)
+
+    def _cam(self) -> None:
+        seed = self.cfg.SEEDS[0]
+        pretrained = {experiment.name: stage for experiment, of, stage in self._pretrained() if of == seed}
+        self._add(
+            "cam", "cam", {**self.cfg.CAM, "seed": seed, **self._real_data()}, self._with_data(*pretrained.values()),
+            ("cam.png", "cam.json"),
+            lambda folder: [
+                *_tool("show_cam"), "--checkpoints",
+                *(f"{name}={stage.folder / FINAL}" for name, stage in pretrained.items()),
+                "--data-root", self._pictures(), "--num-images", str(self.cfg.CAM.NUM_IMAGES), "--seed", str(seed),
+                "--output", str(folder / "cam.png"),
+            ],
+            seed=seed,
+        )  # fmt: skip
+
+    # Their stages -----------------------------------------------------------------------------------------------------
+
+    def _pretrained(self) -> list[tuple[Experiment, int, Stage]]:
+        """Return every experiment with every seed, seed by seed, so that each method gets its first number early."""
+        return [
+            (experiment, seed, self._pretrain(experiment, seed))
+            for seed in self.cfg.SEEDS
+            for experiment in self.experiments
+        ]
+
+    def _pretrain_config(self, experiment: Experiment, seed: int) -> CfgNode:
+        opts = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts, "SEED", str(seed)]
+        try:
+            return load_pretrain_config(experiment.config, opts)
+        except ValueError as error:
+            raise ValueError(f"experiment {experiment.name}: {error}") from error
+
+    def _pretrain(self, experiment: Experiment, seed: int) -> Stage:
+        shared = self.cfg.PRETRAIN.SEED >= 0
+        used = self.cfg.PRETRAIN.SEED if shared else seed
+        cfg = self._pretrain_config(experiment, used)
+        return self._add(
+            f"{experiment.name}/pretrain" if shared else f"{experiment.name}/seed{seed}/pretrain",
+            "pretrain", {**_inputs(cfg, FREE_ON_RESUME), **self._real_data()}, self._with_data(), (FINAL,),
+            lambda folder: [
+                *_tool("pretrain", processes=self.cfg.GPUS), "--config-file", str(experiment.config), "--resume",
+                *map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts,
+                "DATA.ROOT", self._pictures(), "OUTPUT_DIR", str(folder), "SEED", str(used),
+            ],
+            work=cfg.SOLVER.EPOCHS * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
+            processes=self.cfg.GPUS,
+            experiment=experiment, seed=None if shared else seed,
+        )  # fmt: skip
+
+    def _convert(self, pretrained: Stage) -> Stage:
+        return self._add(
+            _sibling(pretrained, "convert", pretrained.seed), "convert", {}, (pretrained,), ("backbone.pth",),
+            lambda folder: [
+                *_tool("convert_checkpoint"), str(pretrained.folder / FINAL), str(folder / "backbone.pth"),
+            ],
+            experiment=pretrained.experiment, seed=pretrained.seed,
+        )  # fmt: skip
+
+    def _fine_tune(self, experiment: Experiment, seed: int, backbone: Stage) -> Stage:
+        solver, processes = self.detection.SOLVER, self.cfg.GPUS
+        inputs = {**_inputs(self.detection, FREE_IN_TRAINING), "SEED": seed, "engine": self.engine}
+        return self._add(
+            f"{experiment.name}/seed{seed}/fine_tune", "fine_tune", {**inputs, **self._real_scenes()},
+            self._with_data(backbone), (FINAL,),
+            lambda folder: [
+                *_tool("train_net", processes=processes if self.engine == "torchvision" else 1),
+                "--engine", self.engine, "--resume", *self._num_gpus(processes),
+                *self._detection_command(backbone.folder / "backbone.pth", folder, seed), "DATASETS.TEST", "()",
+            ],
+            work=solver.MAX_ITER * solver.IMS_PER_BATCH, processes=processes, experiment=experiment, seed=seed,
+        )  # fmt: skip
+
+    def _evaluate(self, experiment: Experiment, seed: int, trained: Stage) -> Stage:
+        report = f"inference/{self.detection.DATASETS.TEST[0]}/report.json"
+        inputs = {**_inputs(self.detection, FREE_IN_EVALUATION), "engine": self.engine}
+        return self._add(
+            f"{experiment.name}/seed{seed}/evaluate", "evaluate", {**inputs, **self._real_scenes()},
+            self._with_data(trained), (report,),
+            lambda folder: [
+                *_tool("train_net"), "--engine", self.engine, "--eval-only",
+                *self._detection_command(trained.folder / FINAL, folder, seed),
+            ],
+            work=self.cfg.DIGITS.TEST_SCENES or self.cfg.COST.TEST_PICTURES, processes=1,
+            experiment=experiment, seed=seed,
+        )  # fmt: skip
+
+    def _comparison(self, runs: Sequence[Stage]) -> None:
+        split = self.detection.DATASETS.TEST[0]
+        methods = [run.experiment.name.replace("/", " ") if self._several_labels() else run.experiment.method
+                   for run in runs]  # fmt: skip
+        classes = tuple(self.detection.VOC.CLASSES)
+        self._add(
+            "comparison", "comparison", {"methods": methods, "split": split, **self._real_scenes()},
+            self._with_data(*runs), ("comparison.json", "comparison.html"),
+            lambda folder: [
+                *_tool("voc_map"), "--devkit", self._scenes(), "--split", split,
+                *(["--classes", ",".join(classes)] if classes else []), "--output", str(folder), "--compare",
+                *(f"{method}={run.folder}" for method, run in zip(methods, runs, strict=True)),
+            ],
+        )  # fmt: skip
+
+    def _several_labels(self) -> bool:
+        return len({(one.model, one.data) for one in self.experiments}) > 1
+
+    def _detection_command(self, weights: Path, folder: Path, seed: int) -> list[str]:
+        return [
+            "--config-file", str(repository_file(self.cfg.DETECTION.CONFIG)), *self.detection_opts,
+            "VOC.ROOT", self._scenes(), "MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(folder),
+            "SEED", str(seed),
+        ]  # fmt: skip
+
+    def _num_gpus(self, processes: int) -> list[str]:
+        return ["--num-gpus", str(processes)] if self.engine == "detectron2" and processes > 1 else []
+
+    # Data -------------------------------------------------------------------------------------------------------------
+
+    def _with_data(self, *parents: Stage) -> tuple[Stage, ...]:
+        return (self._data(), *parents) if self.made else parents
+
+    def _data(self) -> Stage:
+        digits = self.cfg.DIGITS
+        scenes = ["--scenes", digits.SCENES, "--test-scenes", digits.TEST_SCENES, "--scene-side", digits.SCENE_SIDE]
+        outputs = ("pictures", "VOCdevkit") if self.cfg.KIND == "transfer" else ("pictures",)
+        return self._add(
+            "data", "data", dict(digits), (), outputs,
+            lambda folder: [
+                *_tool("make_digits"), "--output", str(folder), "--seed", str(digits.SEED),
+                "--train-per-class", str(digits.TRAIN_PER_CLASS), "--val-per-class", str(digits.VAL_PER_CLASS),
+                "--side", str(digits.SIDE), *(map(str, scenes) if self.cfg.KIND == "transfer" else []),
+            ],
+        )  # fmt: skip
+
+    def _pictures(self) -> str:
+        if self.made:
+            return str(self._data().folder / "pictures")
+        return _absolute(self.cfg.PRETRAIN.DATA_ROOT)
+
+    def _scenes(self) -> str:
+        if self.made:
+            return str(self._data().folder / "VOCdevkit")
+        return _absolute(self.cfg.DETECTION.VOC_ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+    def _real_data(self) -> dict[str, str]:
+        """A real data set is known by its path; made data is a parent."""
+        return {} if self.made else {"data": _absolute(self.cfg.PRETRAIN.DATA_ROOT)}
+
+    def _real_scenes(self) -> dict[str, str]:
+        return {} if self.made else {"data": self._scenes()}
+
+    # Every stage ------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        name: str,
+        kind: str,
+        inputs: Mapping[str, Any],
+        parents: tuple[Stage, ...],
+        outputs: tuple[str, ...],
+        command: Callable[[Path], list[str]],
+        *,
+        work: float = 1.0,
+        processes: int = 0,
+        experiment: Experiment | None = None,
+        seed: int | None = None,
+    ) -> Stage:
+        name = re.sub(r"[^\w./+-]", "_", name)
+        if name in self.known:
+            return self.known[name]
+        modules = [module.format(engine=self.engine) for module in CODE[kind]]
+        code = code_version(modules, leave_out=NOT_OF_TRAINING if kind == "fine_tune" else frozenset())
+        meaning = _hash({"kind": kind, "inputs": inputs, "parents": [parent.meaning for parent in parents]})
+        fingerprint = _hash(
+            {"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]}
+        )
+        folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
+        if self.accept_code and not folder.exists():
+            folder, fingerprint, code = find_accepted(folder, meaning) or (folder, fingerprint, code)
+        stage = Stage(name, kind, inputs, code, parents, fingerprint, meaning, folder, tuple(command(folder)), outputs,
+                      work, processes, self.cfg.THREADS, experiment, seed)  # fmt: skip
+        self.known[name] = stage
+        return stage
+
+
+def _tool(name: str, *, processes: int = 1) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "tools" / f"{name}.py")]
+
+
+def _sibling(stage: Stage, kind: str, seed: int | None) -> str:
+    """Return the name of what follows ``stage`` in its own folder, or in that of ``seed`` if it is shared by seeds."""
+    parent = stage.name.rpartition("/")[0]
+    return f"{parent}/{kind}" if seed == stage.seed else f"{parent}/seed{seed}/{kind}"
+
+
+def _inputs(cfg: CfgNode, free: frozenset[str]) -> dict[str, Any]:
+    """Return the settings of ``cfg`` that decide about a result, as JSON has them; ``free`` are dotted keys."""
+    tree = yaml.safe_load(cfg.dump())
+    return {key: value for key, value in _flat(tree) if key not in free and key != "VERSION"}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for name, value in tree.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve()) if path else ""
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

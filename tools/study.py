@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Run a whole experiment of the paper, or your own: every method, every seed, one table.
+
+A stage that is done is not run again, one that died goes on; so call it again after anything. A stage depends on its
+settings, on the code that it runs and on what it is made from; when one of them changes, so do the stages after it.
+
+Examples:
+  python tools/study.py --config-file studies/table3_small.yaml
+  python tools/study.py --config-file studies/table3.yaml --dry-run \\
+      PRETRAIN.DATA_ROOT /data/imagenet DETECTION.VOC_ROOT /data/VOCdevkit
+  python tools/study.py --config-file studies/table3.yaml --launcher slurm --only saliencymix \\
+      PRETRAIN.DATA_ROOT /data/imagenet DETECTION.VOC_ROOT /data/VOCdevkit SLURM.PARTITION gpu
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
+
+from pretrain.cli import add_config_arguments, format_seconds, make_parser, run_tool, setup_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from studies.cost import Estimates
+    from studies.plan import Plan, Stage
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="print the stages that would run, their commands and "
+                        "how long they should take; run and write nothing")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="only the stages of that name, with "
+                        "what they are made from: a method, seed1, pretrain, '*/cutmix/seed1/*'")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (default: on this machine "
+                        "as many as its GPUs or cores hold, on a cluster all that are ready)")
+    parser.add_argument("--launcher", choices=("local", "slurm", "submitit-local"), default="local",
+                        help="slurm: a job a stage, through submitit; submitit-local: the same on this machine")
+    parser.add_argument("--accept-code", action="store_true", help="take what another version of the code has made, "
+                        "or begun, as it is")
+    add_config_arguments(parser, example="studies/table3_small.yaml")
+    args = parser.parse_args(argv)
+    if args.jobs < 0:
+        raise ValueError(f"--jobs is {args.jobs}; expected at least 1 (0: chosen by the machine)")
+
+    from studies.config import load_study
+    from studies.cost import Estimates
+    from studies.plan import make_plan
+    from studies.runner import finished, run, select
+
+    cfg = load_study(args.config_file, args.opts)
+    plan = make_plan(cfg, args.config_file, accept_code=args.accept_code)
+    stages = select(plan, args.only)
+    results = finished(plan.stages)
+    estimates = Estimates(cfg, [(stage, results[stage.name]) for stage in plan.stages if stage.name in results])
+    missing = [stage for stage in stages if stage.name not in results]
+    if args.dry_run:
+        print_plan(plan, stages, missing, estimates)
+        return 0
+    failed: dict[str, str] = {}
+    if missing:
+        check_data(plan)
+        setup_logging(plan.folder)
+
+        from studies.launchers import make_launcher
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
+        launcher = make_launcher(args.launcher, cfg, jobs=args.jobs)
+        failed = run(stages, launcher, estimates, on_result=lambda: write(plan, {}))
+    write(plan, failed, show=True)
+    if not missing:
+        print(f"nothing to do: all {len(stages)} stages are done")
+    for name, reason in failed.items():
+        print(f"study.py: error: {name} failed: {reason}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def check_data(plan: Plan) -> None:
+    """Refuse to start without the data that the study needs."""
+    cfg = plan.cfg
+    if cfg.DIGITS.TRAIN_PER_CLASS:
+        return
+    synthetic = cfg.KIND == "timing"  # measured on noise where there is no data
+    if not cfg.PRETRAIN.DATA_ROOT and not synthetic:
+        raise ValueError("PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as "
+                         "PRETRAIN.DATA_ROOT /data/imagenet")
+    if cfg.PRETRAIN.DATA_ROOT and not Path(cfg.PRETRAIN.DATA_ROOT).expanduser().is_dir():
+        raise FileNotFoundError(f"PRETRAIN.DATA_ROOT {cfg.PRETRAIN.DATA_ROOT} is no folder")
+
+
+def write(plan: Plan, failed: Mapping[str, str], *, show: bool = False) -> None:
+    """Write study.json, study.md and study.html; with ``show`` also print the table."""
+    from studies.pages import summary_table, write_pages
+    from studies.results import study_result
+    from studies.runner import finished
+
+    result: dict[str, Any] = study_result(plan, finished(plan.stages), failed)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_pages(result, plan.folder)
+    if show:
+        print("\n".join(summary_table(result)))
+        print(plan.folder / "study.html")
+
+
+def print_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage], estimates: Estimates) -> None:
+    """Print a line for each stage that would run, with its command, and what all of them should cost."""
+    known, hours, unknown = 0.0, 0.0, 0
+    for stage in missing:
+        seconds = estimates.seconds(stage)
+        begun = ", goes on" if (stage.folder / "request.json").exists() else ""
+        print(f"{stage.name}: {'unknown' if seconds is None else format_seconds(seconds)}{begun}")
+        print(f"    {shlex.join(stage.command)}")
+        if seconds is None:
+            unknown += 1
+        else:
+            known += seconds
+            hours += seconds * stage.processes / 3600
+    print(f"\n{len(stages)} stages: {len(stages) - len(missing)} done, {len(missing)} to run, into {plan.folder}")
+    if missing:
+        without = f", without {unknown} stages of unknown duration" if unknown else ""
+        print(f"one after the other {format_seconds(known)}{without}; {hours:.1f} hours of a GPU where there are any")
+        source = plan.cfg.COST.SOURCE
+        measured = ", ".join(sorted(estimates.measured))
+        print("; ".join(filter(None, [f"measured in this study: {measured}" if measured else "",
+                                      f"rates stated in the config: {source}" if source else ""])) or "no rates known")
+
+
+if __name__ == "__main__":
+    run_tool(main)
