@@ -6,6 +6,7 @@ inclusive pixels. Numbers are written with as many digits as it takes to read th
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Mapping
@@ -79,12 +80,12 @@ def read_detections(dataset: VocDataset, folder: Path | str) -> dict[str, Pictur
     order = np.argsort(pictures, kind="stable")
     pictures, numbers, classes = pictures[order], numbers[order], classes[order]
     boxes = numbers[:, 1:] - VOC_SHIFT
-    starts = np.flatnonzero(np.diff(pictures, prepend=-1))
+    bounds = [*np.flatnonzero(np.diff(pictures, prepend=-1)).tolist(), len(pictures)]
     return {
         dataset.pictures[pictures[start]].image_id: PictureDetections(
             boxes[start:stop], numbers[start:stop, 0], classes[start:stop]
         )
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(pictures)], strict=True)
+        for start, stop in itertools.pairwise(bounds)
     }
 
 

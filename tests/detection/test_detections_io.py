@@ -49,6 +49,11 @@ def test_read_detections__returns_what_was_written(dataset, tmp_path, dtype):
     assert evaluate_voc(dataset, read) == evaluate_voc(dataset, written)
 
 
+def test_read_detections__of_a_detector_that_found_nothing(dataset, tmp_path):
+    write_detections(dataset, {}, tmp_path)
+    assert read_detections(dataset, tmp_path) == {}
+
+
 def test_read_detections__of_another_tool(dataset, tmp_path, caplog):
     (tmp_path / "comp3_det_test_dog.txt").write_bytes(b"000005 1e-3 11 11 30 30\r\n\r\n000005\t.5   10 10 9 40")
     (tmp_path / "log.txt").write_text("not a detection file")
