@@ -23,7 +23,8 @@ TALKING = frozenset({
 })  # fmt: skip
 
 
-def code_version(modules: Iterable[str], *, leave_out: frozenset[str] = frozenset(), root: Path = ROOT) -> str:
+@cache
+def code_version(modules: tuple[str, ...], *, leave_out: frozenset[str] = frozenset(), root: Path = ROOT) -> str:
     """Return the first 16 hex digits of a hash over ``modules`` (dotted names) and everything of ours they import.
 
     Imports inside functions count too; the modules ``leave_out`` do not, nor what only they import. ``root`` is the
@@ -66,7 +67,13 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
+@cache
+def _imports(name: str, path: Path) -> tuple[str, ...]:
+    """Return the dotted names that a module imports; among them are names of functions, which no file answers to."""
+    return tuple(_imported(name, path))
+
+
+def _imported(name: str, path: Path) -> Iterator[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):

@@ -343,7 +343,7 @@ class _Planner:
         name = re.sub(r"[^\w./+-]", "_", name)
         if name in self.known:
             return self.known[name]
-        modules = [module.format(engine=self.engine) for module in CODE[kind]]
+        modules = tuple(module.format(engine=self.engine) for module in CODE[kind])
         code = code_version(modules, leave_out=NOT_OF_TRAINING if kind == "fine_tune" else frozenset())
         meaning = _hash({"kind": kind, "inputs": inputs, "parents": [parent.meaning for parent in parents]})
         fingerprint = _hash(
