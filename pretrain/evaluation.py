@@ -1,8 +1,9 @@
-"""Top-1 and top-5 error of a classifier."""
+"""Top-1 and top-5 error of a classifier, of whatever pictures it is given (``pretrain.attacks`` gives changed ones)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,18 @@ from torch.nn import functional
 from pretrain.cli import Progress
 from pretrain.data import UNREADABLE
 from pretrain.processes import ALONE, Processes
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Keep ``model`` in evaluation mode; afterwards, also after an error, each of its parts is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @torch.no_grad()
@@ -22,34 +35,29 @@ def evaluate(
 ) -> dict[str, float]:
     """Return ``top1_error`` and ``top5_error`` (percent), ``loss`` (mean cross-entropy) and ``num_images``.
 
-    ``batches`` yields ``uint8 (B, 3, H, W)`` and ``int64 (B,)`` on the CPU and has a length: this process's share of
-    the pictures. Those labelled ``UNREADABLE`` do not count. ``prepare`` moves and normalises pictures. With fewer than
-    five classes top-5 counts all of them. The model's training flag is restored; its buffers become those of the main
-    process.
+    ``batches`` yields pictures that ``prepare`` moves and normalises, ``(B, 3, H, W)``, with labels ``int64 (B,)`` on
+    the CPU, and has a length: this process's share of the pictures. Those labelled ``UNREADABLE`` do not count. With
+    fewer than five classes top-5 counts all of them. The model is used in evaluation mode (see ``evaluation_mode``);
+    its buffers become those of the main process.
 
     Raises:
         ValueError: there is no picture that counts.
     """
     processes.copy_buffers(model)
-    was_training = model.training
-    model.eval()
     wrong1 = wrong5 = total = 0
     loss = 0.0
-    try:
-        with Progress(len(batches), "evaluate", unit="batch") as progress:
-            for images, labels in batches:
-                logits = model(prepare(images)).float()
-                counts = labels != UNREADABLE
-                labels, logits = labels[counts].to(logits.device), logits[counts.to(logits.device)]
-                top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
-                hits = top5 == labels[:, None]
-                wrong1 += int((~hits[:, 0]).sum())
-                wrong5 += int((~hits.any(dim=1)).sum())
-                loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-                total += len(labels)
-                progress.update()
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), Progress(len(batches), "evaluate", unit="batch") as progress:
+        for images, labels in batches:
+            logits = model(prepare(images)).float()
+            counts = labels != UNREADABLE
+            labels, logits = labels[counts].to(logits.device), logits[counts.to(logits.device)]
+            top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            hits = top5 == labels[:, None]
+            wrong1 += int((~hits[:, 0]).sum())
+            wrong5 += int((~hits.any(dim=1)).sum())
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+            total += len(labels)
+            progress.update()
     sums = processes.sum(torch.tensor([wrong1, wrong5, loss, total], dtype=torch.float64))
     wrong1, wrong5, loss, total = sums.tolist()
     if total == 0:
