@@ -177,7 +177,7 @@ class _Planner:
 
     def _cam(self) -> None:
         seed = self.cfg.SEEDS[0]
-        pretrained = {experiment.name: stage for experiment, of, stage in self._pretrained() if of == seed}
+        pretrained = {experiment.name: self._pretrain(experiment, seed) for experiment in self.experiments}
         self._add(
             "cam", "cam", {**self.cfg.CAM, "seed": seed, **self._real_data()}, self._with_data(*pretrained.values()),
             ("cam.png", "cam.json"),

@@ -100,7 +100,7 @@ def run(
         while waiting or running:
             for stage in _ready(waiting, done, launcher.slots - len(running)):
                 waiting.remove(stage)
-                _prepare(stage, _made_from(stage, done))
+                prepare(stage, _made_from(stage, done))
                 launcher.start(stage)
                 running[stage.name] = stage, time.monotonic()
             for stage, started in list(running.values()):
@@ -151,7 +151,7 @@ def _descendants(stage: Stage, waiting: Sequence[Stage]) -> set[str]:
     return lost
 
 
-def _prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
+def prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
     """Write what the worker is to do. What was made from something else, or was changed, is set aside, not mended."""
     result, request = read_record(stage.folder / RESULT), read_record(stage.folder / REQUEST)
     reason = ""
