@@ -24,6 +24,7 @@ from studies.worker import GRACE_SECONDS, StageJob
 LAUNCHERS = ("local", "slurm", "submitit-local")
 JOB = "job.json"  # in a stage's folder: the number of its job in the cluster's queue
 NO_LIMIT = 10**6  # stages at a time: the cluster's queue has its own
+MAX_REQUEUES = 1000  # each goes on where the one before ended
 UNKNOWN_MINUTES = 60 * 24 * 365  # submitit's local executor wants a limit
 
 
@@ -74,8 +75,7 @@ class LocalLauncher:
         for process in running:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
     def _free_gpus(self, count: int) -> list[int]:
         """Return the numbers of ``count`` GPUs, those that the fewest stages use."""
@@ -106,7 +106,9 @@ class SubmititLauncher:
         # Jobs inherit it, and must find this package also where it is not installed.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
-            self.executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=cluster)
+            self.executor = submitit.AutoExecutor(
+                folder=self.folder / "%j", cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES}
+            )
             self._configure(1)
         except (RuntimeError, ValueError, NameError) as error:
             raise ValueError(f"--launcher {cluster}: {error}") from error

@@ -114,15 +114,18 @@ def _run(request: dict[str, Any], log: IO[bytes], lock: IO[bytes]) -> int:
     log.write(f"\n$ {' '.join(command)}\n".encode())
     log.flush()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
-    )
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        pass_fds=[lock.fileno()], start_new_session=True,  # SLURM's warning before the limit is for the worker alone
+    )  # fmt: skip
     try:
         return process.wait()
-    except BaseException:  # asked to stop: pass it on, so that nothing goes on behind the user's back
-        process.send_signal(signal.SIGINT)
+    except BaseException:  # asked to stop: pass it on as Ctrl-C, so that nothing goes on behind the user's back
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_SECONDS)
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         raise
 
 
