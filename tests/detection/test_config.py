@@ -43,7 +43,7 @@ def test_configs__detectron2_accepts_them(path):
 def test_configs__the_torchvision_engine_supports_them(path):
     from detection.engines.torchvision import check_config
 
-    opts = [] if "DATASETS" in path.read_text() or "voc_r50" in path.name else VALID
+    opts = [] if "DATASETS" in path.read_text() or path.name.startswith(("voc_r50", "digits")) else VALID
     cfg = load_detection_config(path, opts)
     check_config(cfg)
     assert path.name.startswith("base_") or cfg.DATASETS.TRAIN
