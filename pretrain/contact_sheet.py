@@ -156,18 +156,19 @@ def write_sheet(rows: Sequence[Row], names: Sequence[str], images: Tensor, path:
                 axis.set_title(column, fontsize=11, pad=16)
         axes[0].text(-0.06, 0.5, row.title, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
         if row.source is not None:
-            _show_picture(axes[0], images[row.source], names[row.source], row.source_box, CUT_COLOUR)
+            show_picture(axes[0], images[row.source], names[row.source], row.source_box, CUT_COLOUR)
         _show_map(axes[1], row.source_map, CUT_COLOUR)
-        _show_picture(axes[2], images[row.target], names[row.target], row.target_box, PASTE_COLOUR)
+        show_picture(axes[2], images[row.target], names[row.target], row.target_box, PASTE_COLOUR)
         _show_map(axes[3], row.target_map, PASTE_COLOUR)
         shares = {row.target: row.weights[row.target], row.source: 1 - row.weights[row.target]}
         label = " + ".join(f"{share:.2f} {names[picture]}" for picture, share in shares.items() if picture is not None)
-        _show_picture(axes[4], row.mixed, label, None, PASTE_COLOUR)
+        show_picture(axes[4], row.mixed, label, None, PASTE_COLOUR)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
 
 
-def _show_picture(axis: Any, picture: Tensor, caption: str, box: Box | None, colour: str) -> None:
+def show_picture(axis: Any, picture: Tensor, caption: str, box: Box | None, colour: str) -> None:
+    """Draw ``uint8 (3, H, W)`` on a matplotlib axis, the caption above it and ``box`` outlined."""
     from matplotlib.patches import Rectangle
 
     axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")

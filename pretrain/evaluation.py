@@ -16,7 +16,7 @@ from pretrain.processes import ALONE, Processes
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Keep ``model`` in evaluation mode; afterwards, also after an error, each of its parts is in the mode it was in."""
+    """Keep ``model`` in evaluation mode; afterwards, also after an error, each part is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
