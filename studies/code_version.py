@@ -15,12 +15,31 @@ from typing import Any
 
 from studies.config import ROOT
 
+# Where the code of a stage begins.
+STAGES = {
+    "data": ("detection.digits",),
+    "pretrain": ("pretrain.trainer",),
+    "convert": ("detection.backbone_file",),
+    "fine_tune": ("detection.engines.{engine}",),
+    "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
+    "comparison": ("detection.comparison", "detection.comparison_pages"),
+    "attack": ("pretrain.attacks",),
+    "timing": ("pretrain.trainer", "pretrain.timing"),
+    "cam": ("pretrain.cam",),
+}
+NOT_OF_TRAINING = frozenset({"detection.evaluation"})  # scores on the way do not change what training computes
 PACKAGES = ("pretrain", "detection", "studies")
 # They show progress, draw pages or write logs; no number depends on them.
 TALKING = frozenset({
     "pretrain.cli", "pretrain.run_folder", "detection.charts", "detection.page_assets", "detection.pictures",
     "detection.report_html", "detection.report_markdown", "detection.training_curves",
 })  # fmt: skip
+
+
+def stage_version(kind: str, engine: str = "") -> str:
+    """Return the version of the code behind a stage of ``kind``; ``engine`` is that of fine-tuning and detection."""
+    modules = tuple(module.format(engine=engine) for module in STAGES[kind])
+    return code_version(modules, leave_out=NOT_OF_TRAINING if kind == "fine_tune" else frozenset())
 
 
 @cache

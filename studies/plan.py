@@ -24,24 +24,10 @@ from fvcore.common.config import CfgNode
 from detection.config import FREE_ON_RESUME as FREE_IN_TRAINING
 from detection.config import read_detection_config
 from pretrain.config import FREE_ON_RESUME, load_pretrain_config
-from studies.code_version import code_version
+from studies.code_version import stage_version
 from studies.config import ROOT, Experiment, experiments, repository_file
 from studies.records import find_accepted
 
-# Where the code of a stage begins; {engine} is that of fine-tuning.
-CODE = {
-    "data": ("detection.digits",),
-    "pretrain": ("pretrain.trainer",),
-    "convert": ("detection.backbone_file",),
-    "fine_tune": ("detection.engines.{engine}",),
-    "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
-    "comparison": ("detection.comparison", "detection.comparison_pages"),
-    "attack": ("pretrain.attacks",),
-    "timing": ("pretrain.trainer", "pretrain.timing"),
-    "cam": ("pretrain.cam",),
-}
-# Scores on the way are for the eye; they do not change what training computes.
-NOT_OF_TRAINING = frozenset({"detection.evaluation"})
 FREE_IN_EVALUATION = frozenset({
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VOC.ROOT", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -56,6 +42,7 @@ class Stage:
     Attributes:
         name: unique in the study, such as ``ResNet-50/ImageNet/cutmix/seed0/pretrain``.
         inputs: the settings that decide about the result, besides code and parents; JSON values.
+        code: version of the code that the result is by, or is to be by; another than ``present_code`` if accepted.
         meaning: the fingerprint without the code.
         outputs: paths in ``folder`` that are there when the stage is done.
         work: what it has to go through, pictures where it goes through pictures; of one kind, time is in proportion.
@@ -67,6 +54,7 @@ class Stage:
     kind: str
     inputs: Mapping[str, Any]
     code: str
+    present_code: str
     parents: tuple[Stage, ...]
     fingerprint: str
     meaning: str
@@ -343,8 +331,7 @@ class _Planner:
         name = re.sub(r"[^\w./+-]", "_", name)
         if name in self.known:
             return self.known[name]
-        modules = tuple(module.format(engine=self.engine) for module in CODE[kind])
-        code = code_version(modules, leave_out=NOT_OF_TRAINING if kind == "fine_tune" else frozenset())
+        code = present_code = stage_version(kind, inputs.get("engine", ""))
         meaning = _hash({"kind": kind, "inputs": inputs, "parents": [parent.meaning for parent in parents]})
         fingerprint = _hash(
             {"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]}
@@ -352,8 +339,10 @@ class _Planner:
         folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
         if self.accept_code and not folder.exists():
             folder, fingerprint, code = find_accepted(folder, meaning) or (folder, fingerprint, code)
-        stage = Stage(name, kind, inputs, code, parents, fingerprint, meaning, folder, tuple(command(folder)), outputs,
-                      work, processes, self.cfg.THREADS, experiment, seed)  # fmt: skip
+        stage = Stage(
+            name, kind, inputs, code, present_code, parents, fingerprint, meaning, folder, tuple(command(folder)),
+            outputs, work, processes, self.cfg.THREADS, experiment, seed,
+        )  # fmt: skip
         self.known[name] = stage
         return stage
 

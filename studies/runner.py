@@ -168,8 +168,8 @@ def prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
     stage.folder.mkdir(parents=True, exist_ok=True)
     write_record(stage.folder / REQUEST, {
         "name": stage.name, "kind": stage.kind, "fingerprint": stage.fingerprint, "meaning": stage.meaning,
-        "code": stage.code, "inputs": dict(stage.inputs), "made_from": made_from, "command": list(stage.command),
-        "outputs": list(stage.outputs), "threads": stage.threads,
+        "code": stage.code, "present_code": stage.present_code, "inputs": dict(stage.inputs), "made_from": made_from,
+        "command": list(stage.command), "outputs": list(stage.outputs), "threads": stage.threads,
     })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from studies.code_version import stage_version
 from studies.config import ROOT
 from studies.records import (
     FAILURE,
@@ -49,6 +50,10 @@ def run_stage(folder: Path | str) -> bool:
         if read_result(folder, request["fingerprint"], request["made_from"]) is not None:
             return True
         attempts = _count_attempt(folder)
+        if stage_version(request["kind"], request["inputs"].get("engine", "")) != request["present_code"]:
+            problem = "its code has changed since the study was called; call it again, which plans by the new code"
+            write_record(folder / FAILURE, {"message": problem, "attempts": attempts})
+            return False
         (folder / FAILURE).unlink(missing_ok=True)
         started = time.time()
         with (folder / LOG).open("ab") as log:

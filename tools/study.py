@@ -85,12 +85,12 @@ def check_data(plan: Plan) -> None:
     cfg = plan.cfg
     if cfg.DIGITS.TRAIN_PER_CLASS:
         return
-    synthetic = cfg.KIND == "timing"  # measured on noise where there is no data
-    if not cfg.PRETRAIN.DATA_ROOT and not synthetic:
+    if not cfg.PRETRAIN.DATA_ROOT and cfg.KIND != "timing":  # times are measured on noise where there is no data
         raise ValueError("PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as "
                          "PRETRAIN.DATA_ROOT /data/imagenet")
-    if cfg.PRETRAIN.DATA_ROOT and not Path(cfg.PRETRAIN.DATA_ROOT).expanduser().is_dir():
-        raise FileNotFoundError(f"PRETRAIN.DATA_ROOT {cfg.PRETRAIN.DATA_ROOT} is no folder")
+    for key, path in (("PRETRAIN.DATA_ROOT", cfg.PRETRAIN.DATA_ROOT), ("DETECTION.VOC_ROOT", cfg.DETECTION.VOC_ROOT)):
+        if path and not Path(path).expanduser().is_dir():
+            raise FileNotFoundError(f"{key} {path} is no folder")
 
 
 def write(plan: Plan, failed: Mapping[str, str], *, show: bool = False) -> None:

@@ -5,6 +5,7 @@ import sys
 import pytest
 import yaml
 
+from studies.code_version import stage_version
 from studies.config import load_study
 from studies.plan import Stage, make_plan
 
@@ -42,7 +43,8 @@ def make_stage(tmp_path):
     def make_stage(name, code="(F / 'out.txt').write_text('made')", *, parents=(), outputs=("out.txt",), threads=0):
         folder = tmp_path / "out" / f"{name}-12345678"
         text = f"import os, sys, time; from pathlib import Path; F = Path({str(folder)!r}); {code}"
-        return Stage(name, "convert", {}, "code", tuple(parents), f"print of {name}", f"meaning of {name}", folder,
+        code = stage_version("convert")
+        return Stage(name, "convert", {}, code, code, tuple(parents), f"print of {name}", f"meaning of {name}", folder,
                      (sys.executable, "-c", text), tuple(outputs), 1.0, 0, threads)  # fmt: skip
 
     return make_stage

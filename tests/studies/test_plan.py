@@ -106,12 +106,9 @@ def test_make_plan__another_seed_leaves_the_others_alone(plan_of):
 
 def test_make_plan__the_code_of_a_stage_reaches_it_and_what_follows(plan_of, monkeypatch):
     before = plan_of()
-    real = studies.plan.code_version
-
-    def changed(modules, **options):
-        return "changed" if "detection.backbone_file" in modules else real(modules, **options)
-
-    monkeypatch.setattr(studies.plan, "code_version", changed)
+    real = studies.plan.stage_version
+    monkeypatch.setattr(studies.plan, "stage_version",
+                        lambda kind, engine: "changed" if kind == "convert" else real(kind, engine))  # fmt: skip
     changed = changed_names(before, plan_of())
     assert {name.rpartition("/")[2] for name in changed} == {"convert", "fine_tune", "evaluate", "comparison"}
 
@@ -176,9 +173,10 @@ def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
             stage.folder.mkdir(parents=True)
             write_record(stage.folder / REQUEST, {"fingerprint": stage.fingerprint, "meaning": stage.meaning,
                                                   "code": stage.code, "made_from": {}})  # fmt: skip
-    monkeypatch.setattr(studies.plan, "code_version", lambda modules, **_: "newer")
+    monkeypatch.setattr(studies.plan, "stage_version", lambda kind, engine: "newer")
     assert changed_names(before, plan_of()) == names(before)
     accepted = {stage.name: stage for stage in plan_of(accept_code=True).stages}
     kept = {stage.name for stage in before.stages if accepted[stage.name].folder == stage.folder}
     assert kept == begun
     assert accepted["baseline/seed0/pretrain"].code != "newer"
+    assert accepted["baseline/seed0/pretrain"].present_code == "newer"

@@ -1,5 +1,6 @@
 """Running stages: order, failures, what is done again and what is not, and what a killed study leaves."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -89,6 +90,12 @@ def test_run__says_why_a_stage_failed(make_stage, code, reason):
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(go([stage])["bad"])
     assert finished([stage]) == {}
+
+
+def test_run__refuses_a_stage_whose_code_changed_while_the_study_ran(make_stage, ran):
+    stage = dataclasses.replace(make_stage("late", MAKE), present_code="of this morning")
+    assert go([stage])["late"].startswith("its code has changed since the study was called; call it again")
+    assert ran() == []
 
 
 def test_run__a_changed_output_is_made_again_with_what_follows(make_stage, ran):

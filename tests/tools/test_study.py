@@ -1,0 +1,130 @@
+"""tools/study.py from YAML to page, and what it says of mistakes."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "TITLE": "One chain",
+    "KIND": "transfer",
+    "SEEDS": [0],
+    "THREADS": 1,
+    "EXPERIMENTS": [{
+        "METHOD": "baseline", "CONFIG": "pretrain/configs/demo_r18_saliencymix.yaml",
+        "OPTS": ["MIXING.METHOD", "baseline"], "PAPER": {"voc07_AP50": 76.71},
+    }],
+    "PRETRAIN": {"OPTS": ["DATA.IMAGE_SIZE", 32, "DATA.EVAL_RESIZE", 32, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()"]},
+    "DETECTION": {
+        "CONFIG": "detection/configs/demo_r18_fpn.yaml", "ENGINE": "torchvision",
+        "OPTS": ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", 2, "INPUT.MIN_SIZE_TRAIN", "(64,)",
+                 "INPUT.MIN_SIZE_TEST", 64],
+    },
+    "DIGITS": {"TRAIN_PER_CLASS": 4, "VAL_PER_CLASS": 2, "SIDE": 32, "SCENES": 4, "TEST_SCENES": 3, "SCENE_SIDE": 64},
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The path of TINY as a file; its results go beside it."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"OUTPUT_DIR": str(tmp_path / "out")}))
+    return path
+
+
+def call(*argv, **options):
+    command = [sys.executable, str(ROOT / "tools" / "study.py"), *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
+    out = tmp_path / "out"
+    dry = call("--config-file", study, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "5 stages: 0 done, 5 to run" in dry.stdout
+    assert not out.exists()
+
+    killed = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.glob("baseline/seed0/pretrain-*/stage.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+
+    first = call("--config-file", study)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == str(out / "study.html")
+    content = json.loads((out / "study.json").read_text())
+    (row,) = content["rows"]
+    assert content["progress"] == {"done": 5, "total": 5, "failed": 0}
+    assert row["runs"][0]["state"] == "done"
+    assert row["paper"] == {"voc07_AP50": 76.71}
+    assert (out / row["runs"][0]["link"]).is_file()
+    for stage in content["stages"]:
+        assert (out / stage["link"]).is_file()
+
+    second = call("--config-file", study)
+    assert second.returncode == 0
+    assert second.stdout.splitlines()[-1] == "nothing to do: all 5 stages are done"
+    assert json.loads((out / "study.json").read_text())["rows"] == content["rows"]
+
+    changed = call("--config-file", study, "--dry-run", "DETECTION.OPTS", "['SOLVER.MAX_ITER', '3']")
+    assert "5 stages: 3 done, 2 to run" in changed.stdout
+
+
+def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, tmp_path):
+    process = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("data-*/stage.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "study.py: interrupted; files under their final names are complete"
+    assert "Traceback" not in stderr
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in running
+
+
+def test_study__a_failure_is_one_line_and_the_page_tells_it(study, tmp_path):
+    result = call("--config-file", study, "PRETRAIN.OPTS", "['SOLVER.BATCH_SIZE', '64']")
+    assert result.returncode == 2
+    assert re.fullmatch(r"study\.py: error: baseline/seed0/pretrain failed: exit status 2: pretrain\.py: error: .*64.*",
+                        result.stderr.splitlines()[-1])  # fmt: skip
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "baseline/seed0/pretrain" in page
+    assert "failed" in page
+    content = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert content["rows"][0]["summary"]["voc07_AP50"] is None
+
+
+MADE = "DIGITS.TRAIN_PER_CLASS"
+MISTAKES = [
+    (["--config-file", "no.yaml"], "config file no.yaml does not exist"),
+    (["--config-file", "{study}", "SEED", "1"], "command line: unknown config key SEED; did you mean SEEDS?"),
+    (["--config-file", "{study}", "--only", "cutmax"],
+     "--only cutmax names no stage; parts of names are baseline, convert, data, evaluate, fine_tune, pretrain, seed0"),
+    (["--jobs", "-1", "--config-file", "{study}"], "--jobs is -1; expected at least 1 (0: chosen by the machine)"),
+    (["--config-file", "{study}", MADE, "0"],
+     "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"),
+    (["--config-file", "{study}", MADE, "0", "PRETRAIN.DATA_ROOT", "/no"], "PRETRAIN.DATA_ROOT /no is no folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("argv, message", MISTAKES, ids=[message for _, message in MISTAKES])
+def test_study__mistakes_are_one_line(study, tmp_path, argv, message):
+    result = call(*(word.format(study=study) for word in argv), cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"study.py: error: {message}\n"
+    assert not (tmp_path / "out").exists()
