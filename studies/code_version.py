@@ -15,7 +15,7 @@ from typing import Any
 
 from studies.config import ROOT
 
-# Where the code of a stage begins.
+# Where the code of a stage begins. A long stage does not begin at its tool, whose help is text that counts.
 STAGES = {
     "data": ("detection.digits",),
     "pretrain": ("pretrain.trainer",),
@@ -23,12 +23,12 @@ STAGES = {
     "fine_tune": ("detection.engines.{engine}",),
     "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
     "comparison": ("detection.comparison", "detection.comparison_pages"),
-    "attack": ("pretrain.attacks",),
-    "timing": ("pretrain.trainer", "pretrain.timing"),
-    "cam": ("pretrain.cam",),
+    "attack": ("tools.attack",),
+    "timing": ("tools.bench_methods",),
+    "cam": ("tools.show_cam",),
 }
 NOT_OF_TRAINING = frozenset({"detection.evaluation"})  # scores on the way do not change what training computes
-PACKAGES = ("pretrain", "detection", "studies")
+PACKAGES = ("pretrain", "detection", "tools")
 # They show progress, draw pages or write logs; no number depends on them.
 TALKING = frozenset({
     "pretrain.cli", "pretrain.run_folder", "detection.charts", "detection.page_assets", "detection.pictures",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from studies.code_version import code_version, reachable
+from studies.code_version import STAGES, code_version, reachable, stage_version
 from studies.config import ROOT
 
 FILES = {
@@ -79,5 +79,8 @@ def test_reachable__of_the_toolkit_itself():
     assert {"detection.engines.torchvision.roi_heads", "detection.data"} <= fine_tuning
     assert "detection.engines.detectron2" not in fine_tuning
     assert not {"detection.average_precision", "detection.report", "detection.report_html"} & fine_tuning
+    assert {"tools.attack", "pretrain.attacks", "pretrain.pretrained"} <= reachable(["tools.attack"])
+    for kind in STAGES:
+        assert len(stage_version(kind, "torchvision")) == 16
     assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() or (ROOT / name.replace(".", "/")).is_dir()
                for name in fine_tuning)  # fmt: skip
