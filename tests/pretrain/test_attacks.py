@@ -77,6 +77,25 @@ def test_pgd__one_step_of_epsilon_from_the_picture_is_fgsm():
     assert not torch.equal(one_step, images.float())
 
 
+class Distance(nn.Module):
+    """Logits (0.1 x the distance of the first value from 102, 0): the loss of label 0 is greatest at 102."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, images):
+        distance = self.scale * (images[:, 0, 0, 0] - 102).abs()
+        return torch.stack([distance, torch.zeros_like(distance)], dim=1)
+
+
+@pytest.mark.parametrize("steps, expected", [(1, 103), (2, 100), (3, 103)])
+def test_pgd__every_step_follows_the_gradient_where_it_stands(steps, expected):
+    images = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
+    attacked = pgd(Distance(), images, torch.tensor([0]), as_they_are, 8, steps=steps, step_size=3)
+    assert attacked.flatten().tolist() == [expected, 100, 100]
+
+
 @pytest.mark.parametrize("step_size", [0.7, 3.0, 100.0])
 def test_pgd__stays_in_the_ball_and_in_the_range(step_size):
     images, labels = a_batch()
