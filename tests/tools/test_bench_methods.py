@@ -158,13 +158,17 @@ def test_bench_methods__trains_the_products_learner(bench_methods, monkeypatch, 
 
     steps = []
     step = learner.Learner.step
+
+    def noted_step(self, parts, **options):
+        steps.append((float(step(self, parts, **options)), self.network.training))
+
     monkeypatch.setattr(learner, "build_model", build)
-    monkeypatch.setattr(learner.Learner, "step", lambda self, *args, **kw: steps.append(float(step(self, *args, **kw))))
+    monkeypatch.setattr(learner.Learner, "step", noted_step)
     opts = ["DATA.DATASET", "image_folder", "DATA.ROOT", str(class_folders), "MIXING.PROB", "1"]
     report = bench_methods(*opts, "--run", "deep", BASELINE, "MIXING.METHOD", "stochastic_depth", rounds=1)
     plain, *mixed, deep = report["runs"]
     assert len(steps) == 4 * 2
-    assert all(0 < loss < 5 for loss in steps)
+    assert all(0 < loss < 5 and training for loss, training in steps)
     assert all(run["seconds_per_iteration"] > 0 for run in report["runs"])
     assert all(run["mixing_share"] > 0 for run in mixed)
     assert plain["mixing_share"] == 0.0
@@ -215,7 +219,7 @@ def test_bench_methods__refuses(load_tool, world, arguments, message):
     assert not world.turns
 
 
-def test_bench_methods__refuses_a_single_run(load_tool):
+def test_bench_methods__refuses_a_single_run(load_tool, world):
     with pytest.raises(ValueError, match="a comparison needs at least two --run, but got 1"):
         load_tool("bench_methods").main(["--run", "plain", BASELINE])
 
