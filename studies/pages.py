@@ -21,6 +21,7 @@ from studies.tables import (
     describe,
     gain,
     has_gains,
+    has_spread,
     headline_columns,
     lay_out,
     one_run,
@@ -110,9 +111,10 @@ def _results(result: Mapping[str, Any]) -> Iterator[list[str]]:
     if not tables:
         return
     yield ["## Results"]
-    yield [f"Ours: mean +- standard deviation over the seeds (how many). {published_sentence(result)}".rstrip()]
+    ours_are = "Ours: mean +- standard deviation over the seeds (how many)." if has_spread(result) else ""
+    yield [" ".join(filter(None, (ours_are, published_sentence(result))))]
     yield summary_table(result)
-    yield ["## Intervals"]
+    yield ["## Intervals and differences"]
     yield ["95 % intervals over the seeds, of our means and of our differences to the baseline (seed by seed)."]
     for one in tables:
         for column in one.columns:

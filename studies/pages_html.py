@@ -23,6 +23,7 @@ from studies.tables import (
     describe,
     gain,
     has_gains,
+    has_spread,
     headline_columns,
     lay_out,
     one_run,
@@ -58,7 +59,8 @@ STYLE = """
 .links { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; }
 a { color: var(--accent); text-underline-offset: .15em; }
 .glance { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)); gap: 1rem; }
-.glance table { margin-top: .5rem; } .glance .bars { width: 70%; } .glance th { white-space: nowrap; }
+.glance table { margin-top: .5rem; } .glance .bars { width: 55%; }
+.glance .text { min-width: 6.5rem; overflow-wrap: anywhere; }
 .glance tr > * { border-bottom: 0; padding-top: .2rem; padding-bottom: .2rem; }
 .glance .group th { padding-top: .8rem; }
 .axis { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); }
@@ -119,10 +121,9 @@ def _failed(result: Mapping[str, Any]) -> str:
 def _results(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
     if not tables:
         return ""
-    summaries = [summary for row in result["rows"] for summary in row["summary"].values() if summary]
     says = (
         "Ours: mean ± standard deviation over the seeds (how many), beneath it the 95 % interval of the mean."
-        if any(summary["std"] is not None for summary in summaries) else ""
+        if has_spread(result) else ""
     )
 
     def cells(one: Table, column: Column) -> Callable[[Line], str]:
@@ -155,10 +156,14 @@ def _gains(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
         return cell
 
     references = {model: baseline_of(lines, result) for model, lines in tables[0].models.items()}
+    says = (
+        '<p class="note">Ours: mean of the differences seed by seed, beneath it its 95 % interval; bold where that, '
+        "taken alone, excludes zero.</p>"
+        if has_spread(result) else ""
+    )
     return f"""<section id="gains">
 <h2>Difference to {escape(result["baseline"])}</h2>
-<p class="note">Ours: mean of the differences seed by seed, beneath it its 95 % interval; bold where that, taken alone,
-excludes zero.</p>
+{says}
 {"".join(_table(without_baseline(one), cells) for one in tables)}
 </section>"""
 
@@ -305,7 +310,7 @@ def _figure(figure: Mapping[str, str], folder: Path) -> str:
     except FileNotFoundError:
         return f'<figure class="card sheet absent">{label}: {source} is not there yet</figure>'
     # Inside the page, whose policy forbids it to load a file; the link shows it at full size.
-    picture = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" loading="lazy" alt="{label}">'
+    picture = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{label}">'
     return f"""<figure class="card sheet"><a href="{escape(address(figure["src"]))}">{picture}</a>
 <figcaption><span>{label}</span></figcaption></figure>"""
 

@@ -228,6 +228,12 @@ def stage_time(stage: Mapping[str, Any]) -> str:
     return "-" if stage["seconds"] is None else format_seconds(stage["seconds"])
 
 
+def has_spread(result: Mapping[str, Any]) -> bool:
+    """Return whether any cell of the table is about several seeds."""
+    summaries = (summary for row in result["rows"] for summary in row["summary"].values())
+    return any(summary is not None and summary["std"] is not None for summary in summaries)
+
+
 def published_sentence(result: Mapping[str, Any]) -> str:
     """Return what the published numbers are, in sentences; empty where there are none."""
     paper = result["paper"]

@@ -48,3 +48,51 @@ def make_stage(tmp_path):
                      (sys.executable, "-c", text), tuple(outputs), 1.0, 0, threads)  # fmt: skip
 
     return make_stage
+
+
+def run(seed, value, state="done"):
+    """A run with this mAP, or without any where ``value`` is None."""
+    values = None if value is None else {"voc07_AP50": value}
+    link = None if value is None else f"runs/seed {seed}/report.html"
+    return {"seed": seed, "state": state, "values": values, "link": link, "seconds": 60.0}
+
+
+@pytest.fixture
+def result():
+    """The content of a study.json: whole, one seed missing, one failed, only one there, not run, failed."""
+
+    def row(method, paper, runs, summary):
+        paper = {} if paper is None else {"voc07_AP50": paper}
+        return {"method": method, "model": "ResNet-50", "data": "VOC", "paper": paper, "runs": runs,
+                "summary": {"voc07_AP50": summary}}  # fmt: skip
+
+    def summary(n, mean, std, interval, difference):
+        return {"n": n, "mean": mean, "std": std, "interval": interval, "difference": difference}
+
+    def stage(name, state, message=None):
+        link = None if state == "not run" else f"{name}/log.txt"
+        return {"name": name, "kind": "pretrain", "state": state, "seconds": 3725.0 if state == "done" else None,
+                "link": link, "message": message}  # fmt: skip
+
+    rows = [
+        row("baseline", 76.71, [run(0, 76.0), run(1, 77.0), run(2, 78.0)],
+            summary(3, 77.0, 1.0, [74.516, 79.484], None)),
+        row("cutout", 77.17, [run(0, 77.0), run(1, 78.5), run(2, None, "failed")],
+            summary(2, 77.75, 1.0607, [68.22, 87.28], {"mean": 1.25, "interval": [-1.926, 4.426], "n": 2})),
+        row("mixup", 77.98, [run(0, None, "not run"), run(1, 79.0), run(2, None, "not run")],
+            summary(1, 79.0, None, None, {"mean": 2.0, "interval": None, "n": 1})),
+        row("cutmix", 78.31, [run(seed, None, "not run") for seed in range(3)], None),
+        row("saliencymix", 78.48, [run(0, 78.0), run(1, 79.0), run(2, 80.0)],
+            summary(3, 79.0, 1.0, [76.516, 81.484], {"mean": 2.0, "interval": [1.5, 2.5], "n": 3})),
+        row("official", None, [run(seed, None, "failed" if seed else "not run") for seed in range(3)], None),
+    ]  # fmt: skip
+    stages = [stage("a/pretrain", "done"), stage("b/pretrain", "failed", "no space left\non the disk"),
+              stage("c/pretrain", "running"), stage("d/pretrain", "not run")]  # fmt: skip
+    return {
+        "title": "Table 3", "study": "table3_small", "kind": "transfer", "config_file": "studies/table3_small.yaml",
+        "written": "2026-11-22 17:05:00", "progress": {"done": 1, "total": 4, "failed": 1},
+        "metrics": [{"key": "voc07_AP50", "label": "mAP", "unit": "%", "lower_is_better": False}],
+        "notes": ["One.", "Two."], "protocol": {"iterations": 41000}, "versions": {"torch": "2.6"},
+        "baseline": "baseline", "rows": rows, "links": [{"label": "Comparison", "href": "comparison/comparison.html"}],
+        "figures": [], "paper": {"table": "Table 3", "protocol": "41K iterations."}, "stages": stages,
+    }  # fmt: skip
