@@ -93,6 +93,7 @@ def test_attack__the_clean_accuracy_is_exactly_that_of_the_evaluation(attack, ru
             assert entry["top1"] < report["clean_top1"]
     protocol = report["protocol"]
     assert protocol["pgd_steps"] == 3
+    assert protocol["batch_size"] == 5  # that of the evaluation
     assert protocol["arch"] == "resnet50"
     assert protocol["method"] == "baseline"
     assert len(protocol["checkpoint_sha256"]) == 64
