@@ -43,8 +43,9 @@ from studies.tables import (
 OPEN_RUNS = 12  # rows; more of them are folded away
 
 STYLE = """
+.results th, .results td { padding-right: .8rem; }
 .results tr > .text, .results thead tr:first-child > th:first-child, .group th { position: sticky; left: 0; z-index: 1;
-    background: var(--card); padding-right: .9rem; }
+    background: var(--card); }
 .results th[colspan] { text-align: center; }
 .results .over { border-bottom-style: dotted; }
 .results .own { padding-left: 1.2rem; }
@@ -174,7 +175,7 @@ def _table(one: Table, cells: Callable[[Table, Column], Callable[[Line], str]]) 
     body = "".join(
         f"<tbody>{_model_row(one, model)}"
         + "".join(
-            f'<tr><th class="text">{escape(line.method)}</th>{"".join(make(line) for make in makers)}</tr>'
+            f'<tr><th class="text">{_name(line.method)}</th>{"".join(make(line) for make in makers)}</tr>'
             for line in lines
         )
         + "</tbody>"
@@ -240,6 +241,11 @@ def _below(cell: Ours | Gain, *, said: bool) -> str:
     return f"{_small(cell.interval) if cell.interval else ''}{count}"
 
 
+def _name(text: str) -> str:
+    """Return the name of a row, which breaks after an underscore first where it must."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def _small(text: str, kind: str = "") -> str:
     return f'<span class="range{kind}">{escape(text)}</span>'
 
@@ -284,7 +290,7 @@ def _dots(result: Mapping[str, Any], one: Table, column: Column) -> str:
     body = "".join(
         (f'<tr class="group"><th colspan="2">{escape(model)}</th></tr>' if len(one.models) > 1 else "")
         + "".join(
-            f'<tr><th class="text">{escape(line.method)}</th><td class="bars">{strip(line)}</td></tr>' for line in lines
+            f'<tr><th class="text">{_name(line.method)}</th><td class="bars">{strip(line)}</td></tr>' for line in lines
         )
         for model, lines in one.models.items()
     )
@@ -339,7 +345,7 @@ def _runs(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
 
     heads = "".join(f'<th class="number">{seed_text(seed, result)}</th>' for seed in seeds)
     rows = (
-        f'<tr><th class="text">{escape(row_name(row, result))}</th>{"".join(cell(row, seed) for seed in seeds)}</tr>'
+        f'<tr><th class="text">{_name(row_name(row, result))}</th>{"".join(cell(row, seed) for seed in seeds)}</tr>'
         for row in result["rows"]
     )
     title = f"Runs and their reports: {describe(result['metrics'][0])}"
