@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="print the stages that would run, their commands and "
                         "how long they should take; run and write nothing")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="only the stages of that name, with "
-                        "what they are made from: a method, seed1, pretrain, '*/cutmix/seed1/*'")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="only the stages of that name, "
+                        "with what they are made from: a method, seed1, pretrain, '*/cutmix/seed1/*'; may be repeated")
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (default: on this machine "
                         "as many as its GPUs or cores hold, on a cluster all that are ready)")
     parser.add_argument("--launcher", choices=("local", "slurm", "submitit-local"), default="local",
