@@ -39,7 +39,7 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode()
     cfg.TITLE = ""  # heading of the page
     cfg.KIND = "transfer"  # one of KINDS: what is done with the pretrained networks, and which numbers are reported
-    cfg.OUTPUT_DIR = ""  # empty: output/<name of the YAML>
+    cfg.OUTPUT_DIR = "output/studies"  # studies in one folder share stages, and each has its page there
     cfg.SEEDS = (0, 1, 2)
     cfg.NOTES = []  # sentences for the page
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
@@ -135,7 +135,7 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"EXPERIMENTS: {name} stands there twice; give every row its own METHOD, MODEL or DATA")
-    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR or Path("output") / Path(config_file).stem).resolve())
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
     cfg.freeze()
     return cfg
 

@@ -141,7 +141,7 @@ class SubmititLauncher:
             return
         named = dict(zip(map(str, slurm.PARAMETERS[0::2]), slurm.PARAMETERS[1::2], strict=True))
         self.executor.update_parameters(
-            name=Path(self.cfg.OUTPUT_DIR).name, nodes=1, tasks_per_node=1, gpus_per_node=processes,
+            name="study", nodes=1, tasks_per_node=1, gpus_per_node=processes,
             cpus_per_task=slurm.CPUS * max(processes, 1), mem_gb=slurm.MEM_GB, timeout_min=slurm.MINUTES,
             slurm_additional_parameters=named, **({"slurm_partition": slurm.PARTITION} if slurm.PARTITION else {}),
         )  # fmt: skip

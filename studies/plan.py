@@ -77,8 +77,14 @@ class Plan:
     stages: tuple[Stage, ...]
 
     @property
+    def study(self) -> str:
+        """The study's name: that of its file."""
+        return self.config_file.stem
+
+    @property
     def folder(self) -> Path:
-        return Path(self.cfg.OUTPUT_DIR)
+        """Where the study's page and log go; stages lie beside it, since other studies may share them."""
+        return Path(self.cfg.OUTPUT_DIR, self.study)
 
 
 def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = False) -> Plan:
@@ -90,12 +96,14 @@ def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = Fals
         FileNotFoundError: a config that the study names does not exist.
         ValueError: such a config, or its OPTS, are wrong; the experiment is named.
     """
-    return Plan(cfg, Path(config_file), tuple(_Planner(cfg, accept_code=accept_code).stages()))
+    config_file = Path(config_file)
+    planner = _Planner(cfg, config_file.stem, accept_code=accept_code)
+    return Plan(cfg, config_file, tuple(planner.stages()))
 
 
 class _Planner:
-    def __init__(self, cfg: CfgNode, *, accept_code: bool):
-        self.cfg, self.accept_code = cfg, accept_code
+    def __init__(self, cfg: CfgNode, study: str, *, accept_code: bool):
+        self.cfg, self.study, self.accept_code = cfg, study, accept_code
         self.experiments = experiments(cfg)
         self.known: dict[str, Stage] = {}
         self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
@@ -135,7 +143,8 @@ class _Planner:
         inputs = {**attack, **self._real_data()}
         for experiment, seed, pretrained in self._pretrained():
             self._add(
-                _sibling(pretrained, "attack", seed), "attack", inputs, self._with_data(pretrained), ("attack.json",),
+                _sibling(pretrained, "attack", seed), "attack", inputs, self._with_pictures(pretrained),
+                ("attack.json",),
                 lambda folder, model=pretrained: [
                     *_tool("attack"), str(model.folder / FINAL), "--data-root", self._pictures(),
                     "--attacks", *attack.METHODS, "--epsilons", *(f"{value:g}" for value in attack.EPSILONS),
@@ -161,13 +170,14 @@ class _Planner:
                 "--output", str(folder / "timing.json"),
             ]  # fmt: skip
 
-        self._add("timing", "timing", inputs, self._with_data(), ("timing.json",), command)
+        self._add(f"{self.study}/timing", "timing", inputs, self._with_pictures(), ("timing.json",), command)
 
     def _cam(self) -> None:
         seed = self.cfg.SEEDS[0]
         pretrained = {experiment.name: self._pretrain(experiment, seed) for experiment in self.experiments}
         self._add(
-            "cam", "cam", {**self.cfg.CAM, "seed": seed, **self._real_data()}, self._with_data(*pretrained.values()),
+            f"{self.study}/cam", "cam", {**self.cfg.CAM, "seed": seed, **self._real_data()},
+            self._with_pictures(*pretrained.values()),
             ("cam.png", "cam.json"),
             lambda folder: [
                 *_tool("show_cam"), "--checkpoints",
@@ -201,7 +211,7 @@ class _Planner:
         cfg = self._pretrain_config(experiment, used)
         return self._add(
             f"{experiment.name}/pretrain" if shared else f"{experiment.name}/seed{seed}/pretrain",
-            "pretrain", {**_inputs(cfg, FREE_ON_RESUME), **self._real_data()}, self._with_data(), (FINAL,),
+            "pretrain", {**_inputs(cfg, FREE_ON_RESUME), **self._real_data()}, self._with_pictures(), (FINAL,),
             lambda folder: [
                 *_tool("pretrain", processes=self.cfg.GPUS), "--config-file", str(experiment.config), "--resume",
                 *map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts,
@@ -226,7 +236,7 @@ class _Planner:
         inputs = {**_inputs(self.detection, FREE_IN_TRAINING), "SEED": seed, "engine": self.engine}
         return self._add(
             f"{experiment.name}/seed{seed}/fine_tune", "fine_tune", {**inputs, **self._real_scenes()},
-            self._with_data(backbone), (FINAL,),
+            self._with_scenes(backbone), (FINAL,),
             lambda folder: [
                 *_tool("train_net", processes=processes if self.engine == "torchvision" else 1),
                 "--engine", self.engine, "--resume", *self._num_gpus(processes),
@@ -240,7 +250,7 @@ class _Planner:
         inputs = {**_inputs(self.detection, FREE_IN_EVALUATION), "engine": self.engine}
         return self._add(
             f"{experiment.name}/seed{seed}/evaluate", "evaluate", {**inputs, **self._real_scenes()},
-            self._with_data(trained), (report,),
+            self._with_scenes(trained), (report,),
             lambda folder: [
                 *_tool("train_net"), "--engine", self.engine, "--eval-only",
                 *self._detection_command(trained.folder / FINAL, folder, seed),
@@ -255,8 +265,8 @@ class _Planner:
                    for run in runs]  # fmt: skip
         classes = tuple(self.detection.VOC.CLASSES)
         self._add(
-            "comparison", "comparison", {"methods": methods, "split": split, **self._real_scenes()},
-            self._with_data(*runs), ("comparison.json", "comparison.html"),
+            f"{self.study}/comparison", "comparison", {"methods": methods, "split": split, **self._real_scenes()},
+            self._with_scenes(*runs), ("comparison.json", "comparison.html"),
             lambda folder: [
                 *_tool("voc_map"), "--devkit", self._scenes(), "--split", split,
                 *(["--classes", ",".join(classes)] if classes else []), "--output", str(folder), "--compare",
@@ -279,30 +289,39 @@ class _Planner:
 
     # Data -------------------------------------------------------------------------------------------------------------
 
-    def _with_data(self, *parents: Stage) -> tuple[Stage, ...]:
-        return (self._data(), *parents) if self.made else parents
+    def _with_pictures(self, *parents: Stage) -> tuple[Stage, ...]:
+        return (self._made_pictures(), *parents) if self.made else parents
 
-    def _data(self) -> Stage:
+    def _with_scenes(self, *parents: Stage) -> tuple[Stage, ...]:
+        return (self._made_scenes(), *parents) if self.made else parents
+
+    def _made_pictures(self) -> Stage:
         digits = self.cfg.DIGITS
-        scenes = ["--scenes", digits.SCENES, "--test-scenes", digits.TEST_SCENES, "--scene-side", digits.SCENE_SIDE]
-        outputs = ("pictures", "VOCdevkit") if self.cfg.KIND == "transfer" else ("pictures",)
+        counts = {"--train-per-class": digits.TRAIN_PER_CLASS, "--val-per-class": digits.VAL_PER_CLASS}
+        return self._make("pictures", {**counts, "--side": digits.SIDE}, ("--scenes", "--test-scenes"))
+
+    def _made_scenes(self) -> Stage:
+        digits = self.cfg.DIGITS
+        counts = {"--scenes": digits.SCENES, "--test-scenes": digits.TEST_SCENES}
+        return self._make("VOCdevkit", {**counts, "--scene-side": digits.SCENE_SIDE},
+                          ("--train-per-class", "--val-per-class"))  # fmt: skip
+
+    def _make(self, output: str, flags: Mapping[str, int], nothing_of: Sequence[str]) -> Stage:
+        flags = {"--seed": self.cfg.DIGITS.SEED, **flags}
+        words = [str(word) for pair in (flags | dict.fromkeys(nothing_of, 0)).items() for word in pair]
         return self._add(
-            "data", "data", dict(digits), (), outputs,
-            lambda folder: [
-                *_tool("make_digits"), "--output", str(folder), "--seed", str(digits.SEED),
-                "--train-per-class", str(digits.TRAIN_PER_CLASS), "--val-per-class", str(digits.VAL_PER_CLASS),
-                "--side", str(digits.SIDE), *(map(str, scenes) if self.cfg.KIND == "transfer" else []),
-            ],
+            f"data/{output}", "data", flags, (), (output,),
+            lambda folder: [*_tool("make_digits"), "--output", str(folder), *words],
         )  # fmt: skip
 
     def _pictures(self) -> str:
         if self.made:
-            return str(self._data().folder / "pictures")
+            return str(self._made_pictures().folder / "pictures")
         return _absolute(self.cfg.PRETRAIN.DATA_ROOT)
 
     def _scenes(self) -> str:
         if self.made:
-            return str(self._data().folder / "VOCdevkit")
+            return str(self._made_scenes().folder / "VOCdevkit")
         return _absolute(self.cfg.DETECTION.VOC_ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
     def _real_data(self) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from studies.config import Experiment, experiments
@@ -35,8 +37,8 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
     for row in rows:
         row["summary"] = {metric.key: _summary(row, _reference(row, rows), metric) for metric in metrics}
     return {
-        "title": cfg.TITLE or plan.config_file.stem,
-        "study": plan.config_file.stem,
+        "title": cfg.TITLE or plan.study,
+        "study": plan.study,
         "kind": cfg.KIND,
         "config_file": str(plan.config_file),
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -204,4 +206,4 @@ def _stage(
 
 
 def _href(plan: Plan, stage: Stage, path: str) -> str:
-    return (stage.folder / path).relative_to(plan.folder).as_posix()
+    return Path(os.path.relpath(stage.folder / path, plan.folder)).as_posix()

@@ -26,11 +26,11 @@ def load(tmp_path):
     return load
 
 
-def test_load_study__takes_lists_for_tuples_and_names_its_folder_after_the_file(load, tmp_path, monkeypatch):
+def test_load_study__takes_lists_for_tuples_and_makes_its_folder_absolute(load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load()
     assert cfg.SEEDS == (0, 1)
-    assert str(tmp_path / "output" / "mine") == cfg.OUTPUT_DIR
+    assert str(tmp_path / "output" / "studies") == cfg.OUTPUT_DIR
     assert str(tmp_path / "elsewhere") == load(["OUTPUT_DIR", "elsewhere"]).OUTPUT_DIR
 
 

@@ -27,27 +27,29 @@ def test_make_plan__of_a_transfer(plan_of):
     plan = plan_of()
     chain = ("pretrain", "convert", "fine_tune", "evaluate")
     expected = {f"{method}/seed{seed}/{kind}" for method in ("baseline", "cutmix") for seed in (0, 1) for kind in chain}
-    assert names(plan) == {"data", "comparison", *expected}
+    assert names(plan) == {"data/pictures", "data/VOCdevkit", "study/comparison", *expected}
+    assert plan.folder.name == "study"
     stages = {stage.name: stage for stage in plan.stages}
     order = [stage.name for stage in plan.stages]
     for stage in plan.stages:
         assert all(order.index(parent.name) < order.index(stage.name) for parent in stage.parents)
-        assert stage.folder == plan.folder / f"{stage.name}-{stage.fingerprint[:8]}"
+        assert stage.folder == plan.folder.parent / f"{stage.name}-{stage.fingerprint[:8]}"
     parents = {name: [parent.name for parent in stages[f"cutmix/seed1/{name}"].parents] for name in chain}
     assert parents == {
-        "pretrain": ["data"], "convert": ["cutmix/seed1/pretrain"], "fine_tune": ["data", "cutmix/seed1/convert"],
-        "evaluate": ["data", "cutmix/seed1/fine_tune"],
+        "pretrain": ["data/pictures"], "convert": ["cutmix/seed1/pretrain"],
+        "fine_tune": ["data/VOCdevkit", "cutmix/seed1/convert"],
+        "evaluate": ["data/VOCdevkit", "cutmix/seed1/fine_tune"],
     }  # fmt: skip
-    compared = [parent.name for parent in stages["comparison"].parents]
+    compared = [parent.name for parent in stages["study/comparison"].parents]
     runs = [f"{method}/seed{seed}/evaluate" for seed in (0, 1) for method in ("baseline", "cutmix")]
-    assert compared == ["data", *runs]
+    assert compared == ["data/VOCdevkit", *runs]
 
 
 def test_make_plan__commands_say_what_the_fingerprint_says(plan_of):
     opts = ["PRETRAIN.OPTS", "['SOLVER.EPOCHS', '2', 'SOLVER.STEPS', '()']",
             "DETECTION.OPTS", "['SOLVER.MAX_ITER', '7']"]  # fmt: skip
     stages = {stage.name: stage for stage in plan_of(opts).stages}
-    pretrain, data = stages["cutmix/seed1/pretrain"], stages["data"]
+    pretrain, data = stages["cutmix/seed1/pretrain"], stages["data/pictures"]
     words = list(pretrain.command)
     cfg = load_pretrain_config(words[words.index("--config-file") + 1], words[words.index("--resume") + 1 :])
     assert cfg.MIXING.METHOD == "cutmix"
@@ -74,7 +76,7 @@ def test_make_plan__a_method_s_options_reach_only_that_method(plan_of):
         ])  # fmt: skip
 
     before = with_options()
-    assert changed_names(before, with_options("MIXING.ALPHA", 0.5)) == {*ALL_OF_CUTMIX, "comparison"}
+    assert changed_names(before, with_options("MIXING.ALPHA", 0.5)) == {*ALL_OF_CUTMIX, "study/comparison"}
     assert changed_names(before, with_options("MIXING.ALPHA", 1.0)) == set()  # says what is so already
     assert changed_names(before, with_options("LOG_PERIOD", 7, "DATA.NUM_WORKERS", 2)) == set()  # changes no result
 
@@ -85,7 +87,8 @@ def test_make_plan__a_method_s_options_reach_only_that_method(plan_of):
     (["DETECTION.OPTS", "['INPUT.MIN_SIZE_TEST', '99']"], {"evaluate", "comparison"}),
     (["DETECTION.ENGINE", "detectron2"], {"fine_tune", "evaluate", "comparison"}),
     (["PRETRAIN.OPTS", "['SOLVER.BASE_LR', '0.5']"], {"pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
-    (["DIGITS.SEED", "1"], {"data", "pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
+    (["DIGITS.SIDE", "64"], {"pictures", "pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
+    (["DIGITS.TEST_SCENES", "5"], {"VOCdevkit", "fine_tune", "evaluate", "comparison"}),
     (["THREADS", "2"], set()),
     (["TITLE", "mine"], set()),
     (["COST.PRETRAIN_RATE", "5"], set()),
@@ -97,7 +100,7 @@ def test_make_plan__a_setting_reaches_what_depends_on_it(plan_of, opts, kinds):
 
 def test_make_plan__another_seed_leaves_the_others_alone(plan_of):
     before, after = plan_of(), plan_of(["SEEDS", "(0, 1, 2)"])
-    assert changed_names(before, after) == {"comparison"}
+    assert changed_names(before, after) == {"study/comparison"}
     assert names(after) - names(before) == {
         f"{method}/seed2/{kind}" for method in ("baseline", "cutmix")
         for kind in ("pretrain", "convert", "fine_tune", "evaluate")
@@ -123,11 +126,11 @@ def test_make_plan__one_pretraining_for_all_seeds(plan_of):
 
 
 @pytest.mark.parametrize("kind, expected", [
-    ("classification", {"data", *(f"{m}/seed{s}/pretrain" for m in ("baseline", "cutmix") for s in (0, 1))}),
-    ("robustness", {"data", *(f"{m}/seed{s}/{k}" for m in ("baseline", "cutmix") for s in (0, 1)
+    ("classification", {"data/pictures", *(f"{m}/seed{s}/pretrain" for m in ("baseline", "cutmix") for s in (0, 1))}),
+    ("robustness", {"data/pictures", *(f"{m}/seed{s}/{k}" for m in ("baseline", "cutmix") for s in (0, 1)
                               for k in ("pretrain", "attack"))}),
-    ("timing", {"data", "timing"}),
-    ("cam", {"data", "cam", "baseline/seed0/pretrain", "cutmix/seed0/pretrain"}),
+    ("timing", {"data/pictures", "study/timing"}),
+    ("cam", {"data/pictures", "study/cam", "baseline/seed0/pretrain", "cutmix/seed0/pretrain"}),
 ])  # fmt: skip
 def test_make_plan__of_the_other_kinds(plan_of, kind, expected):
     assert names(plan_of(["KIND", kind])) == expected
@@ -149,7 +152,7 @@ def test_make_plan__real_data_is_known_by_its_path(plan_of):
     def real(*opts):
         return plan_of(["DIGITS.TRAIN_PER_CLASS", "0", "PRETRAIN.DATA_ROOT", "/a", "DETECTION.VOC_ROOT", "/b", *opts])
 
-    assert "data" not in names(real())
+    assert not [name for name in names(real()) if name.startswith("data/")]
     assert {name.rpartition("/")[2] for name in changed_names(real(), real("DETECTION.VOC_ROOT", "/c"))} == {
         "fine_tune", "evaluate", "comparison"}  # fmt: skip
     assert "baseline/seed0/pretrain" in changed_names(real(), real("PRETRAIN.DATA_ROOT", "/c"))
@@ -167,7 +170,7 @@ def test_make_plan__names_the_experiment_whose_config_is_wrong(plan_of):
 
 def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
     before = plan_of()
-    begun = {"data", "baseline/seed0/pretrain"}
+    begun = {"data/pictures", "baseline/seed0/pretrain"}
     for stage in before.stages:
         if stage.name in begun:
             stage.folder.mkdir(parents=True)

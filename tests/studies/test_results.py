@@ -45,9 +45,9 @@ def test_study_result__means_spreads_and_differences_by_hand(plan_of):
     assert baseline["paper"] == {"voc07_AP50": 76.71}
     assert baseline["runs"][1]["seconds"] == 40.0  # four stages
     chain = {stage.name: stage for stage in plan.stages}
-    folder = chain["baseline/seed1/evaluate"].folder.relative_to(plan.folder)
-    assert baseline["runs"][1]["link"] == f"{folder}/inference/x/report.html"
-    assert result["progress"] == {"done": 24, "total": 26, "failed": 0}
+    folder = chain["baseline/seed1/evaluate"].folder.relative_to(plan.folder.parent)
+    assert baseline["runs"][1]["link"] == f"../{folder}/inference/x/report.html"
+    assert result["progress"] == {"done": 24, "total": 27, "failed": 0}
     json.dumps(result, allow_nan=False)
 
 
@@ -100,7 +100,7 @@ def test_study_result__of_timing_attacks_and_pictures(plan_of):
     plan = plan_of(["KIND", "timing"])
     values = {"baseline": {"seconds_per_iteration": 0.2, "relative_time": 1.0},
               "cutmix": {"seconds_per_iteration": 0.21, "relative_time": 1.05}}  # fmt: skip
-    told = study_result(plan, {"timing": result_of(values, link="timing.json")}, {})
+    told = study_result(plan, {"study/timing": result_of(values, link="timing.json")}, {})
     assert [row["summary"]["relative_time"]["mean"] for row in told["rows"]] == [1.0, 1.05]
     assert len(told["rows"][0]["runs"]) == 1
 
@@ -109,7 +109,7 @@ def test_study_result__of_timing_attacks_and_pictures(plan_of):
 
     plan = plan_of(["KIND", "cam"])
     cam = next(stage for stage in plan.stages if stage.kind == "cam")
-    told = study_result(plan, {"cam": result_of({})}, {})
+    told = study_result(plan, {"study/cam": result_of({})}, {})
     assert told["rows"] == told["metrics"] == []
     assert told["figures"][0]["src"] == f"{cam.folder.name}/cam.png"
 

@@ -48,7 +48,7 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
     out = tmp_path / "out"
     dry = call("--config-file", study, "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "5 stages: 0 done, 5 to run" in dry.stdout
+    assert "6 stages: 0 done, 6 to run" in dry.stdout
     assert not out.exists()
 
     killed = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
@@ -62,30 +62,30 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
 
     first = call("--config-file", study)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-1] == str(out / "study.html")
-    content = json.loads((out / "study.json").read_text())
+    assert first.stdout.splitlines()[-1] == str(out / "tiny" / "study.html")
+    content = json.loads((out / "tiny" / "study.json").read_text())
     (row,) = content["rows"]
-    assert content["progress"] == {"done": 5, "total": 5, "failed": 0}
+    assert content["progress"] == {"done": 6, "total": 6, "failed": 0}
     assert row["runs"][0]["state"] == "done"
     assert row["paper"] == {"voc07_AP50": 76.71}
-    assert (out / row["runs"][0]["link"]).is_file()
+    assert (out / "tiny" / row["runs"][0]["link"]).is_file()
     for stage in content["stages"]:
-        assert (out / stage["link"]).is_file()
+        assert (out / "tiny" / stage["link"]).is_file()
 
     second = call("--config-file", study)
     assert second.returncode == 0
-    assert second.stdout.splitlines()[-1] == "nothing to do: all 5 stages are done"
-    assert json.loads((out / "study.json").read_text())["rows"] == content["rows"]
+    assert second.stdout.splitlines()[-1] == "nothing to do: all 6 stages are done"
+    assert json.loads((out / "tiny" / "study.json").read_text())["rows"] == content["rows"]
 
     changed = call("--config-file", study, "--dry-run", "DETECTION.OPTS", "['SOLVER.MAX_ITER', '3']")
-    assert "5 stages: 3 done, 2 to run" in changed.stdout
+    assert "6 stages: 4 done, 2 to run" in changed.stdout
 
 
 def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("data-*/stage.log")):
+    while not list((tmp_path / "out").glob("data/*/stage.log")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -102,10 +102,10 @@ def test_study__a_failure_is_one_line_and_the_page_tells_it(study, tmp_path):
     assert result.returncode == 2
     assert re.fullmatch(r"study\.py: error: baseline/seed0/pretrain failed: exit status 2: pretrain\.py: error: .*64.*",
                         result.stderr.splitlines()[-1])  # fmt: skip
-    page = (tmp_path / "out" / "study.html").read_text()
+    page = (tmp_path / "out" / "tiny" / "study.html").read_text()
     assert "baseline/seed0/pretrain" in page
     assert "failed" in page
-    content = json.loads((tmp_path / "out" / "study.json").read_text())
+    content = json.loads((tmp_path / "out" / "tiny" / "study.json").read_text())
     assert content["rows"][0]["summary"]["voc07_AP50"] is None
 
 
@@ -114,7 +114,8 @@ MISTAKES = [
     (["--config-file", "no.yaml"], "config file no.yaml does not exist"),
     (["--config-file", "{study}", "SEED", "1"], "command line: unknown config key SEED; did you mean SEEDS?"),
     (["--config-file", "{study}", "--only", "cutmax"],
-     "--only cutmax names no stage; parts of names are baseline, convert, data, evaluate, fine_tune, pretrain, seed0"),
+     "--only cutmax names no stage; parts of names are VOCdevkit, baseline, "
+     "convert, data, evaluate, fine_tune, pictures, pretrain, seed0"),
     (["--jobs", "-1", "--config-file", "{study}"], "--jobs is -1; expected at least 1 (0: chosen by the machine)"),
     (["--config-file", "{study}", MADE, "0"],
      "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"),
