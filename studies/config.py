@@ -54,7 +54,7 @@ def get_cfg() -> CfgNode:
     cfg.PRETRAIN = CfgNode()
     cfg.PRETRAIN.DATA_ROOT = ""  # DATA.ROOT of every pretraining; empty where DIGITS makes the data
     cfg.PRETRAIN.OPTS = []  # KEY VALUE pairs for every experiment, before its own
-    cfg.PRETRAIN.SEED = -1  # of one pretraining for all SEEDS, as the paper did for VOC; -1: one for each
+    cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper did; -1: one for each
 
     cfg.DETECTION = CfgNode()  # kind transfer only
     cfg.DETECTION.CONFIG = ""  # file of fine-tuning, from the repository's root
@@ -130,7 +130,7 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     for key, pairs in (("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS), ("DETECTION.OPTS", cfg.DETECTION.OPTS),
                        ("SLURM.PARAMETERS", cfg.SLURM.PARAMETERS)):  # fmt: skip
         _require(key, pairs, lambda value: len(value) % 2 == 0, "KEY VALUE pairs")
-    _check_data(cfg)
+    _check_combinations(cfg)
     names = [experiment.name for experiment in experiments(cfg)]
     for name in names:
         if names.count(name) > 1:
@@ -178,12 +178,17 @@ def repository_file(path: Path | str) -> Path:
     return path.resolve() if (path := Path(path)).is_file() else ROOT / path
 
 
-def _check_data(cfg: CfgNode) -> None:
+def _check_combinations(cfg: CfgNode) -> None:
     made = cfg.DIGITS.TRAIN_PER_CLASS > 0
     if made and cfg.PRETRAIN.DATA_ROOT:
         raise ValueError("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
     if made and cfg.DIGITS.VAL_PER_CLASS < 1:
         raise ValueError("DIGITS.VAL_PER_CLASS is 0; expected at least 1, since the networks are evaluated on them")
+    if cfg.PRETRAIN.SEED >= 0 and cfg.KIND != "transfer":
+        raise ValueError(
+            f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "
+            "no fine-tuning; leave it at -1 and set SEEDS"
+        )
     if cfg.KIND == "transfer":
         if not cfg.DETECTION.CONFIG:
             raise ValueError("DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml")

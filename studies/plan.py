@@ -143,7 +143,7 @@ class _Planner:
         inputs = {**attack, **self._real_data()}
         for experiment, seed, pretrained in self._pretrained():
             self._add(
-                _sibling(pretrained, "attack", seed), "attack", inputs, self._with_pictures(pretrained),
+                f"{experiment.name}/seed{seed}/attack", "attack", inputs, self._with_pictures(pretrained),
                 ("attack.json",),
                 lambda folder, model=pretrained: [
                     *_tool("attack"), str(model.folder / FINAL), "--data-root", self._pictures(),
@@ -210,8 +210,8 @@ class _Planner:
         used = self.cfg.PRETRAIN.SEED if shared else seed
         cfg = self._pretrain_config(experiment, used)
         return self._add(
-            f"{experiment.name}/pretrain" if shared else f"{experiment.name}/seed{seed}/pretrain",
-            "pretrain", {**_inputs(cfg, FREE_ON_RESUME), **self._real_data()}, self._with_pictures(), (FINAL,),
+            f"{experiment.name}/seed{used}/pretrain", "pretrain",
+            {**_inputs(cfg, FREE_ON_RESUME), **self._real_data()}, self._with_pictures(), (FINAL,),
             lambda folder: [
                 *_tool("pretrain", processes=self.cfg.GPUS), "--config-file", str(experiment.config), "--resume",
                 *map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts,
@@ -224,7 +224,7 @@ class _Planner:
 
     def _convert(self, pretrained: Stage) -> Stage:
         return self._add(
-            _sibling(pretrained, "convert", pretrained.seed), "convert", {}, (pretrained,), ("backbone.pth",),
+            f"{pretrained.name.rpartition('/')[0]}/convert", "convert", {}, (pretrained,), ("backbone.pth",),
             lambda folder: [
                 *_tool("convert_checkpoint"), str(pretrained.folder / FINAL), str(folder / "backbone.pth"),
             ],
@@ -369,12 +369,6 @@ class _Planner:
 def _tool(name: str, *, processes: int = 1) -> list[str]:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "tools" / f"{name}.py")]
-
-
-def _sibling(stage: Stage, kind: str, seed: int | None) -> str:
-    """Return the name of what follows ``stage`` in its own folder, or in that of ``seed`` if it is shared by seeds."""
-    parent = stage.name.rpartition("/")[0]
-    return f"{parent}/{kind}" if seed == stage.seed else f"{parent}/seed{seed}/{kind}"
 
 
 def _inputs(cfg: CfgNode, free: frozenset[str]) -> dict[str, Any]:

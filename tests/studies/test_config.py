@@ -81,6 +81,7 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["COST.PRETRAIN_RATE", "-1"], "COST.PRETRAIN_RATE is -1.0; expected at least 0"),
     (["DIGITS.TRAIN_PER_CLASS", "5"], "PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),
+    (["PRETRAIN.SEED", "0"], "but KIND classification has no fine-tuning; leave it at -1"),
     (["KIND", "transfer"], "DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml"),
     (["DETECTION.ENGINE", "mmdet"], "DETECTION.ENGINE is 'mmdet'; expected one of auto, detectron2, torchvision"),
 ])  # fmt: skip

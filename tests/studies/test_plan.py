@@ -119,10 +119,12 @@ def test_make_plan__the_code_of_a_stage_reaches_it_and_what_follows(plan_of, mon
 def test_make_plan__one_pretraining_for_all_seeds(plan_of):
     plan = plan_of(["PRETRAIN.SEED", "5"])
     stages = {stage.name: stage for stage in plan.stages}
-    assert {"cutmix/pretrain", "cutmix/convert", "cutmix/seed0/fine_tune", "cutmix/seed1/fine_tune"} <= set(stages)
+    assert {"cutmix/seed5/pretrain", "cutmix/seed5/convert", "cutmix/seed0/fine_tune"} <= set(stages)
     assert stages["cutmix/seed0/fine_tune"].parents == stages["cutmix/seed1/fine_tune"].parents
-    assert list(stages["cutmix/pretrain"].command)[-2:] == ["SEED", "5"]
+    assert list(stages["cutmix/seed5/pretrain"].command)[-2:] == ["SEED", "5"]
     assert len([name for name in stages if name.endswith("pretrain")]) == 2
+    alone = {stage.name: stage for stage in plan_of(["SEEDS", "(5,)"]).stages}
+    assert alone["cutmix/seed5/pretrain"].folder == stages["cutmix/seed5/pretrain"].folder
 
 
 @pytest.mark.parametrize("kind, expected", [

@@ -132,3 +132,4 @@ def test_studies__pretrainings_are_shared_between_studies_of_one_folder(tmp_path
         return {stage.folder for stage in make_plan(cfg, path).stages if stage.kind == "pretrain"}
 
     assert pretrainings("table4") == pretrainings("figure5") < pretrainings("table2")
+    assert pretrainings("table4") < pretrainings("table3")
