@@ -109,25 +109,25 @@ def write(plan: Plan, failed: Mapping[str, str], *, show: bool = False) -> None:
 
 def print_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage], estimates: Estimates) -> None:
     """Print a line for each stage that would run, with its command, and what all of them should cost."""
-    known, hours, unknown = 0.0, 0.0, 0
+    seconds = {stage.name: estimates.seconds(stage) for stage in missing}
     for stage in missing:
-        seconds = estimates.seconds(stage)
+        expected = "duration unknown" if seconds[stage.name] is None else format_seconds(seconds[stage.name])
         begun = ", goes on" if (stage.folder / "request.json").exists() else ""
-        print(f"{stage.name}: {'unknown' if seconds is None else format_seconds(seconds)}{begun}")
+        print(f"{stage.name}: {expected}{begun}")
         print(f"    {shlex.join(stage.command)}")
-        if seconds is None:
-            unknown += 1
-        else:
-            known += seconds
-            hours += seconds * stage.processes / 3600
-    print(f"\n{len(stages)} stages: {len(stages) - len(missing)} done, {len(missing)} to run, into {plan.folder}")
-    if missing:
-        without = f", without {unknown} stages of unknown duration" if unknown else ""
-        print(f"one after the other {format_seconds(known)}{without}; {hours:.1f} hours of a GPU where there are any")
-        source = plan.cfg.COST.SOURCE
-        measured = ", ".join(sorted(estimates.measured))
-        print("; ".join(filter(None, [f"measured in this study: {measured}" if measured else "",
-                                      f"rates stated in the config: {source}" if source else ""])) or "no rates known")
+    done = len(stages) - len(missing)
+    print(f"\n{len(stages)} stages: {done} done, {len(missing)} to run, into {plan.cfg.OUTPUT_DIR}")
+    if not missing:
+        return
+    known = {name: value for name, value in seconds.items() if value is not None}
+    hours = sum(known[stage.name] * stage.processes for stage in missing if stage.name in known) / 3600
+    left_out = f", {len(missing) - len(known)} of unknown duration left out" if len(known) < len(missing) else ""
+    total = format_seconds(sum(known.values()))
+    print(f"{total} one after the other{left_out}; {hours:.1f} GPU hours where there are GPUs")
+    measured = ", ".join(sorted(estimates.measured))
+    sources = [f"measured in this study: {measured}" if measured else "",
+               f"rates of the config: {plan.cfg.COST.SOURCE}" if plan.cfg.COST.SOURCE else ""]  # fmt: skip
+    print("; ".join(filter(None, sources)) or "no rates are known")
 
 
 if __name__ == "__main__":
