@@ -210,12 +210,12 @@ def load_pretrain_config(config_file: Path | str | None = None, opts: Sequence[s
 
 
 def _check_values(cfg: CfgNode) -> None:
-    _choice("MODEL.ARCH", cfg.MODEL.ARCH, ARCHITECTURES)
-    _choice("MIXING.METHOD", cfg.MIXING.METHOD, METHODS)
-    _choice("DATA.DATASET", cfg.DATA.DATASET, DATASETS)
-    _choice("DATA.CROP", cfg.DATA.CROP, CROPS)
-    _choice("DATA.DECODER", cfg.DATA.DECODER, DECODERS)
-    _choice("PRECISION", cfg.PRECISION, PRECISIONS)
+    check_choice("MODEL.ARCH", cfg.MODEL.ARCH, ARCHITECTURES)
+    check_choice("MIXING.METHOD", cfg.MIXING.METHOD, METHODS)
+    check_choice("DATA.DATASET", cfg.DATA.DATASET, DATASETS)
+    check_choice("DATA.CROP", cfg.DATA.CROP, CROPS)
+    check_choice("DATA.DECODER", cfg.DATA.DECODER, DECODERS)
+    check_choice("PRECISION", cfg.PRECISION, PRECISIONS)
     for key in (
         "DATA.IMAGE_SIZE",
         "DATA.EVAL_RESIZE",
@@ -279,7 +279,8 @@ def _increasing(steps: Sequence[int]) -> bool:
     return all(a < b for a, b in itertools.pairwise(steps))
 
 
-def _choice(key: str, value: str, known: Sequence[str]) -> None:
+def check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a ``value`` that is none of ``known`` with a ``ValueError`` that names ``key``."""
     if value not in known:
         raise ValueError(f"{key} is {value!r}; expected one of {', '.join(known)}")
 

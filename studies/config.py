@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from pretrain.config import load_config
+from pretrain.config import check_choice, load_config
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository; the configs that a study names lie below it
 
@@ -112,10 +112,10 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
         ValueError: the key, its value and what would be right.
     """
     cfg = load_config(get_cfg(), config_file, opts)
-    _choice("KIND", cfg.KIND, KINDS)
-    _choice("DETECTION.ENGINE", cfg.DETECTION.ENGINE, ENGINES)
+    check_choice("KIND", cfg.KIND, KINDS)
+    check_choice("DETECTION.ENGINE", cfg.DETECTION.ENGINE, ENGINES)
     for name in cfg.ATTACK.METHODS:
-        _choice("ATTACK.METHODS", name, ATTACKS)
+        check_choice("ATTACK.METHODS", name, ATTACKS)
     _require("SEEDS", cfg.SEEDS, _seeds, "different whole numbers of at least 0, such as (0, 1, 2)")
     _require("THREADS", cfg.THREADS, lambda value: value >= 0, "at least 0")
     for key, value in (("GPUS", cfg.GPUS), ("ATTACK.STEPS", cfg.ATTACK.STEPS), ("TIMING.ROUNDS", cfg.TIMING.ROUNDS),
@@ -205,11 +205,6 @@ def _epsilons(values: Sequence[Any]) -> bool:
     return bool(values) and good and len(set(values)) == len(values)
 
 
-def _choice(key: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(known)}")
-
-
-def _require(key: str, value: Any, holds: Any, expected: str) -> None:
+def _require(key: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
     if not holds(value):
         raise ValueError(f"{key} is {value!r}; expected {expected}")
