@@ -135,7 +135,7 @@ def _run(request: dict[str, Any], log: IO[bytes], lock: IO[bytes]) -> int:
 
 
 def _record(folder: Path, request: dict[str, Any], attempts: int, started: float) -> str:
-    """Write result.json; return what is wrong if the command said success but left no such thing."""
+    """Write result.json and clear up; return what is wrong if the command said success but left no such thing."""
     try:
         outputs = describe_outputs(folder, request["outputs"])
         values, link = read_values(request["kind"], folder, request["outputs"])
@@ -152,6 +152,8 @@ def _record(folder: Path, request: dict[str, Any], attempts: int, started: float
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "machine": platform.node(),
     })  # fmt: skip
+    for checkpoint in folder.glob("model_[0-9]*.pth"):  # to resume from, which is over; they are most of a study's size
+        checkpoint.unlink()
     return ""
 
 

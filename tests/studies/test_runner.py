@@ -141,6 +141,13 @@ def test_run__passes_threads_and_goes_on_with_what_is_left(make_stage):
     assert (stage.folder / LOG).read_text().count("$ ") == 2
 
 
+def test_run__a_finished_stage_keeps_its_final_weights_alone(make_stage):
+    code = "[(F / f'model_{n}.pth').touch() for n in ('0000050', '0000100', 'best', 'final')]"
+    stage = make_stage("trains", code, outputs=["model_final.pth"])
+    assert go([stage]) == {}
+    assert sorted(path.name for path in stage.folder.glob("*.pth")) == ["model_best.pth", "model_final.pth"]
+
+
 def test_run__several_at_a_time(make_stage):
     code = ("(F / 'here').touch(); t = time.time()\n"
             "while not all((F.parent / f'{n}-12345678/here').exists() for n in 'ab'):\n"
