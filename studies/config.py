@@ -43,7 +43,7 @@ def get_cfg() -> CfgNode:
     cfg.SEEDS = (0, 1, 2)
     cfg.NOTES = []  # sentences for the page
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
-    cfg.GPUS = 1  # processes of a training stage, where there are GPUs
+    cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
     # A list of mappings with EXPERIMENT_KEYS: METHOD, MODEL and DATA label the row; CONFIG is a file of pretraining,
     # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers.
     cfg.EXPERIMENTS = []

@@ -169,11 +169,16 @@ def make_launcher(name: str, cfg: CfgNode, *, jobs: int) -> Launcher:
 
     Locally that is one per group of GPUS GPUs, without GPUs one per THREADS cores (one, where THREADS is 0); on a
     cluster all that can.
+
+    Raises:
+        ImportError, ValueError: as SubmititLauncher; or a stage wants more GPUs than this machine has.
     """
     if name != "local":
         return SubmititLauncher(name.removeprefix("submitit-"), cfg, jobs=jobs or _cluster_jobs(name, cfg))
     gpus = count_gpus()
-    return LocalLauncher(jobs or (max(1, gpus // cfg.GPUS) if gpus else _cpu_jobs(cfg)), gpus=gpus)
+    if 0 < gpus < cfg.GPUS:
+        raise ValueError(f"GPUS is {cfg.GPUS}, but there are {gpus} here; set GPUS to at most that")
+    return LocalLauncher(jobs or (gpus // cfg.GPUS if gpus else _cpu_jobs(cfg)), gpus=gpus)
 
 
 def _cluster_jobs(name: str, cfg: CfgNode) -> int:

@@ -55,7 +55,7 @@ def test_local__stop_leaves_nothing_running(make_stage):
 
 
 @pytest.mark.parametrize("threads, gpus, gpus_a_stage, jobs", [
-    (1, 0, 1, 6), (2, 0, 1, 3), (4, 0, 1, 1), (8, 0, 1, 1), (0, 0, 1, 1), (1, 8, 1, 8), (1, 8, 4, 2), (1, 2, 4, 1),
+    (1, 0, 1, 6), (2, 0, 1, 3), (4, 0, 1, 1), (8, 0, 1, 1), (0, 0, 1, 1), (1, 8, 1, 8), (1, 8, 4, 2), (1, 8, 8, 1),
 ])  # fmt: skip
 def test_make_launcher__chooses_how_many_at_a_time(cfg, monkeypatch, threads, gpus, gpus_a_stage, jobs):
     monkeypatch.setattr(launchers, "_cores", lambda: 6)
@@ -63,6 +63,13 @@ def test_make_launcher__chooses_how_many_at_a_time(cfg, monkeypatch, threads, gp
     cfg.THREADS, cfg.GPUS = threads, gpus_a_stage
     assert make_launcher("local", cfg, jobs=0).slots == jobs
     assert make_launcher("local", cfg, jobs=5).slots == 5
+
+
+def test_make_launcher__refuses_more_gpus_than_there_are(cfg, monkeypatch):
+    monkeypatch.setattr(launchers, "count_gpus", lambda: 2)
+    cfg.GPUS = 4
+    with pytest.raises(ValueError, match="GPUS is 4, but there are 2 here; set GPUS to at most that"):
+        make_launcher("local", cfg, jobs=0)
 
 
 def test_submitit_local__runs_stages_and_tells_failures(make_stage, cfg):
