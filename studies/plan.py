@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
 from detection.config import FREE_ON_RESUME as FREE_IN_TRAINING
@@ -373,14 +372,16 @@ def _tool(name: str, *, processes: int = 1) -> list[str]:
 
 def _inputs(cfg: CfgNode, free: frozenset[str]) -> dict[str, Any]:
     """Return the settings of ``cfg`` that decide about a result, as JSON has them; ``free`` are dotted keys."""
-    tree = yaml.safe_load(cfg.dump())
-    return {key: value for key, value in _flat(tree) if key not in free and key != "VERSION"}
+    return {key: value for key, value in _flat(cfg) if key not in free and key != "VERSION"}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     pairs = []
     for name, value in tree.items():
-        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", list(value) if isinstance(value, tuple) else value))
     return pairs
 
 

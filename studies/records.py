@@ -8,6 +8,7 @@ the command wrote.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def find_accepted(folder: Path, meaning: str) -> tuple[Path, str, str] | None:
 
 def _describe(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
-        return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
+        sizes = [os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names]
+        return {"files": len(sizes), "bytes": sum(sizes)}
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}

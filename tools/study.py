@@ -71,8 +71,9 @@ def main(argv: list[str] | None = None) -> int | None:
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
         launcher = make_launcher(args.launcher, cfg, jobs=args.jobs)
-        failed = run(stages, launcher, estimates, on_result=lambda: write(plan, {}))
-    write(plan, failed, show=True)
+        failed = run(stages, launcher, estimates, on_result=lambda: write(plan, finished(plan.stages), {}))
+        results = finished(plan.stages)
+    write(plan, results, failed, show=True)
     if not missing:
         print(f"nothing to do: all {len(stages)} stages are done")
     for name, reason in failed.items():
@@ -93,13 +94,12 @@ def check_data(plan: Plan) -> None:
             raise FileNotFoundError(f"{key} {path} is no folder")
 
 
-def write(plan: Plan, failed: Mapping[str, str], *, show: bool = False) -> None:
+def write(plan: Plan, results: Mapping[str, Any], failed: Mapping[str, str], *, show: bool = False) -> None:
     """Write study.json, study.md and study.html; with ``show`` also print the table."""
     from studies.pages import summary_table, write_pages
     from studies.results import study_result
-    from studies.runner import finished
 
-    result: dict[str, Any] = study_result(plan, finished(plan.stages), failed)
+    result = study_result(plan, results, failed)
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_pages(result, plan.folder)
     if show:
