@@ -173,7 +173,7 @@ class _Planner:
 
     def _cam(self) -> None:
         seed = self.cfg.SEEDS[0]
-        pretrained = {experiment.name: self._pretrain(experiment, seed) for experiment in self.experiments}
+        pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
         self._add(
             f"{self.study}/cam", "cam", {**self.cfg.CAM, "seed": seed, **self._real_data()},
             self._with_pictures(*pretrained.values()),
@@ -260,8 +260,7 @@ class _Planner:
 
     def _comparison(self, runs: Sequence[Stage]) -> None:
         split = self.detection.DATASETS.TEST[0]
-        methods = [run.experiment.name.replace("/", " ") if self._several_labels() else run.experiment.method
-                   for run in runs]  # fmt: skip
+        methods = [self._label(run.experiment) for run in runs]
         classes = tuple(self.detection.VOC.CLASSES)
         self._add(
             f"{self.study}/comparison", "comparison", {"methods": methods, "split": split, **self._real_scenes()},
@@ -273,8 +272,10 @@ class _Planner:
             ],
         )  # fmt: skip
 
-    def _several_labels(self) -> bool:
-        return len({(one.model, one.data) for one in self.experiments}) > 1
+    def _label(self, experiment: Experiment) -> str:
+        """Return the method, with model and data where the study has several of them."""
+        several = len({(one.model, one.data) for one in self.experiments}) > 1
+        return experiment.name.replace("/", " ") if several else experiment.method
 
     def _detection_command(self, weights: Path, folder: Path, seed: int) -> list[str]:
         return [
