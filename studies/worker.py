@@ -73,12 +73,21 @@ class StageJob:
     """``run_stage`` as submitit wants it: a job that is preempted, or at its time limit, is put in the queue again."""
 
     def __call__(self, folder: str) -> bool:
+        hear_interrupts()
         return run_stage(folder)
 
     def checkpoint(self, folder: str) -> Any:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, folder)
+
+
+def hear_interrupts() -> None:
+    """Make this process, and the command that it starts, hear Ctrl-C's signal again.
+
+    What a shell script puts in the background ignores it, and so does everything started from there.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def is_running(folder: Path) -> bool:
@@ -162,12 +171,9 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _stop(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    hear_interrupts()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(0 if run_stage(sys.argv[1]) else 1)
     except KeyboardInterrupt:

@@ -9,7 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:tools|pretrain|detection|studies)/[\w/]+\.(?:py|yaml)", README))))
+NAMED = set(re.findall(r"(?:tools|pretrain|detection|studies)/[\w/]+\.(?:py|yaml)", README))
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
 def test_readme__every_file_it_names_exists(name):
     assert (ROOT / name).is_file()
 

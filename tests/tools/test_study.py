@@ -82,6 +82,7 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
 
 
 def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, by children too
     process = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     deadline = time.monotonic() + 120
