@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from detection.engines import ONE_PROCESS, Launch, is_first_process, select
 from detection.report import write_report
 from detection.voc import VocDataset
 from detection.weights_file import read_weights, sha256
+from pretrain.run_folder import package_versions
 
 # What a number depends on, besides weights and data; the report shows it.
 TRAINING_KEYS = (
@@ -116,17 +116,6 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
         "training": {key: get_key(recorded, key) for key in TRAINING_KEYS} if recorded else None,
         "test": {key: get_key(cfg, key) for key in TEST_KEYS},
         "backbone": card,
-        "versions": versions(engine),
+        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", engine)),
         "command": shlex.join(sys.argv),
     }
-
-
-def versions(engine: str) -> dict[str, str]:
-    """Return the versions of the packages that decide about the numbers."""
-    found = {}
-    for name in {"detection-transfer-toolkit": None, "torch": None, "torchvision": None, engine: None}:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a checkout that is not installed
-            found[name] = "not installed as a package"
-    return found

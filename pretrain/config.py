@@ -30,7 +30,7 @@ def load_config(defaults: CfgNode, config_file: Path | str | None = None, opts: 
     """
     cfg = defaults.clone()
     if config_file is not None:
-        for key, value in _leaves(_read_yaml(Path(config_file)), defaults):
+        for key, value in leaves(_read_yaml(Path(config_file)), defaults):
             _set(cfg, key, value, str(config_file))
     if len(opts) % 2:
         raise ValueError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no value")
@@ -55,12 +55,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _leaves(tree: dict[str, Any], defaults: CfgNode | None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], defaults: CfgNode | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values; a mapping is descended into unless ``defaults`` has a plain value at its key."""
     for name, value in tree.items():
         known = defaults.get(name) if isinstance(defaults, CfgNode) else None
         if isinstance(value, dict) and (known is None or isinstance(known, CfgNode)):
-            yield from _leaves(value, known, f"{prefix}{name}.")
+            yield from leaves(value, known, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
@@ -72,7 +72,7 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     for name in parents:
         node = node.get(name) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or leaf not in node:
-        known = [name for name, _ in _leaves(cfg, None)]
+        known = [name for name, _ in leaves(cfg, None)]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise ValueError(f"{source}: unknown config key {key}; did you mean {near[0]}?")
     if isinstance(node[leaf], CfgNode):
@@ -102,7 +102,7 @@ def check_same_run(saved: str, cfg: CfgNode, *, free: frozenset[str]) -> None:
     Raises:
         ValueError: lists every other key whose value differs, with both values.
     """
-    before, now = (dict(_leaves(yaml.safe_load(text), None)) for text in (saved, cfg.dump()))
+    before, now = (dict(leaves(yaml.safe_load(text), None)) for text in (saved, cfg.dump()))
     changed = [
         f"{key} was {before.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}"
         for key in sorted({*before, *now} - free)

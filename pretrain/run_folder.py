@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -15,6 +17,17 @@ def write_config(cfg: CfgNode, output_dir: Path) -> None:
     """Write the resolved config to ``output_dir/config.yaml``, whole or not at all."""
     with atomic_write(output_dir / "config.yaml", "w") as file:
         file.write(cfg.dump())
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of installed packages, which numbers depend on; each name once."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "not installed as a package"
+    return found
 
 
 class MetricsWriter:

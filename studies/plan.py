@@ -22,7 +22,7 @@ from fvcore.common.config import CfgNode
 
 from detection.config import FREE_ON_RESUME as FREE_IN_TRAINING
 from detection.config import read_detection_config
-from pretrain.config import FREE_ON_RESUME, load_pretrain_config
+from pretrain.config import FREE_ON_RESUME, leaves, load_pretrain_config
 from studies.code_version import stage_version
 from studies.config import ROOT, Experiment, experiments, repository_file
 from studies.records import find_accepted
@@ -372,18 +372,8 @@ def _tool(name: str, *, processes: int = 1) -> list[str]:
 
 
 def _inputs(cfg: CfgNode, free: frozenset[str]) -> dict[str, Any]:
-    """Return the settings of ``cfg`` that decide about a result, as JSON has them; ``free`` are dotted keys."""
-    return {key: value for key, value in _flat(cfg) if key not in free and key != "VERSION"}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", list(value) if isinstance(value, tuple) else value))
-    return pairs
+    """Return the settings of ``cfg`` that decide about a result, by dotted key, without those in ``free``."""
+    return {key: value for key, value in leaves(cfg) if key not in free and key != "VERSION"}
 
 
 def _absolute(path: str) -> str:

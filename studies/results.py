@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.run_folder import package_versions
 from studies.config import Experiment, experiments
 from studies.plan import Plan, Stage
 from studies.records import FAILURE, LOG, read_record
@@ -46,7 +47,7 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
         "metrics": [metric._asdict() for metric in metrics],
         "notes": list(cfg.NOTES),
         "protocol": _protocol(plan),
-        "versions": _versions(),
+        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", "detectron2")),
         "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
         "rows": rows,
         "links": _links(plan, results),
@@ -146,8 +147,10 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     for stage in plan.stages:
         for key, value in stage.inputs.items():
             if stage.kind in ("pretrain", "fine_tune", "evaluate", "attack", "timing", "cam") and key != "SEED":
-                if isinstance(value, (dict, list)):
-                    value = ", ".join(map(str, value)) if isinstance(value, list) else None
+                if isinstance(value, (list, tuple)):
+                    value = ", ".join(map(str, value))
+                elif isinstance(value, dict):
+                    value = None  # the settings of every run of a timing, which stand in its JSON
                 _keep_if_shared(protocol, f"{stage.kind}: {key}", value)
     for experiment in experiments(cfg):
         protocol[f"config of {experiment.name}"] = " ".join([experiment.config.name, *experiment.opts])
@@ -157,18 +160,6 @@ def _protocol(plan: Plan) -> dict[str, Any]:
 def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
     if protocol.setdefault(key, value) != value:
         protocol[key] = None
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    found = {}
-    for name in ("detection-transfer-toolkit", "torch", "torchvision", "detectron2"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
 
 
 def _links(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

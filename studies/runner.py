@@ -80,11 +80,12 @@ def run(
     launcher: Launcher,
     estimates: Estimates,
     *,
-    on_result: Callable[[], None] = lambda: None,
+    on_result: Callable[[Mapping[str, Mapping[str, Any]]], None] = lambda results: None,
 ) -> dict[str, str]:
     """Run those of ``stages`` that are not done; return the name of each that failed with the reason.
 
-    What depends on a failed stage is not run; everything else is. ``on_result`` is called after each that ends well.
+    What depends on a failed stage is not run; everything else is. ``on_result`` gets all their results after each
+    that ends well.
     ``Ctrl-C`` stops the launcher's processes and is raised again; called once more, the study goes on from there.
     """
     done = finished(stages)
@@ -121,7 +122,7 @@ def run(
                 left = _seconds_left([*waiting, *(one for one, _ in running.values())], estimates, launcher.slots)
                 logger.info("[%d/%d] %s done in %s; %s left", count, total, stage.name,
                             format_seconds(time.monotonic() - started), left)  # fmt: skip
-                on_result()
+                on_result(done)
             if time.monotonic() - last_line >= QUIET_SECONDS:
                 last_line = time.monotonic()
                 names = ", ".join(f"{one.name}{_progress(one)}" for one, _ in running.values())

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
         launcher = make_launcher(args.launcher, cfg, jobs=args.jobs)
-        failed = run(stages, launcher, estimates, on_result=lambda: write(plan, finished(plan.stages), {}))
+        failed = run(stages, launcher, estimates, on_result=lambda done: write(plan, results | done, {}))
         results = finished(plan.stages)
     write(plan, results, failed, show=True)
     if not missing:
