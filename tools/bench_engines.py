@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from detection.engine_benchmark import benchmark, table
     from detection.engines import select
-    from detection.fine_tune import versions
     from pretrain.checkpoint import atomic_write
+    from pretrain.run_folder import package_versions
 
     select("detectron2")  # says what is missing where it cannot be imported
     rows = benchmark(args.kinds, opts=args.opts, size=tuple(args.size), batch=args.batch, rounds=args.rounds)
@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int | None:
     print(f"{height}x{width} pixels, {args.batch} pictures a training step, {args.rounds} rounds, {device}")
     if args.output:
         content = {"rows": rows, "arguments": vars(args), "device": device, "machine": platform.platform(),
-                   "versions": versions("detectron2")}  # fmt: skip
+                   "versions": package_versions(
+                       ("detection-transfer-toolkit", "torch", "torchvision", "detectron2"))}  # fmt: skip
         with atomic_write(args.output, "w") as file:
             file.write(json.dumps(content, indent=2) + "\n")
 
