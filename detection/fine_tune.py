@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from detection.config import class_names, get_key
-from detection.dataset_check import check_before_training, check_dataset
-from detection.detections_io import write_detections
 from detection.engines import ONE_PROCESS, Launch, is_first_process, select
-from detection.report import write_report
-from detection.voc import VocDataset
-from detection.weights_file import read_weights, sha256
-from pretrain.run_folder import package_versions
+from detection.evaluation.detection_files import write_detections
+from detection.report.write import write_report
+from detection.run_data import read_run_data
+from pretrain.run.files import sha256
+from pretrain.run.run_folder import package_versions
+from pretrain.run.settings import get_value
+from pretrain.weights.files import read_weights
 
 # What a number depends on, besides weights and data; the report shows it.
 TRAINING_KEYS = (
@@ -60,15 +60,15 @@ def fine_tune(
         raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
     module = select(engine)
     module.check_config(cfg, launch)
-    datasets = check_data(cfg, eval_only=eval_only)
+    cfg, data = read_run_data(cfg, train=not eval_only)
     if not eval_only:
-        module.train(cfg, resume=resume, launch=launch)
+        module.train(cfg, data, resume=resume, launch=launch)
         cfg = cfg.clone()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     if launch.machine_rank > 0 or not is_first_process():  # the first one evaluates
         return {}
     reports = {}
-    for dataset in datasets:
+    for dataset in data.test:
         detections = module.detect(cfg, dataset)
         folder = inference_folder(cfg, dataset.name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,21 +76,6 @@ def fine_tune(
         protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
         reports[dataset.name] = write_report(dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR)
     return reports
-
-
-def check_data(cfg: CfgNode, *, eval_only: bool) -> list[VocDataset]:
-    """Return the datasets of DATASETS.TEST, after the fast part of the check of all data that will be used.
-
-    Raises:
-        FileNotFoundError, ValueError: the first defect that would stop the run later.
-    """
-    names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    checks = {
-        name: check_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False)
-        for name in dict.fromkeys(names)
-    }
-    check_before_training(list(checks.values()))
-    return [checks[name].dataset for name in cfg.DATASETS.TEST]
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
@@ -113,8 +98,8 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
         "seed": recorded.SEED if recorded else None,
         "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
         "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
-        "training": {key: get_key(recorded, key) for key in TRAINING_KEYS} if recorded else None,
-        "test": {key: get_key(cfg, key) for key in TEST_KEYS},
+        "training": {key: get_value(recorded, key) for key in TRAINING_KEYS} if recorded else None,
+        "test": {key: get_value(cfg, key) for key in TEST_KEYS},
         "backbone": card,
         "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", engine)),
         "command": shlex.join(sys.argv),

@@ -15,12 +15,13 @@ from fvcore.common.config import CfgNode
 from PIL import Image, ImageDraw, ImageFont
 
 from detection.config import class_names, load_detection_config
-from detection.data import read_picture
-from detection.detections import PictureDetections
+from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.engines import select
-from detection.voc import PICTURE_SUFFIXES, VocDataset, VocPicture, displayed_size
-from detection.weights_file import read_weights
-from pretrain.checkpoint import atomic_write
+from detection.evaluation.detections import PictureDetections
+from pretrain.run.files import atomic_write
+from pretrain.run.pictures import PICTURE_SUFFIXES, displayed_size, read_picture
+from pretrain.run.settings import leaves
+from pretrain.weights.files import read_weights
 
 RESULTS = "predictions.json"
 TEXT_SHARE = 40  # the picture's longer side is so many times as long as a letter is high
@@ -41,11 +42,11 @@ def load_config_of(weights: Path | str, config_file: str | None, opts: Sequence[
     content = read_weights(weights)
     if not isinstance(content, dict) or not isinstance(content.get("config"), str):
         raise ValueError(f"{weights} does not carry the config of its detector; give it with --config-file")
-    recorded = [part for pair in _leaves(yaml.safe_load(content["config"])) for part in pair]
+    recorded = [part for pair in leaves(yaml.safe_load(content["config"])) for part in pair]
     return load_detection_config(None, [*recorded, *opts, "MODEL.WEIGHTS", str(weights)])
 
 
-def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> VocDataset:
+def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> DetectionDataset:
     """Return the picture files in ``paths``, files or folders, as a dataset without objects; ids are file names.
 
     Raises:
@@ -66,8 +67,8 @@ def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> Voc
     for file in files:
         if by_name.setdefault(file.stem, file) != file:
             raise ValueError(f"{by_name[file.stem]} and {file} would both become {file.stem}.png; do one at a time")
-    pictures = [VocPicture(name, file, file, *displayed_size(file), ()) for name, file in by_name.items()]
-    return VocDataset("pictures", Path(), "pictures", tuple(classes), tuple(pictures))
+    pictures = [AnnotatedPicture(name, file, file, *displayed_size(file), ()) for name, file in by_name.items()]
+    return DetectionDataset("pictures", Path(), "pictures", tuple(classes), tuple(pictures))
 
 
 def predict(
@@ -96,8 +97,14 @@ def predict(
         detections = found[picture.image_id]
         with atomic_write(output_dir / f"{picture.image_id}.png") as file:
             draw(read_picture(picture.path), detections, dataset.classes).save(file, "PNG")
-        entries.append({"file": str(picture.path), "width": picture.width, "height": picture.height,
-                        "detections": _as_json(detections, dataset.classes)})  # fmt: skip
+        entries.append(
+            {
+                "file": str(picture.path),
+                "width": picture.width,
+                "height": picture.height,
+                "detections": _as_json(detections, dataset.classes),
+            }
+        )
     with atomic_write(output_dir / RESULTS, "w") as file:
         file.write(json.dumps(entries, indent=2) + "\n")
     return entries
@@ -131,14 +138,10 @@ def class_colour(label: int, count: int) -> tuple[int, int, int]:
 def _as_json(detections: PictureDetections, classes: Sequence[str]) -> list[dict[str, Any]]:
     order = np.argsort(-detections.scores, kind="stable")
     return [
-        {"class": classes[int(detections.classes[place])], "score": float(detections.scores[place]),
-         "box": detections.boxes[place].tolist()}
+        {
+            "class": classes[int(detections.classes[place])],
+            "score": float(detections.scores[place]),
+            "box": detections.boxes[place].tolist(),
+        }
         for place in order
-    ]  # fmt: skip
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in tree.items():
-        leaves += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return leaves
+    ]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from pretrain.checkpoint import atomic_write
-from pretrain.run_folder import write_config
+from detection.evaluation.comparison import REPEATS
+from detection.evaluation.seeds import summarise
+from pretrain.run.files import atomic_write
+from pretrain.run.run_folder import write_config
 
-SUMMARY = "repeats.json"
-METRICS = ("voc07", "voc10", "coco")
+PARTS = ("voc07", "voc10", "coco")  # of a report
 NUMBERS = ("AP", "AP50", "AP75")
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def run_repeats(
     cfg: CfgNode, count: int, run: Callable[[CfgNode], dict[str, dict[str, Any]]], *, writes: bool = True
 ) -> dict[str, Any]:
-    """Call ``run`` for the seeds SEED, SEED + 1, ... and return what ``summarise`` makes of the reports.
+    """Call ``run`` for the seeds SEED, SEED + 1, ... and return what ``summarise_reports`` makes of the reports.
 
     Run k has ``OUTPUT_DIR/seed_<its seed>`` as its OUTPUT_DIR; OUTPUT_DIR itself receives the config (whose SEED a
     resumed call finds again) and ``repeats.json``. ``writes`` is off in all but one of the processes of a run.
@@ -44,25 +44,31 @@ def run_repeats(
         one.SEED, one.OUTPUT_DIR = seed, str(folder / f"seed_{seed}")
         logger.info("run %d of %d, seed %d, into %s", len(reports) + 1, count, seed, one.OUTPUT_DIR)
         reports.append(run(one))
-    summary = summarise(range(cfg.SEED, cfg.SEED + count), reports)
+    summary = summarise_reports(range(cfg.SEED, cfg.SEED + count), reports)
     if writes:
-        with atomic_write(folder / SUMMARY, "w") as file:
+        with atomic_write(folder / REPEATS, "w") as file:
             file.write(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def summarise(seeds: range, reports: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return ``{"seeds", "datasets": {name: {metric: {AP, AP50, AP75}}}}`` of reports by dataset name, one per seed.
+def summarise_reports(seeds: range, reports: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return ``{"seeds", "datasets": {name: {part: {AP, AP50, AP75}}}}`` of reports by dataset name, one per seed.
 
-    Each number is ``{"mean", "std", "n", "values"}`` in percent; std is that of a sample, None for a single run.
+    A part is ``voc07``, ``voc10`` or ``coco``. Each number is what ``detection.evaluation.seeds.summarise`` says of it,
+    in percent, with its ``values``.
     """
-    datasets: dict[str, Any] = {}
-    for name in reports[0]:
-        datasets[name] = {
-            metric: {number: _spread([report[name][metric][number] for report in reports]) for number in NUMBERS}
-            for metric in METRICS
-        }
-    return {"seeds": list(seeds), "datasets": datasets}
+    return {
+        "seeds": list(seeds),
+        "datasets": {
+            name: {part: {number: _over_seeds(reports, name, part, number) for number in NUMBERS} for part in PARTS}
+            for name in reports[0]
+        },
+    }
+
+
+def _over_seeds(reports: list[dict[str, dict[str, Any]]], name: str, part: str, number: str) -> dict[str, Any]:
+    values = [report[name][part][number] for report in reports]
+    return {**summarise(values), "values": values}
 
 
 def headline(summary: dict[str, Any]) -> list[str]:
@@ -73,15 +79,6 @@ def headline(summary: dict[str, Any]) -> list[str]:
         f"over seeds {', '.join(map(str, summary['seeds']))}"
         for name, metrics in summary["datasets"].items()
     ]
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "n": len(values),
-        "values": values,
-    }
 
 
 def _text(number: dict[str, Any]) -> str:

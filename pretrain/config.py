@@ -1,138 +1,48 @@
-"""One configuration idiom for both halves: YAML files with ``_BASE_``, then ``KEY VALUE`` pairs, checked by name.
-
-This file holds the reading of configs and every setting of pretraining; ``detection.config`` holds those of detection.
-"""
+"""Every setting of pretraining: its default, what a good value is, and what it affects."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import difflib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
+from pretrain.names import (
+    ARCHITECTURES,
+    CROPS,
+    DATASETS,
+    DECODERS,
+    METHODS,
+    PLACEMENTS,
+    PRECISIONS,
+    SALIENCIES,
+    SCOPES,
+    STYLES,
+)
+from pretrain.run.settings import (
+    NOT_NEGATIVE,
+    SHARE,
+    SHARE_BELOW_1,
+    Effects,
+    Rule,
+    above,
+    at_least,
+    find_faults,
+    is_number,
+    load_config,
+    one_of,
+    refuse_faults,
+)
 
-def load_config(defaults: CfgNode, config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """Return a copy of ``defaults`` with the YAML file's values and then the ``KEY VALUE`` pairs merged in.
-
-    ``_BASE_`` in a file names the file (or list of files) that it differs from, relative to itself. A string that reads
-    as a Python literal is taken as that literal, as in Detectron2 (``"('voc_2007_trainval',)"``); an integer is taken
-    where a float is expected and a list where a tuple is.
-
-    Raises:
-        FileNotFoundError: a config file does not exist.
-        ValueError: not YAML, an unknown key (the nearest known one is named), or a value of another type.
-    """
-    cfg = defaults.clone()
-    if config_file is not None:
-        for key, value in leaves(_read_yaml(Path(config_file)), defaults):
-            _set(cfg, key, value, str(config_file))
-    if len(opts) % 2:
-        raise ValueError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no value")
-    for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        _set(cfg, key, value, "command line")
-    return cfg
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"config file {path} does not exist")
-    try:
-        content = CfgNode.load_yaml_with_base(str(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
-        raise ValueError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    except (AssertionError, TypeError, AttributeError) as error:  # fvcore's answers to a file that is not a mapping
-        raise ValueError(f"{path}: expected a mapping of config keys ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of config keys, but got {type(content).__name__}")
-    return content
-
-
-def leaves(tree: dict[str, Any], defaults: CfgNode | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; a mapping is descended into unless ``defaults`` has a plain value at its key."""
-    for name, value in tree.items():
-        known = defaults.get(name) if isinstance(defaults, CfgNode) else None
-        if isinstance(value, dict) and (known is None or isinstance(known, CfgNode)):
-            yield from leaves(value, known, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
-    """Set one dotted key of ``cfg``; ``source`` says in errors where the value came from."""
-    *parents, leaf = key.split(".")
-    node = cfg
-    for name in parents:
-        node = node.get(name) if isinstance(node, CfgNode) else None
-    if not isinstance(node, CfgNode) or leaf not in node:
-        known = [name for name, _ in leaves(cfg, None)]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        raise ValueError(f"{source}: unknown config key {key}; did you mean {near[0]}?")
-    if isinstance(node[leaf], CfgNode):
-        raise ValueError(f"{source}: {key} is a group of keys ({', '.join(node[leaf])}), but got the value {value!r}")
-    node[leaf] = _coerce(key, value, node[leaf], source)
-
-
-def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
-    if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # it stays a string, which the type check below names
-            value = ast.literal_eval(value)
-    wanted = type(default)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted in (tuple, list) and isinstance(value, (tuple, list)):
-        return wanted(value)
-    if default is not None and type(value) is not wanted:  # None stands for "not set" and says nothing of the type
-        raise ValueError(f"{source}: {key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
-    return value
-
-
-def check_same_run(saved: str, cfg: CfgNode, *, free: frozenset[str]) -> None:
-    """Refuse to resume a run under a config that changes its meaning.
-
-    ``saved`` is the YAML text that the checkpoint carries; keys in ``free`` may differ (paths, workers, periods).
-
-    Raises:
-        ValueError: lists every other key whose value differs, with both values.
-    """
-    before, now = (dict(leaves(yaml.safe_load(text), None)) for text in (saved, cfg.dump()))
-    changed = [
-        f"{key} was {before.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}"
-        for key in sorted({*before, *now} - free)
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise ValueError(
-            f"cannot resume: the config differs from the checkpoint's ({'; '.join(changed)}); "
-            "set these keys back, or start anew in another OUTPUT_DIR"
-        )
-
-
-METHODS = (
-    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
+EFFECTS = Effects(
+    place=frozenset({
+        "OUTPUT_DIR", "LOG_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT", "DATA.ROOT", "DATA.DOWNLOAD",
+        "DATA.MAX_UNREADABLE", "MODEL.WEIGHTS",
+    }),
+    speed=frozenset({"DEVICE", "CHANNELS_LAST", "COMPILE", "DATA.NUM_WORKERS"}),
 )  # fmt: skip
-# torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
-ARCHITECTURES = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "wide_resnet28_10",
-)  # fmt: skip
-DATASETS = ("image_folder", "cifar10", "cifar100")
-CROPS = ("resized", "padded", "none")
-DECODERS = ("opencv", "pillow")
-PRECISIONS = ("float32", "bfloat16", "float16")
-# May differ between the two halves of a resumed run: they change where and how fast it runs, not what it computes
-# (beyond the rounding of another device or memory layout).
-FREE_ON_RESUME = frozenset({
-    "OUTPUT_DIR", "DEVICE", "CHANNELS_LAST", "COMPILE", "LOG_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT",
-    "DATA.ROOT", "DATA.DOWNLOAD", "DATA.NUM_WORKERS", "DATA.MAX_UNREADABLE",
-})  # fmt: skip
 
 
 def get_cfg() -> CfgNode:
@@ -201,93 +111,99 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
+def _three_numbers(value: Any) -> bool:
+    return len(value) == 3 and all(map(is_number, value))
+
+
+def _increasing_epochs(steps: Sequence[Any]) -> bool:
+    return all(map(is_number, steps)) and all(a < b for a, b in itertools.pairwise(steps))
+
+
+def _crop_scale(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(map(is_number, value)) and 0 < value[0] <= value[1] <= 1
+
+
+RULES: dict[str, Rule] = {
+    "MODEL.ARCH": one_of(*ARCHITECTURES),
+    "MODEL.DROPOUT": SHARE_BELOW_1,
+    "MODEL.DROP_BLOCK_PROB": SHARE_BELOW_1,
+    "MODEL.DROP_BLOCK_SIZE": Rule(lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1"),
+    "MODEL.STOCHASTIC_DEPTH_PROB": SHARE_BELOW_1,
+    "MIXING.METHOD": one_of(*METHODS),
+    "MIXING.PROB": SHARE,
+    "MIXING.ALPHA": above(0),
+    "MIXING.CUTOUT_SIZE": at_least(0),
+    "MIXING.SALIENCY": one_of(*SALIENCIES),
+    "MIXING.STYLE": one_of(*STYLES),
+    "MIXING.SCOPE": one_of(*SCOPES),
+    "MIXING.PLACEMENT": one_of(*PLACEMENTS),
+    "MIXING.RESOLUTION": Rule(lambda value: value == 0 or value >= 2, "0 (the picture's own) or at least 2 pixels"),
+    "DATA.DATASET": one_of(*DATASETS),
+    "DATA.DECODER": one_of(*DECODERS),
+    "DATA.MAX_UNREADABLE": at_least(0),
+    "DATA.NUM_WORKERS": at_least(0),
+    "DATA.IMAGE_SIZE": at_least(1),
+    "DATA.EVAL_RESIZE": at_least(1),
+    "DATA.CROP": one_of(*CROPS),
+    "DATA.CROP_SCALE": Rule(_crop_scale, "0 < low <= high <= 1"),
+    "DATA.PADDING": at_least(0),
+    "DATA.FLIP_PROB": SHARE,
+    "DATA.COLOR_JITTER": NOT_NEGATIVE,
+    "DATA.PCA_LIGHTING": NOT_NEGATIVE,
+    "DATA.PIXEL_MEAN": Rule(_three_numbers, "three numbers, red, green and blue"),
+    "DATA.PIXEL_STD": Rule(
+        lambda value: _three_numbers(value) and min(value) > 0, "three numbers above 0, red, green and blue"
+    ),
+    "SOLVER.EPOCHS": at_least(1),
+    "SOLVER.BATCH_SIZE": at_least(1),
+    "SOLVER.ACCUMULATION": at_least(1),
+    "SOLVER.BASE_LR": above(0),
+    "SOLVER.STEPS": Rule(_increasing_epochs, "increasing epochs"),
+    "SOLVER.GAMMA": above(0),
+    "SOLVER.WARMUP_ITERS": at_least(0),
+    "SOLVER.MOMENTUM": NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
+    "SOLVER.EMA_DECAY": SHARE_BELOW_1,
+    "PRECISION": one_of(*PRECISIONS),
+    "SEED": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to 2**63 - 1"),
+    "LOG_PERIOD": at_least(1),
+    "CHECKPOINT_PERIOD": at_least(0),
+    "CHECKPOINTS_KEPT": at_least(1),
+}
+
+
 def load_pretrain_config(config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """Return the checked, frozen config of a YAML file and ``KEY VALUE`` pairs (see :func:`load_config`)."""
+    """Return the checked, frozen config of a YAML file and ``KEY VALUE`` pairs (see ``load_config``).
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_config``; or values that break a rule or contradict each other, all of
+            them at once.
+    """
     cfg = load_config(get_cfg(), config_file, opts)
-    _check_values(cfg)
+    refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
     cfg.freeze()
     return cfg
 
 
-def _check_values(cfg: CfgNode) -> None:
-    check_choice("MODEL.ARCH", cfg.MODEL.ARCH, ARCHITECTURES)
-    check_choice("MIXING.METHOD", cfg.MIXING.METHOD, METHODS)
-    check_choice("DATA.DATASET", cfg.DATA.DATASET, DATASETS)
-    check_choice("DATA.CROP", cfg.DATA.CROP, CROPS)
-    check_choice("DATA.DECODER", cfg.DATA.DECODER, DECODERS)
-    check_choice("PRECISION", cfg.PRECISION, PRECISIONS)
-    for key in (
-        "DATA.IMAGE_SIZE",
-        "DATA.EVAL_RESIZE",
-        "SOLVER.EPOCHS",
-        "SOLVER.BATCH_SIZE",
-        "SOLVER.ACCUMULATION",
-        "LOG_PERIOD",
-        "CHECKPOINTS_KEPT",
-    ):
-        _require(cfg, key, lambda value: value >= 1, "at least 1")
-    for key in (
-        "DATA.NUM_WORKERS",
-        "DATA.MAX_UNREADABLE",
-        "DATA.PADDING",
-        "CHECKPOINT_PERIOD",
-        "SOLVER.WARMUP_ITERS",
-        "MIXING.CUTOUT_SIZE",
-        "MIXING.RESOLUTION",
-        "SEED",
-    ):
-        _require(cfg, key, lambda value: value >= 0, "at least 0")
-    for key in ("SOLVER.WEIGHT_DECAY", "SOLVER.MOMENTUM", "DATA.COLOR_JITTER", "DATA.PCA_LIGHTING"):
-        _require(cfg, key, lambda value: 0 <= value < float("inf"), "a finite number of at least 0")
-    for key in ("SOLVER.BASE_LR", "SOLVER.GAMMA", "MIXING.ALPHA"):
-        _require(cfg, key, lambda value: 0 < value < float("inf"), "a finite number above 0")
-    for key in ("MIXING.PROB", "DATA.FLIP_PROB"):
-        _require(cfg, key, lambda value: 0 <= value <= 1, "within 0 and 1")
-    for key in (
-        "MODEL.DROPOUT",
-        "MODEL.DROP_BLOCK_PROB",
-        "MODEL.STOCHASTIC_DEPTH_PROB",
-        "SOLVER.EMA_DECAY",
-    ):
-        _require(cfg, key, lambda value: 0 <= value < 1, "at least 0 and below 1")
-    _require(cfg, "MODEL.DROP_BLOCK_SIZE", lambda value: value >= 1 and value % 2 == 1, "an odd number of at least 1")
-    _require(cfg, "SOLVER.STEPS", _increasing, "increasing epochs")
-    _require(
-        cfg, "DATA.CROP_SCALE", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1, "0 < low <= high <= 1"
-    )
-    for key in ("DATA.PIXEL_MEAN", "DATA.PIXEL_STD"):
-        _require(cfg, key, lambda value: len(value) == 3, "three numbers, red, green and blue")
-    _require(cfg, "DATA.PIXEL_STD", lambda value: min(value) > 0, "above 0")
-    _check_combinations(cfg)
-
-
-def _check_combinations(cfg: CfgNode) -> None:
-    """Refuse keys that contradict each other or that nothing would read."""
+def _contradictions(cfg: CfgNode) -> list[str]:
+    """Return what is wrong with keys that contradict each other or that nothing would read."""
     wide = cfg.MODEL.ARCH == "wide_resnet28_10"
+    method = cfg.MIXING.METHOD
+    faults = []
     if cfg.MODEL.DROPOUT and not wide:
-        raise ValueError(f"MODEL.DROPOUT is {cfg.MODEL.DROPOUT}, but only wide_resnet28_10 has any")
-    if wide and cfg.MIXING.METHOD in ("dropblock", "stochastic_depth"):
-        raise ValueError(f"MIXING.METHOD {cfg.MIXING.METHOD} is not defined for wide_resnet28_10; use a ResNet")
-    if cfg.COMPILE and cfg.MIXING.METHOD in ("manifold_mixup", "dropblock"):
+        faults.append(f"MODEL.DROPOUT is {cfg.MODEL.DROPOUT}, but only wide_resnet28_10 has any")
+    if wide and method in ("dropblock", "stochastic_depth"):
+        faults.append(f"MIXING.METHOD {method} is not defined for wide_resnet28_10; use a ResNet")
+    if cfg.COMPILE and method in ("manifold_mixup", "dropblock"):
         # A compiled network does not see the hooks of the one, and is compiled anew at every step of the other.
-        raise ValueError(f"COMPILE does not work with MIXING.METHOD {cfg.MIXING.METHOD}; set COMPILE False")
+        faults.append(f"COMPILE does not work with MIXING.METHOD {method}; set COMPILE False")
     if cfg.DATA.DOWNLOAD and cfg.DATA.DATASET == "image_folder":
-        raise ValueError("DATA.DOWNLOAD is for DATA.DATASET cifar10 and cifar100; image folders cannot be downloaded")
-
-
-def _increasing(steps: Sequence[int]) -> bool:
-    return all(a < b for a, b in itertools.pairwise(steps))
-
-
-def check_choice(key: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a ``value`` that is none of ``known`` with a ``ValueError`` that names ``key``."""
-    if value not in known:
-        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(known)}")
-
-
-def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], expected: str) -> None:
-    value: Any = cfg
-    for name in key.split("."):
-        value = value[name]
-    if not holds(value):
-        raise ValueError(f"{key} is {value!r}; expected {expected}")
+        faults.append("DATA.DOWNLOAD is for DATA.DATASET cifar10 and cifar100; image folders cannot be downloaded")
+    if method == "saliencymix" and cfg.MIXING.SALIENCY == "basnet" and not cfg.MIXING.BASNET_WEIGHTS:
+        faults.append("MIXING.SALIENCY is basnet, but MIXING.BASNET_WEIGHTS is empty; expected a path")
+    if method == "saliencymix" and cfg.MIXING.SALIENCY == "official" and cfg.MIXING.RESOLUTION:
+        faults.append(
+            f"MIXING.RESOLUTION is {cfg.MIXING.RESOLUTION}, but MIXING.SALIENCY official reads the bytes of the full "
+            "picture; set it to 0"
+        )
+    return faults

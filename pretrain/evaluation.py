@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error of a classifier, of whatever pictures it is given (``pretrain.attacks`` gives changed ones)."""
+"""Top-1 and top-5 error of a classifier, of whatever pictures it is given (attacks give changed ones)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.cli import Progress
-from pretrain.data import UNREADABLE
-from pretrain.processes import ALONE, Processes
+from pretrain.data.batches import UNREADABLE
+from pretrain.run.cli import Progress
+from pretrain.run.processes import SINGLE_CPU_PROCESS, Processes
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     prepare: Callable[[Tensor], Tensor],
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_CPU_PROCESS,
 ) -> dict[str, float]:
     """Return ``top1_error`` and ``top5_error`` (percent), ``loss`` (mean cross-entropy) and ``num_images``.
 

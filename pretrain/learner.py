@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.mixing import ManifoldMixup, make_mixing
+from pretrain.mixing import make_mixing
+from pretrain.mixing.manifold_mixup import ManifoldMixup
 from pretrain.models import build_model, set_progress
-from pretrain.processes import Processes
+from pretrain.run.processes import Processes
 
 
 class Learner:

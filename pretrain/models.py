@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import DropBlock2d, StochasticDepth, drop_block2d
 
-from pretrain.config import ARCHITECTURES
+from pretrain.names import ARCHITECTURES
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -27,7 +27,7 @@ def build_model(
     """Return the network ``arch``, one of ``ARCHITECTURES``, with random weights and a head for ``num_classes``.
 
     Takes normalised float ``(B, 3, H, W)``, returns logits ``(B, num_classes)``. The state dict of a ResNet has
-    torchvision's names, which ``detection.convert`` reads, whatever regularises it; bottlenecks stride in the 3x3
+    torchvision's names, which ``pretrain.weights`` reads, whatever regularises it; bottlenecks stride in the 3x3
     convolution. ``resnetN_cifar`` has a 3x3 stem of stride 1 and no pooling after it, for 32 x 32 pixels.
 
     Args:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain.config import FREE_ON_RESUME, check_same_run
+from pretrain.config import EFFECTS, get_cfg
+from pretrain.data.sampling import mix_seed
 from pretrain.learner import Learner
-from pretrain.processes import Processes
-from pretrain.sampling import mix_seed
+from pretrain.run.processes import Processes, random_state, set_random_state
+from pretrain.run.run_folder import package_versions
+from pretrain.run.settings import check_same_run
 
 BEST = "model_best.pth"
 
@@ -45,7 +46,7 @@ def run_state(
         "iteration": iteration,
         "epoch": iteration // epoch_iters,
         "epoch_iteration": iteration % epoch_iters,
-        "rng": processes.gather(_random_state(learner.device)),  # one for each process
+        "rng": processes.gather(random_state(learner.device)),  # one for each process
         "config": cfg.dump(),
         "arch": cfg.MODEL.ARCH,
         "method": cfg.MIXING.METHOD,
@@ -56,7 +57,7 @@ def run_state(
         "evaluated": evaluated,
         "top1": 100 - current["top1_error"] if current else None,  # of exactly these weights
         "top5": 100 - current["top5_error"] if current else None,
-        "versions": {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+        "versions": package_versions(("torch", "torchvision")),
     }
     if learner.averaged is not None:
         state["ema"] = learner.averaged.state_dict()
@@ -74,21 +75,23 @@ def restore(
     missing = {"model", "optimizer", "scaler", "iteration", "rng", "config", "evaluated"} - state.keys()
     if missing:
         raise ValueError(f"{path} is not a pretraining checkpoint: it lacks {', '.join(sorted(missing))}")
-    check_same_run(state["config"], cfg, free=FREE_ON_RESUME)
+    check_same_run(state["config"], cfg, get_cfg(), EFFECTS)
     load_weights(learner.network, state, path, cfg.MODEL.ARCH, classes)
     if learner.averaged is not None:
         load_weights(learner.averaged, state, path, cfg.MODEL.ARCH, classes, entry="ema")
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.scaler.load_state_dict(state["scaler"])
     if len(state["rng"]) == processes.size:
-        _set_random_state(state["rng"][processes.rank], learner.device)
+        set_random_state(state["rng"][processes.rank], learner.device)
     else:
         torch.manual_seed(mix_seed(cfg.SEED, state["iteration"], processes.rank))
         logger.warning(
             "%d processes wrote %s and %d go on: samples and learning rate continue as they were, "
             "what is drawn for mixing and dropout starts from new seeds",
-            len(state["rng"]), path, processes.size,
-        )  # fmt: skip
+            len(state["rng"]),
+            path,
+            processes.size,
+        )
     return state["iteration"]
 
 
@@ -121,17 +124,6 @@ def _difference(known: list[str], classes: list[str]) -> str:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             parts.append(f"{where} {', '.join(names[:5])}{more}")
     return "; ".join(parts) or "the same names in another order"
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def check_space(folder: Path, learner: Learner) -> None:

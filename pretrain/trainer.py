@@ -12,15 +12,16 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from pretrain.checkpoint import load_checkpoint, load_last, remove_leftovers, save_checkpoint, save_last
-from pretrain.cli import Progress, format_seconds
-from pretrain.data import Batches, Pictures, Unreadable, load_splits
+from pretrain.data.batches import Batches, Pictures, Unreadable, load_splits
+from pretrain.data.sampling import EvalBatches, TrainBatches, mix_seed
 from pretrain.evaluation import evaluate
 from pretrain.learner import Learner, Preparation, network_of
-from pretrain.processes import Processes, join_processes
-from pretrain.run_folder import MetricsWriter, write_config
+from pretrain.run.checkpoint import load_checkpoint, load_last, save_checkpoint, save_last
+from pretrain.run.cli import Progress, format_seconds
+from pretrain.run.files import remove_leftovers
+from pretrain.run.processes import Processes, join_processes
+from pretrain.run.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
-from pretrain.sampling import EvalBatches, TrainBatches, mix_seed
 
 NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "saliencymix")
 
@@ -93,10 +94,21 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
     logger.info(
         "%s, %d classes, %d training and %d validation pictures, method %s, %s on %d x %s: "
         "%d epochs of %d iterations, batch %d (%d a process, in %d parts), lr %g",
-        cfg.MODEL.ARCH, len(classes), len(train_pictures), len(val_pictures), cfg.MIXING.METHOD, cfg.PRECISION,
-        processes.size, processes.device.type, cfg.SOLVER.EPOCHS, epoch_iters, batch_size,
-        batch_size // processes.size, cfg.SOLVER.ACCUMULATION, cfg.SOLVER.BASE_LR,
-    )  # fmt: skip
+        cfg.MODEL.ARCH,
+        len(classes),
+        len(train_pictures),
+        len(val_pictures),
+        cfg.MIXING.METHOD,
+        cfg.PRECISION,
+        processes.size,
+        processes.device.type,
+        cfg.SOLVER.EPOCHS,
+        epoch_iters,
+        batch_size,
+        batch_size // processes.size,
+        cfg.SOLVER.ACCUMULATION,
+        cfg.SOLVER.BASE_LR,
+    )
 
     unreadable = Unreadable(cfg.DATA.MAX_UNREADABLE)
     order = training_batches(cfg, train_pictures, processes, start=start, stop=total_iters)
@@ -155,17 +167,25 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
                         "best_top1_error": min(metrics["top1_error"], evaluated["best_top1_error"]),
                     }
                     if writer:
-                        writer.write(done, {f"val/{name}": value for name, value in metrics.items()}
-                                     | {f"val_ema/{name}": value for name, value in ema_metrics.items()})  # fmt: skip
+                        writer.write(
+                            done,
+                            {f"val/{name}": value for name, value in metrics.items()}
+                            | {f"val_ema/{name}": value for name, value in ema_metrics.items()},
+                        )
                     logger.info(
                         "epoch %d/%d: loss %.4f, top-1 error %.2f %%, top-5 error %.2f %%%s, %s left",
-                        done // epoch_iters, cfg.SOLVER.EPOCHS, mean_loss, metrics["top1_error"], metrics["top5_error"],
+                        done // epoch_iters,
+                        cfg.SOLVER.EPOCHS,
+                        mean_loss,
+                        metrics["top1_error"],
+                        metrics["top5_error"],
                         f" (averaged weights: {ema_metrics['top1_error']:.2f} %)" if ema_metrics else "",
                         format_seconds(progress.seconds_left()),
-                    )  # fmt: skip
+                    )
                 if at_save or best:
-                    state = run_state(cfg, learner, classes, processes,
-                                      iteration=done, epoch_iters=epoch_iters, evaluated=evaluated)  # fmt: skip
+                    state = run_state(
+                        cfg, learner, classes, processes, iteration=done, epoch_iters=epoch_iters, evaluated=evaluated
+                    )
                 if best and processes.is_main:
                     save_checkpoint(state, output_dir / BEST)
                 if at_save and processes.is_main:
@@ -222,9 +242,15 @@ def training_batches(
 ) -> TrainBatches:
     """Return this process's share of the training samples of iterations ``start`` .. ``stop``, in their order."""
     return TrainBatches(
-        len(pictures), cfg.SOLVER.BATCH_SIZE, seed=cfg.SEED, start=start, stop=stop,
-        rank=processes.rank, world_size=processes.size, parts=cfg.SOLVER.ACCUMULATION,
-    )  # fmt: skip
+        len(pictures),
+        cfg.SOLVER.BATCH_SIZE,
+        seed=cfg.SEED,
+        start=start,
+        stop=stop,
+        rank=processes.rank,
+        world_size=processes.size,
+        parts=cfg.SOLVER.ACCUMULATION,
+    )
 
 
 def validation_batches(cfg: CfgNode, pictures: Pictures, unreadable: Unreadable, processes: Processes) -> Batches:

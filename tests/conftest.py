@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.cli import LOGGER_NAMES, set_thread_waiting
+from pretrain.run.cli import LOGGER_NAMES, set_thread_waiting
 
 set_thread_waiting()  # as the tools do, and before a test imports PyTorch
 
@@ -147,3 +147,35 @@ def voc_tree(tmp_path: Path) -> VocTree:
 def voc_root(voc_tree: VocTree) -> Path:
     """The folder of ``voc_tree`` that holds VOC2007 and VOC2012, as VOC.ROOT and load_voc(root=...) want it."""
     return voc_tree.root
+
+
+def random_resnet(depth: int, *, seed: int = 0, num_classes: int = 10) -> dict:
+    """A ResNet in torchvision's names whose norm layers look trained: no statistic is 0 or 1."""
+    import torch
+    import torchvision
+
+    with torch.device("meta"):
+        shapes = torchvision.models.get_model(f"resnet{depth}", num_classes=num_classes).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(1000)
+        elif value.dim() == 4:
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
+        elif name.endswith(("running_mean", "bias")):
+            state[name] = torch.randn(value.shape, generator=generator) * 0.1
+        else:
+            state[name] = torch.rand(value.shape, generator=generator) + 0.5
+    return state
+
+
+@pytest.fixture(name="random_resnet", scope="session")
+def random_resnet_fixture():
+    return random_resnet
+
+
+@pytest.fixture(scope="session")
+def resnet18():
+    """One ResNet-18 for all tests that leave it alone."""
+    return random_resnet(18)

@@ -16,23 +16,32 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
-    parser.add_argument("names", nargs="+", metavar="DATASET", help="as in DATASETS.TRAIN: voc_<year>_<set>, another "
-                        "image set of --root, or a COCO .json file in it")
-    parser.add_argument("--root", default="", metavar="DIR", help="VOC.ROOT; default $DETECTRON2_DATASETS, else "
-                        "./datasets")
-    parser.add_argument("--classes", metavar="A,B,C|FILE", help="class list, or a file with one class a line; by "
-                        "default the 20 VOC classes, or those that the annotations name")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="DATASET",
+        help="as in DATASETS.TRAIN: voc_<year>_<set>, another image set of --root, or a COCO .json file in it",
+    )
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="VOC.ROOT; default $DETECTRON2_DATASETS, else ./datasets"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="A,B,C|FILE",
+        help="class list, or a file with one class a line; by "
+        "default the 20 VOC classes, or those that the annotations name",
+    )
     parser.add_argument("--fast", action="store_true", help="read the annotations only, as tools/train_net.py does")
     args = parser.parse_args(argv)
     setup_logging()
 
-    from detection.dataset_check import check_dataset, describe_datasets, list_defects, overlaps
-    from detection.datasets import read_class_list
+    from detection.datasets.check import check_dataset, describe_datasets, list_defects, overlaps
+    from detection.datasets.load import read_class_list
 
     classes = read_class_list(args.classes) if args.classes else None
     checks = [check_dataset(name, root=args.root, classes=classes, read_pictures=not args.fast) for name in args.names]

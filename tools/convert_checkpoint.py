@@ -13,19 +13,24 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="weights file; nothing in it is executed")
-    parser.add_argument("target", metavar="TARGET", type=Path,
-                        help=".pth (safe to load) or .pkl (Detectron2's older convention)")
+    parser.add_argument(
+        "target", metavar="TARGET", type=Path, help=".pth (safe to load) or .pkl (Detectron2's older convention)"
+    )
     parser.add_argument("--prefix", help="take the network under this prefix and drop what lies beside it")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights of a checkpoint that has them")
     parser.add_argument("--reverse", action="store_true", help="from Detectron2's names to torchvision's")
-    parser.add_argument("--no-verify", dest="verify", action="store_false",
-                        help="do not run the two networks; names, shapes and values are checked even so")
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not run the two networks; names, shapes and values are checked even so",
+    )
     parser.add_argument("--explain", action="store_true", help="also print the YAML that fits the backbone")
     args = parser.parse_args(argv)
     setup_logging()
@@ -34,12 +39,13 @@ def main(argv: list[str] | None = None) -> int | None:
 
     import json
 
-    from detection.backbone_file import convert_file
-    from detection.card import yaml_fragment
-    from detection.verify import describe
+    from detection.convert.backbone_file import convert_file
+    from detection.convert.card import yaml_fragment
+    from detection.convert.verify import describe
 
-    conversion = convert_file(args.source, args.target, prefix=args.prefix, ema=args.ema, reverse=args.reverse,
-                              verify=args.verify)
+    conversion = convert_file(
+        args.source, args.target, prefix=args.prefix, ema=args.ema, reverse=args.reverse, verify=args.verify
+    )
     for note in conversion.notes:
         print(f"note: {note}")
     print(conversion.tally())

@@ -9,13 +9,16 @@ Example:
   python tools/demo.py --output demo_output
 """
 
+from __future__ import annotations
+
+import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE_SIDE, SCENE_SIDE = 64, 128  # pixels
@@ -23,23 +26,31 @@ TRAIN_PER_CLASS, VAL_PER_CLASS = 400, 60
 TRAINVAL_SCENES, TEST_SCENES = 150, 150
 
 
-def main(argv: list[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--output", default="demo_output", metavar="DIR", help="data, runs and reports go here")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the weights and every draw")
-    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="torchvision",
-                        help="fine-tunes the detectors")  # fmt: skip
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "detectron2", "torchvision"),
+        default="torchvision",
+        help="fine-tunes the detectors",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; expected at least 0")
     started = time.monotonic()
     output = Path(args.output) / f"seed{args.seed}"
     setup_logging(output)
 
-    from detection import digits
-    from detection.backbone_file import convert_file
-    from pretrain.cli import format_seconds
+    from detection.convert.backbone_file import convert_file
+    from detection.datasets import digits
     from pretrain.config import load_pretrain_config
+    from pretrain.run.cli import format_seconds
     from pretrain.trainer import train
 
     pictures, devkit, backbone = output / "digits", output / "VOCdevkit", output / "backbone.pth"

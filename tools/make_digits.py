@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,14 +31,17 @@ def main(argv: list[str] | None = None) -> None:
     check(args)
     setup_logging()
 
-    from detection import digits
+    from detection.datasets import digits
 
     output = Path(args.output)
     if args.train_per_class:
         digits.write_image_folder(
-            output / "pictures", seed=args.seed, side=args.side,
-            train_per_class=args.train_per_class, val_per_class=args.val_per_class,
-        )  # fmt: skip
+            output / "pictures",
+            seed=args.seed,
+            side=args.side,
+            train_per_class=args.train_per_class,
+            val_per_class=args.val_per_class,
+        )
         print(f"pictures by class: {output / 'pictures'}")
     if args.scenes:
         digits.write_devkit(
@@ -49,8 +52,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def check(args) -> None:
     """Refuse numbers that no data set can have."""
-    least = {"seed": 0, "train_per_class": 0, "val_per_class": 0, "side": 16, "scenes": 0, "test_scenes": 0,
-             "scene_side": 64}  # fmt: skip
+    least = {
+        "seed": 0,
+        "train_per_class": 0,
+        "val_per_class": 0,
+        "side": 16,
+        "scenes": 0,
+        "test_scenes": 0,
+        "scene_side": 64,
+    }
     for name, minimum in least.items():
         value = getattr(args, name)
         if value < minimum:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.cli import add_config_arguments, make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,36 +11,16 @@ Examples:
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--pictures", nargs="+", default=[], metavar="FILE", help="each is the target once, the one "
-                        "before it (for the first, the last) its source; default: photographs of scikit-image")
-    parser.add_argument("--size", type=int, default=224, help="pixels a side that the pictures are brought to")
-    parser.add_argument("--targets", type=int, metavar="N", help="show only the first N pictures as targets")
-    parser.add_argument("--methods", nargs="+", default=["saliencymix"], metavar="NAME",
-                        help="saliencymix, cutmix, mixup, cutout")
-    parser.add_argument("--saliency", nargs="+", default=["fine_grained"], metavar="NAME", help="fine_grained, "
-                        "spectral_residual, frequency_tuned, background_subtraction, official, basnet; "
-                        "or all, which is all but basnet")
-    parser.add_argument("--basnet-checkpoint", metavar="FILE", help="the published basnet.pth")
-    parser.add_argument("--resolution", type=int, metavar="N", help="find saliency at no more than N pixels a side")
-    parser.add_argument("--styles", nargs="+", default=["salient_to_corresponding"], metavar="NAME",
-                        help="salient_to_corresponding, salient_to_salient, salient_to_nonsalient, "
-                        "nonsalient_to_salient, nonsalient_to_nonsalient; or all")
-    parser.add_argument("--scope", default="image", help="image or batch")
-    parser.add_argument("--placement", default="clip", help="clip or shift")
-    parser.add_argument("--alpha", type=float, default=1.0, help="of the Beta distribution that shares are drawn from")
-    parser.add_argument("--share", type=float, help="part of the target that SaliencyMix keeps, instead of drawing it")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", required=True, metavar="FILE.png")
-    args = parser.parse_args(argv)
+    args = parse_arguments(argv)
     setup_logging()
     output = Path(args.output)
     if output.suffix.lower() != ".png":
@@ -52,31 +32,72 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.share is not None and not 0 <= args.share <= 1:
         raise ValueError(f"--share must be in 0..1, but got {args.share}")
 
-    from pretrain.contact_sheet import load_pictures, rows_of, write_sheet
-    from pretrain.mixing import STYLES
+    from pretrain.inspect.contact_sheet import load_pictures, rows_of_each, write_sheet
+    from pretrain.names import STYLES
     from pretrain.saliency import FUNCTIONS
 
     names, images = load_pictures(args.pictures, args.size)
     if args.targets is not None and not 1 <= args.targets <= len(images):
         raise ValueError(f"--targets must be in 1..{len(images)}, the number of pictures, but got {args.targets}")
-    saliencies = list(FUNCTIONS) if args.saliency == ["all"] else args.saliency
-    styles = list(STYLES) if args.styles == ["all"] else args.styles
-    rows = []
-    for method in args.methods:
-        if method != "saliencymix":
-            alpha = {} if method == "cutout" else {"alpha": args.alpha}
-            rows += rows_of(method, images, seed=args.seed, **alpha)[:args.targets]
-            continue
-        for saliency in saliencies:
-            options = {"checkpoint": args.basnet_checkpoint} if saliency == "basnet" and args.basnet_checkpoint else {}
-            for style in styles:
-                rows += rows_of(
-                    method, images, seed=args.seed, share=args.share, alpha=args.alpha, saliency=saliency,
-                    saliency_options=options, resolution=args.resolution, style=style, scope=args.scope,
-                    placement=args.placement,
-                )[:args.targets]  # fmt: skip
+    rows = rows_of_each(
+        args.methods,
+        images,
+        saliencies=list(FUNCTIONS) if args.saliency == ["all"] else args.saliency,
+        styles=list(STYLES) if args.styles == ["all"] else args.styles,
+        num_targets=args.targets,
+        seed=args.seed,
+        share=args.share,
+        alpha=args.alpha,
+        basnet_checkpoint=args.basnet_checkpoint,
+        resolution=args.resolution,
+        scope=args.scope,
+        placement=args.placement,
+    )
     write_sheet(rows, names, images, output)
     print(f"{output}: {len(rows)} mixed pictures")
+
+
+def parse_arguments(argv: list[str] | None) -> Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="each is the target once, the one "
+        "before it (for the first, the last) its source; default: photographs of scikit-image",
+    )
+    parser.add_argument("--size", type=int, default=224, help="pixels a side that the pictures are brought to")
+    parser.add_argument("--targets", type=int, metavar="N", help="show only the first N pictures as targets")
+    parser.add_argument(
+        "--methods", nargs="+", default=["saliencymix"], metavar="NAME", help="saliencymix, cutmix, mixup, cutout"
+    )
+    parser.add_argument(
+        "--saliency",
+        nargs="+",
+        default=["fine_grained"],
+        metavar="NAME",
+        help="fine_grained, "
+        "spectral_residual, frequency_tuned, background_subtraction, official, basnet; "
+        "or all, which is all but basnet",
+    )
+    parser.add_argument("--basnet-checkpoint", metavar="FILE", help="the published basnet.pth")
+    parser.add_argument("--resolution", type=int, metavar="N", help="find saliency at no more than N pixels a side")
+    parser.add_argument(
+        "--styles",
+        nargs="+",
+        default=["salient_to_corresponding"],
+        metavar="NAME",
+        help="salient_to_corresponding, salient_to_salient, salient_to_nonsalient, "
+        "nonsalient_to_salient, nonsalient_to_nonsalient; or all",
+    )
+    parser.add_argument("--scope", default="image", help="image or batch")
+    parser.add_argument("--placement", default="clip", help="clip or shift")
+    parser.add_argument("--alpha", type=float, default=1.0, help="of the Beta distribution that shares are drawn from")
+    parser.add_argument("--share", type=float, help="part of the target that SaliencyMix keeps, instead of drawing it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", required=True, metavar="FILE.png")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Examples (several processes: --num-gpus with Detectron2, torchrun in place of py
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -21,26 +22,41 @@ from typing import TYPE_CHECKING, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import add_config_arguments, make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_logging
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
+    from detection.engines import Launch
 
-def main(argv: list[str] | None = None) -> int | None:
+
+def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="auto",
-                        help="auto: Detectron2 where it can be imported, else torchvision")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "detectron2", "torchvision"),
+        default="auto",
+        help="auto: Detectron2 where it can be imported, else torchvision",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
-    parser.add_argument("--repeat", type=int, metavar="N", help="train N times, with the seeds SEED, SEED + 1, ..., "
-                        "into OUTPUT_DIR/seed_<seed>, and report means and standard deviations")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        metavar="N",
+        help="train N times, with the seeds SEED, SEED + 1, ..., "
+        "into OUTPUT_DIR/seed_<seed>, and report means and standard deviations",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in the run")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="where the processes meet, tcp://host:port")
     add_config_arguments(parser, example="detection/configs/voc_r50_c4_paper.yaml")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    args = build_parser().parse_args(argv)
 
     from detection.engines import Launch, is_first_process
 
@@ -56,18 +72,11 @@ def main(argv: list[str] | None = None) -> int | None:
     cfg = load_detection_config(args.config_file, args.opts, resume=args.resume)
     setup_logging(cfg.OUTPUT_DIR if is_first_process() else None)
 
-    from detection.fine_tune import fine_tune, inference_folder
-    from detection.repeats import SUMMARY, run_repeats
-    from detection.repeats import headline as headline_of_repeats
-    from detection.report import headline
+    from detection.evaluation.comparison import REPEATS
+    from detection.repeats import headline, run_repeats
 
     def run(cfg: CfgNode) -> dict[str, dict[str, Any]]:
-        reports = fine_tune(cfg, engine=args.engine, resume=args.resume, eval_only=args.eval_only, launch=launch,
-                            config_file=args.config_file)
-        for name, report in reports.items():
-            print(headline(report))
-            print(inference_folder(cfg, name) / "report.html")
-        return reports
+        return fine_tune_and_print(cfg, args, launch)
 
     if args.repeat is None:
         run(cfg)
@@ -75,8 +84,27 @@ def main(argv: list[str] | None = None) -> int | None:
     writes = is_first_process() and launch.machine_rank == 0
     summary = run_repeats(cfg, args.repeat, run, writes=writes)
     if writes:
-        print("\n".join(headline_of_repeats(summary)))
-        print(Path(cfg.OUTPUT_DIR) / SUMMARY)
+        print("\n".join(headline(summary)))
+        print(Path(cfg.OUTPUT_DIR) / REPEATS)
+
+
+def fine_tune_and_print(cfg: CfgNode, args: argparse.Namespace, launch: Launch) -> dict[str, dict[str, Any]]:
+    """Run ``cfg`` and print the main numbers and the page of each report; return the reports by dataset."""
+    from detection.fine_tune import fine_tune, inference_folder
+    from detection.report.write import headline
+
+    reports = fine_tune(
+        cfg,
+        engine=args.engine,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        launch=launch,
+        config_file=args.config_file,
+    )
+    for name, report in reports.items():
+        print(headline(report))
+        print(inference_folder(cfg, name) / "report.html")
+    return reports
 
 
 if __name__ == "__main__":

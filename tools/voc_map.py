@@ -12,6 +12,7 @@ Examples:
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -19,40 +20,65 @@ from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from detection.voc import VocDataset
+    from detection.datasets.types import DetectionDataset
 
 
-def main(argv: list[str] | None = None) -> int | None:
+def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("--devkit", required=True, metavar="DIR", help="the folder that holds VOC2007 (or, for a split "
-                        "of another name than voc_<year>_<set>, the folder with Annotations and ImageSets itself)")
+    parser.add_argument(
+        "--devkit",
+        required=True,
+        metavar="DIR",
+        help="the folder that holds VOC2007 (or, for a split "
+        "of another name than voc_<year>_<set>, the folder with Annotations and ImageSets itself)",
+    )
     parser.add_argument("--split", required=True, help="as in DATASETS.TEST, for example voc_2007_test")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--detections", metavar="PATH", help="what to report on")
-    what.add_argument("--compare", nargs="+", metavar="[METHOD=]PATH", help="each run's detections; METHOD is by "
-                      "default what the run's report says, else to the folder's name without its seed")
+    what.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="[METHOD=]PATH",
+        help="each run's detections; METHOD is by "
+        "default what the run's report says, else to the folder's name without its seed",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the report goes")
-    parser.add_argument("--classes", metavar="A,B,C|FILE", help="class list, or a file with one class a line; "
-                        "by default the 20 VOC classes, or those that the annotations name")
-    parser.add_argument("--baseline", default="baseline", metavar="METHOD", help="what --compare measures against; "
-                        "the first method where there is none of that name")
-    parser.add_argument("--rules", choices=("standard", "devkit", "detectron2"), default="standard",
-                        help="standard (default): an IoU must exceed the threshold, as in Detectron2; devkit: an equal "
-                        "one matches too, as in the official code; detectron2: its rounding and order as well")
-    parser.add_argument("--first-category", type=int, choices=(0, 1), default=1,
-                        help="number of the first class in a COCO result JSON")
+    parser.add_argument(
+        "--classes",
+        metavar="A,B,C|FILE",
+        help="class list, or a file with one class a line; "
+        "by default the 20 VOC classes, or those that the annotations name",
+    )
+    parser.add_argument(
+        "--baseline",
+        default="baseline",
+        metavar="METHOD",
+        help="what --compare measures against; the first method where there is none of that name",
+    )
+    parser.add_argument(
+        "--rules",
+        choices=("standard", "devkit", "detectron2"),
+        default="standard",
+        help="standard (default): an IoU must exceed the threshold, as in Detectron2; devkit: an equal "
+        "one matches too, as in the official code; detectron2: its rounding and order as well",
+    )
+    parser.add_argument(
+        "--first-category", type=int, choices=(0, 1), default=1, help="number of the first class in a COCO result JSON"
+    )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    args = build_parser().parse_args(argv)
     if args.resamples < 1:
-        parser.error(f"--resamples must be at least 1, but is {args.resamples}")
+        raise ValueError(f"--resamples must be at least 1, but is {args.resamples}")
     setup_logging()
 
-    from detection.datasets import load_dataset, read_class_list
+    from detection.datasets.load import load_dataset, read_class_list
 
     classes = read_class_list(args.classes) if args.classes else None
     dataset = load_dataset(args.split, root=args.devkit, classes=classes, check_pictures=False)
@@ -62,24 +88,31 @@ def main(argv: list[str] | None = None) -> int | None:
         _report(args, dataset)
 
 
-def _report(args: Namespace, dataset: VocDataset) -> None:
-    from detection.report import headline, write_report
-    from detection.results import find_run_folder, load_results, read_protocol
+def _report(args: argparse.Namespace, dataset: DetectionDataset) -> None:
+    from detection.evaluation.results import find_run_folder, load_results, read_protocol
+    from detection.report.write import headline, write_report
 
     detections = load_results(dataset, args.detections, first_category=args.first_category)
     protocol = read_protocol(dataset, args.detections)  # what the run itself recorded stays in the report
     protocol |= {"detections": args.detections, "report_command": shlex.join(sys.argv)}
-    report = write_report(dataset, detections, args.output, protocol, rules=args.rules,
-                          run_folder=find_run_folder(args.detections), num_resamples=args.resamples)
+    report = write_report(
+        dataset,
+        detections,
+        args.output,
+        protocol,
+        rules=args.rules,
+        run_folder=find_run_folder(args.detections),
+        num_resamples=args.resamples,
+    )
     print(headline(report))
     print(Path(args.output) / "report.html")
 
 
-def _compare(args: Namespace, dataset: VocDataset) -> None:
-    from detection.comparison import compare_runs, load_run
-    from detection.comparison_pages import summary_table, write_comparison
+def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
+    from detection.evaluation.comparison import compare_runs, load_runs
+    from detection.report.comparison import summary_table, write_comparison
 
-    runs = [load_run(dataset, spec, first_category=args.first_category) for spec in args.compare]
+    runs = [run for spec in args.compare for run in load_runs(dataset, spec, first_category=args.first_category)]
     comparison = compare_runs(dataset, runs, baseline=args.baseline, rules=args.rules, num_resamples=args.resamples)
     write_comparison(comparison, args.output)
     for group in comparison["groups"]:

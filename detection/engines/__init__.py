@@ -1,8 +1,8 @@
 """Two engines behind the same three functions, reading the same config and writing the same run folder.
 
-``check_config(cfg, launch)`` refuses what the engine does not support, before any data is read; ``train(cfg, *, resume,
-launch)`` fine-tunes on DATASETS.TRAIN and leaves ``model_final.pth`` in OUTPUT_DIR; ``detect(cfg, dataset)`` returns
-the detections of MODEL.WEIGHTS on every picture of a ``VocDataset``.
+``check_config(cfg, launch)`` refuses what the engine does not support, before any data is read; ``train(cfg, data, *,
+resume, launch)`` fine-tunes on the ``RunData`` that it is given and leaves ``model_final.pth`` in OUTPUT_DIR;
+``detect(cfg, dataset)`` returns the detections of MODEL.WEIGHTS on every picture of a ``DetectionDataset``.
 """
 
 from __future__ import annotations

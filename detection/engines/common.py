@@ -14,14 +14,15 @@ from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
-from detection.card import check_card
-from detection.config import FREE_ON_RESUME, class_names
-from detection.data import load_datasets
-from detection.evaluation import PictureDetections, evaluate_voc
-from detection.voc import VOC_CLASSES, VocDataset
-from detection.weights_file import read_weights
-from pretrain.checkpoint import load_last
-from pretrain.config import check_same_run
+from detection.config import EFFECTS, class_names
+from detection.convert.card import check_card
+from detection.datasets.types import DetectionDataset
+from detection.datasets.voc import VOC_CLASSES
+from detection.defaults import get_cfg
+from detection.evaluation.voc import PictureDetections, evaluate_voc
+from pretrain.run.checkpoint import load_last
+from pretrain.run.settings import check_same_run
+from pretrain.weights.files import read_weights
 
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
 
@@ -55,7 +56,7 @@ def checkpoint_to_resume(cfg: CfgNode, *, resume: bool, entry: str) -> tuple[dic
         raise ValueError(f"cannot resume from {path}: the other engine made it; name that one with --engine")
     if missing:
         raise ValueError(f"cannot resume from {path}, which is no training checkpoint: it lacks {sorted(missing)}")
-    check_same_run(state["config"], cfg, free=FREE_ON_RESUME)
+    check_same_run(state["config"], cfg, get_cfg(), EFFECTS)
     return last
 
 
@@ -90,23 +91,10 @@ def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
     recorded = yaml.safe_load(content["config"]).get("VOC", {}).get("CLASSES")
     trained, wanted = tuple(recorded or VOC_CLASSES), class_names(cfg)
     if trained != wanted:
-        raise ValueError(f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "
-                         f"{', '.join(wanted)}; set VOC.CLASSES \"{trained}\"")
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of PyTorch's generators; nothing in training draws from others."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what ``random_state`` returned; the GPUs' only where there are as many."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "
+            f'{", ".join(wanted)}; set VOC.CLASSES "{trained}"'
+        )
 
 
 def check_fit(
@@ -127,12 +115,18 @@ def check_fit(
         lacking = [name for name in absent if not HEADS.fullmatch(name)]
         raise ValueError(f"{weights} fills only a part of the model: {_some(lacking)} missing from it")
     if surplus:
-        raise ValueError(f"{weights} does not fit the model, which has no place for {_some(surplus)}; "
-                         "the config's depth or heads are not those of the weights")
+        raise ValueError(
+            f"{weights} does not fit the model, which has no place for {_some(surplus)}; "
+            "the config's depth or heads are not those of the weights"
+        )
     if whole and heads:
         raise ValueError(f"{weights} is not a trained detector: {_some(heads)} missing from it")
-    logger.info("%s: %d tensors loaded%s", weights, num_loaded,
-                f"; {len(heads)} of the heads are not in the file and start at random" if heads else "")
+    logger.info(
+        "%s: %d tensors loaded%s",
+        weights,
+        num_loaded,
+        f"; {len(heads)} of the heads are not in the file and start at random" if heads else "",
+    )
 
 
 def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any]) -> None:
@@ -146,15 +140,18 @@ def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any])
             update_bn_stats(model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
-def evaluation_metrics(cfg: CfgNode, find: Callable[[VocDataset], dict[str, PictureDetections]]) -> dict[str, float]:
-    """Return AP in percent on each of DATASETS.TEST, named ``<dataset>/voc07/AP50`` and so on, for metrics.json."""
+def evaluation_metrics(
+    datasets: Sequence[DetectionDataset], find: Callable[[DetectionDataset], dict[str, PictureDetections]]
+) -> dict[str, float]:
+    """Return AP in percent on each of ``datasets``, named ``<dataset>/voc07/AP50`` and so on, for metrics.json."""
     metrics = {}
-    for dataset in load_datasets(cfg, cfg.DATASETS.TEST):
+    for dataset in datasets:
         scores = evaluate_voc(dataset, find(dataset))
         for metric, part in scores.items():
             metrics |= {f"{dataset.name}/{metric}/{name}": part[name] for name in ("AP", "AP50", "AP75")}
-        logger.info("%s: AP50 %.2f (VOC2007), %.2f (area)", dataset.name, scores["voc07"]["AP50"],
-                    scores["voc10"]["AP50"])
+        logger.info(
+            "%s: AP50 %.2f (VOC2007), %.2f (area)", dataset.name, scores["voc07"]["AP50"], scores["voc10"]["AP50"]
+        )
     return metrics
 
 

@@ -18,8 +18,8 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from detection.config import add_voc_config
-from detection.data import Sample, inference_loader, iterate, training_loader
+from detection.datasets.types import DetectionDataset
+from detection.defaults import add_voc_config
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     LEFTOVERS,
@@ -27,17 +27,18 @@ from detection.engines.common import (
     check_fit,
     checkpoint_to_resume,
     evaluation_metrics,
-    random_state,
     read_model_file,
     recompute_batch_norm,
-    set_random_state,
 )
 from detection.engines.initial_weights import draw_initial_weights
-from detection.evaluation import PictureDetections
-from detection.voc import VocDataset
-from pretrain.checkpoint import remove_leftovers, save_last
-from pretrain.cli import Progress, setup_logging
-from pretrain.run_folder import write_config
+from detection.evaluation.voc import PictureDetections
+from detection.run_data import RunData
+from detection.samples import Sample, TrainingSamples, inference_loader, iterate, training_loader
+from pretrain.run.checkpoint import save_last
+from pretrain.run.cli import Progress, setup_logging
+from pretrain.run.files import remove_leftovers
+from pretrain.run.processes import random_state, set_random_state
+from pretrain.run.run_folder import write_config
 
 if TYPE_CHECKING:
     from detectron2.checkpoint import DetectionCheckpointer
@@ -53,17 +54,21 @@ def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
         ValueError: the key or flag, its value and what would be right.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"Detectron2 starts its own processes: use --num-gpus {os.environ['WORLD_SIZE']} instead of "
-                         "torchrun, or --engine torchvision")
+        raise ValueError(
+            f"Detectron2 starts its own processes: use --num-gpus {os.environ['WORLD_SIZE']} instead of "
+            "torchrun, or --engine torchvision"
+        )
     if launch.num_gpus > max(torch.cuda.device_count(), 1):
         raise ValueError(f"--num-gpus is {launch.num_gpus}, but PyTorch sees {torch.cuda.device_count()} GPUs here")
     if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type != "cuda":
-        raise ValueError(f"SOLVER.AMP.ENABLED is True, which Detectron2 supports on GPUs only, but MODEL.DEVICE is "
-                         f"{cfg.MODEL.DEVICE!r}; set it to False, or use --engine torchvision")
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED is True, which Detectron2 supports on GPUs only, but MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE!r}; set it to False, or use --engine torchvision"
+        )
 
 
-def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
-    """Fine-tune as ``cfg`` says with Detectron2's trainer, in as many processes as ``launch`` says.
+def train(cfg: CfgNode, data: RunData, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
+    """Fine-tune on ``data`` as ``cfg`` says with Detectron2's trainer, in as many processes as ``launch`` says.
 
     Writes the same run folder as the torchvision engine; checkpoints hold Detectron2's own entries, so that its other
     tools read them. With ``resume`` it goes on from the newest readable checkpoint there.
@@ -81,11 +86,11 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
         num_machines=launch.num_machines,
         machine_rank=launch.machine_rank,
         dist_url=launch.dist_url,
-        args=(cfg, resume),
+        args=(cfg, data, resume),
     )
 
 
-def detect(cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Return the detections of MODEL.WEIGHTS on every picture of ``dataset``, by image id.
 
     Raises:
@@ -100,7 +105,7 @@ def detect(cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
     return find_objects(model, cfg, dataset)
 
 
-def find_objects(model: nn.Module, cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+def find_objects(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
     found = {}
     training = model.training
@@ -134,7 +139,7 @@ def detectron2_config(cfg: CfgNode) -> CfgNode:
 
 
 def to_detectron2(sample: Sample) -> dict[str, Any]:
-    """Return a training sample of ``detection.data`` as Detectron2's models take it: boxes and labels as Instances."""
+    """Return a training sample as Detectron2's models take it: boxes and labels as Instances."""
     from detectron2.structures import Boxes, Instances
 
     instances = Instances(tuple(sample["image"].shape[1:]))
@@ -175,10 +180,13 @@ def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict
     missing = incompatible.missing_keys
     loaded = [name for name in model.state_dict() if name not in missing and not LEFTOVERS.fullmatch(name)]
     if not loaded:
-        raise ValueError(f"{cfg.MODEL.WEIGHTS}: none of its tensors fits the model; "
-                         "tools/convert_checkpoint.py converts classification checkpoints")
-    check_fit(cfg.MODEL.WEIGHTS, num_loaded=len(loaded), missing=missing,
-              unexpected=incompatible.unexpected_keys, whole=whole)
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS}: none of its tensors fits the model; "
+            "tools/convert_checkpoint.py converts classification checkpoints"
+        )
+    check_fit(
+        cfg.MODEL.WEIGHTS, num_loaded=len(loaded), missing=missing, unexpected=incompatible.unexpected_keys, whole=whole
+    )
     return content.get("card")
 
 
@@ -192,18 +200,20 @@ def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> Detection
         def save(self, name: str, **kwargs: Any) -> None:
             if self.save_dir and self.save_to_disk:
                 state = {part: item.state_dict() for part, item in self.checkpointables.items()}
-                extra = {"rng": [random_state()], "card": self.card, "config": cfg.dump()}
+                extra = {"rng": [random_state(torch.device(cfg.MODEL.DEVICE))], "card": self.card, "config": cfg.dump()}
                 save_last({"model": self.model.state_dict(), **state, **kwargs, **extra}, self.save_dir, f"{name}.pth")
 
     return WholeFiles(model, cfg.OUTPUT_DIR, **parts)
 
 
-def make_trainer(cfg: CfgNode) -> DefaultTrainer:
-    """Return Detectron2's trainer on our data, with our checkpoint files and evaluation."""
+def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
+    """Return Detectron2's trainer on ``data``, with our checkpoint files and evaluation."""
     from detectron2.engine import DefaultTrainer
     from detectron2.engine.hooks import CallbackHook, EvalHook, PreciseBN
     from detectron2.modeling import build_model
     from detectron2.utils import comm
+
+    training_samples = TrainingSamples(cfg, data.train)
 
     class Trainer(DefaultTrainer):
         @classmethod
@@ -214,8 +224,15 @@ def make_trainer(cfg: CfgNode) -> DefaultTrainer:
 
         @classmethod
         def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Detectron2Batches:
-            return Detectron2Batches(training_loader(cfg, start_iteration=start_iteration, rank=comm.get_rank(),
-                                                     world_size=comm.get_world_size()))
+            return Detectron2Batches(
+                training_loader(
+                    cfg,
+                    training_samples,
+                    start_iteration=start_iteration,
+                    rank=comm.get_rank(),
+                    world_size=comm.get_world_size(),
+                )
+            )
 
         def build_hooks(self) -> list[Any]:
             self.checkpointer = make_checkpointer(self.model, cfg, trainer=weakref.proxy(self))
@@ -238,13 +255,13 @@ def make_trainer(cfg: CfgNode) -> DefaultTrainer:
         def evaluate(self) -> dict[str, float] | None:
             model = self.checkpointer.model  # without the wrapper of several processes
             if comm.is_main_process():
-                return evaluation_metrics(cfg, lambda dataset: find_objects(model, cfg, dataset))
+                return evaluation_metrics(data.test, lambda dataset: find_objects(model, cfg, dataset))
             return None
 
     return Trainer(detectron2_config(cfg))
 
 
-def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
+def _train_in_this_process(cfg: CfgNode, data: RunData, resume: bool) -> None:
     from detectron2.utils import comm
     from detectron2.utils.env import seed_all_rng
 
@@ -260,7 +277,7 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
         return
 
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    trainer = make_trainer(cfg)
+    trainer = make_trainer(cfg, data)
     seed_all_rng(cfg.SEED + rank + start)  # as the torchvision engine does: the steps draw equal numbers in both
     if last:
         state, path = last
@@ -270,7 +287,7 @@ def _train_in_this_process(cfg: CfgNode, resume: bool) -> None:
         trainer.start_iter = start
         trainer.data_loader = trainer.build_train_loader(trainer.cfg, start_iteration=start)
         if rank == 0:  # whose state the file holds
-            set_random_state(state["rng"][0])
+            set_random_state(state["rng"][0], torch.device(cfg.MODEL.DEVICE))
         logger.info("resumed from %s, after iteration %d", path, start - 1)
     elif cfg.MODEL.WEIGHTS:
         trainer.checkpointer.card = load_weights(trainer.checkpointer.model, cfg)

@@ -19,17 +19,24 @@ def _normal(std: float) -> Draw:
     return lambda tensor, generator: nn.init.normal_(tensor, std=std, generator=generator)
 
 
+def _zeros(tensor: Tensor, _generator: torch.Generator) -> Tensor:
+    return tensor.zero_()
+
+
 def _kaiming_uniform(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    return nn.init.kaiming_uniform_(tensor, a=1, generator=generator)
+    return nn.init.kaiming_uniform_(tensor, a=1, generator=generator)  # Caffe2's "Xavier" fill
 
 
 def _kaiming_normal(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return nn.init.kaiming_normal_(tensor, mode="fan_out", nonlinearity="relu", generator=generator)
 
 
-# the first pattern that fits the whole name; biases, norms and counters fit none: they start at 0 or 1 in both engines
+# the first pattern that fits the whole name; norms and counters fit none: they start at 0 or 1 in both engines
 DISTRIBUTIONS: tuple[tuple[re.Pattern[str], Draw], ...] = tuple(
-    (re.compile(pattern), draw) for pattern, draw in (
+    (re.compile(pattern), draw)
+    for pattern, draw in (
+        (r"(proposal_generator\.rpn_head|roi_heads\.box_predictor)\.\w+\.bias", _zeros),
+        (r"(backbone\.fpn_(lateral|output)\d|roi_heads\.box_head\.fc\d+)\.bias", _zeros),
         (r"proposal_generator\.rpn_head\.\w+\.weight", _normal(0.01)),
         (r"roi_heads\.box_predictor\.cls_score\.weight", _normal(0.01)),
         (r"roi_heads\.box_predictor\.bbox_pred\.weight", _normal(0.001)),

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pretrain.names import SALIENCIES
 from pretrain.saliency.background import background_subtraction
 from pretrain.saliency.centre_surround import fine_grained
 from pretrain.saliency.colour_distance import frequency_tuned
@@ -17,7 +18,6 @@ from pretrain.saliency.reduced import at_resolution
 from pretrain.saliency.spectral import spectral_residual
 
 __all__ = [
-    "SALIENCY",
     "background_subtraction",
     "fine_grained",
     "frequency_tuned",
@@ -34,7 +34,6 @@ FUNCTIONS = {
     "background_subtraction": background_subtraction,
     "official": official,
 }
-SALIENCY = (*FUNCTIONS, "basnet")
 OPTIONS = {"official": ("mean", "std"), "basnet": ("checkpoint",)}
 
 
@@ -43,36 +42,36 @@ def make_saliency(
 ) -> Callable[[Tensor], Tensor]:
     """Return a function ``uint8 (B, 3, H, W)`` -> floating-point ``(B, H, W)``.
 
-    ``saliency`` is a name in ``SALIENCY`` or a function of your own. ``options`` are keyword arguments of the named
-    function: ``mean`` and ``std`` for ``official``, ``checkpoint``, a path, for ``basnet``. ``resolution`` computes the
-    map of pictures reduced to at most that many pixels a side (``at_resolution``); the surrounds of ``fine_grained``
-    shrink with the picture.
+    ``saliency`` is a name in ``pretrain.names.SALIENCIES`` or a function of your own. ``options`` are keyword arguments
+    of the named function: ``mean`` and ``std`` for ``official``, ``checkpoint``, a path, for ``basnet``. ``resolution``
+    computes the map of pictures reduced to at most that many pixels a side (``at_resolution``); the surrounds of
+    ``fine_grained`` shrink with the picture.
     """
     if resolution is not None and resolution < 2:
         raise ValueError(f"resolution must be at least 2 pixels, but got {resolution} instead.")
     if callable(saliency):
         if options:
             raise ValueError(f"a saliency function of your own takes no options, but got {sorted(options)}")
-        return Detector(saliency, {}, resolution)
-    if saliency not in SALIENCY:
-        raise ValueError(f"unknown saliency {saliency!r}; known: {', '.join(SALIENCY)}, or a function of your own")
+        return SaliencyFunction(saliency, {}, resolution)
+    if saliency not in SALIENCIES:
+        raise ValueError(f"unknown saliency {saliency!r}; known: {', '.join(SALIENCIES)}, or a function of your own")
     known = OPTIONS.get(saliency, ())
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"saliency {saliency!r} has no option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
     if saliency == "official" and resolution is not None:
         raise ValueError("saliency 'official' reads the bytes of the full picture; it has no reduced resolution")
     if saliency != "basnet":
-        return Detector(FUNCTIONS[saliency], options, resolution)
+        return SaliencyFunction(FUNCTIONS[saliency], options, resolution)
 
-    from pretrain.basnet import basnet_saliency, load_basnet  # a large network that few runs need
+    from pretrain.saliency.basnet import basnet_saliency, load_basnet  # a large network that few runs need
 
     if "checkpoint" not in options:
         raise ValueError("saliency 'basnet' needs the option checkpoint: the path of the published basnet.pth")
-    return Detector(basnet_saliency, {"network": load_basnet(options["checkpoint"])}, resolution)
+    return SaliencyFunction(basnet_saliency, {"network": load_basnet(options["checkpoint"])}, resolution)
 
 
 @dataclass(frozen=True)
-class Detector:
+class SaliencyFunction:
     """A saliency function with its options and resolution; refuses what is no map of the pictures."""
 
     function: Callable[..., Tensor]

@@ -50,7 +50,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_p
         return function(images)
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
     for start in range(0, count, size):
-        maps[start:start + size] = function(images[start:start + size])
+        maps[start : start + size] = function(images[start : start + size])
     return maps
 
 

@@ -36,7 +36,7 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
     work = _Workspace(size, height, width, half_widths, images.device)
     for start in range(0, count, size):
-        _fine_grained_chunk(images[start:start + size], work, out=maps[start:start + size])
+        _fine_grained_chunk(images[start : start + size], work, out=maps[start : start + size])
     return maps
 
 
@@ -115,9 +115,14 @@ class Surround:
     """
 
     def __init__(
-        self, count: int, height: int, width: int, half_widths: tuple[int, ...], dtype: torch.dtype,
+        self,
+        count: int,
+        height: int,
+        width: int,
+        half_widths: tuple[int, ...],
+        dtype: torch.dtype,
         device: torch.device,
-    ):  # fmt: skip
+    ):
         self.height, self.width = height, width
         windows = [(min(half, height), min(half, width)) for half in half_widths]
         self.repeats = {window: windows.count(window) for window in windows}
@@ -135,14 +140,14 @@ class Surround:
         ``integral (B, H, W)`` is the running sum over rows and columns. The yielded sum is overwritten by the next.
         """
         bottom, right = self.top + self.height, self.left + self.width
-        sums, window = self.sums[:len(integral)], self.window[:len(integral)]
-        sums[:, self.top + 1:bottom + 1, self.left + 1:right + 1] = integral
-        sums[:, :, right + 1:] = sums[:, :, right:right + 1]
-        sums[:, bottom + 1:] = sums[:, bottom:bottom + 1]
+        sums, window = self.sums[: len(integral)], self.window[: len(integral)]
+        sums[:, self.top + 1 : bottom + 1, self.left + 1 : right + 1] = integral
+        sums[:, :, right + 1 :] = sums[:, :, right : right + 1]
+        sums[:, bottom + 1 :] = sums[:, bottom : bottom + 1]
 
         def corner(row: int, col: int) -> Tensor:
             top, left = self.top + row, self.left + col
-            return sums[:, top:top + self.height, left:left + self.width]
+            return sums[:, top : top + self.height, left : left + self.width]
 
         for (rows, cols), repeats in self.repeats.items():
             # At row p the window is the half-open range [p + 1 - rows, p + 1 + rows). This order of summation is

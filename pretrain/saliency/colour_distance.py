@@ -59,8 +59,8 @@ def _binomial_blur(planes: Tensor) -> Tensor:
     padded = reflect_pad(planes, 2, 2)
     rows = padded[:, :height] * BINOMIAL[0]
     for shift, tap in enumerate(BINOMIAL[1:], start=1):
-        rows.add_(padded[:, shift:shift + height], alpha=tap)
+        rows.add_(padded[:, shift : shift + height], alpha=tap)
     blurred = rows[..., :width] * BINOMIAL[0]
     for shift, tap in enumerate(BINOMIAL[1:], start=1):
-        blurred.add_(rows[..., shift:shift + width], alpha=tap)
+        blurred.add_(rows[..., shift : shift + width], alpha=tap)
     return blurred

@@ -19,9 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LANES = 8  # the blocks in which OpenCV's optimised build sums a row of floats on x86
 
 
-def official(
-    images: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> Tensor:
+def official(images: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
     """Return what ``StaticSaliencyFineGrained`` answers for pictures normalised to float, as the authors' code asks it.
 
     ``images`` is ``uint8 (B, 3, H, W)`` RGB; ``mean`` and ``std`` are those of the run to be reproduced, for pictures
@@ -40,7 +38,7 @@ def _official_chunk(images: Tensor, mean: tuple[float, ...], std: tuple[float, .
     normalised.sub_(torch.tensor(mean, device=images.device).view(3, 1, 1))
     normalised.div_(torch.tensor(std, device=images.device).view(3, 1, 1))
     plane = _binomial_blur(_binomial_blur(_grey(normalised))).contiguous()
-    centre = plane.view(torch.uint8)[..., :plane.shape[2]].float()
+    centre = plane.view(torch.uint8)[..., : plane.shape[2]].float()
 
     bright, dark = torch.zeros_like(centre), torch.zeros_like(centre)
     surround = Surround(*centre.shape, HALF_WIDTHS, torch.float32, centre.device)
@@ -90,7 +88,7 @@ def _integral(planes: Tensor) -> Tensor:
     row_so_far = torch.zeros_like(planes[..., 0])
     for block in range(lanes.shape[2]):
         summed = lanes[:, :, block] + row_so_far[..., None]
-        sums[..., block * LANES:(block + 1) * LANES] = summed
+        sums[..., block * LANES : (block + 1) * LANES] = summed
         row_so_far = summed[..., -1]
     for col in range(whole, width):
         row_so_far = row_so_far + planes[..., col]

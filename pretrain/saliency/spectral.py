@@ -61,5 +61,5 @@ def _gaussian_blur(planes: Tensor) -> Tensor:
     taps = (taps / taps.sum()).tolist()
     padded = reflect_pad(planes, 2, 2)
     side = planes.shape[1]
-    rows = sum(tap * padded[:, k:k + side] for k, tap in enumerate(taps))
-    return sum(tap * rows[..., k:k + side] for k, tap in enumerate(taps))
+    rows = sum(tap * padded[:, k : k + side] for k, tap in enumerate(taps))
+    return sum(tap * rows[..., k : k + side] for k, tap in enumerate(taps))

@@ -2,21 +2,24 @@ import logging
 from pathlib import Path
 
 import pytest
+import yaml
 
-from detection.config import add_voc_config, class_names, get_cfg, get_key, load_detection_config
-from detection.voc import VOC_CLASSES
+from detection.config import (
+    EFFECTS,
+    RULES,
+    class_names,
+    get_cfg,
+    knows_classes,
+    load_detection_config,
+    read_detection_config,
+)
+from detection.datasets.voc import VOC_CLASSES
+from detection.defaults import add_voc_config
+from pretrain.run.settings import get_value, leaves
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "detection" / "configs").glob("*.yaml"))
 VOC = ["DATASETS.TRAIN", "('voc_2007_trainval',)", "DATASETS.TEST", "('voc_2007_test',)", "SEED", "0"]
 VALID = [*VOC, "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
-
-
-def leaves(cfg, prefix=""):
-    for name, value in cfg.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def test_get_cfg__shares_names_and_defaults_with_detectron2():
@@ -36,7 +39,7 @@ def test_configs__detectron2_accepts_them(path):
     opts = [] if theirs.DATASETS.TEST else VALID
     theirs.merge_from_list([*opts, "MODEL.DEVICE", "cpu", "SEED", "0"])
     ours = dict(leaves(load_detection_config(path, [*opts, "MODEL.DEVICE", "cpu", "SEED", "0"])))
-    assert {key: get_key(theirs, key) for key in ours} == ours
+    assert {key: get_value(theirs, key) for key in ours} == ours
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -73,16 +76,19 @@ def test_class_names__own_or_the_challenges():
     assert class_names(own) == ("b", "a")
 
 
-def test_load_detection_config__finds_the_classes_of_own_data(voc_tree, caplog):
-    caplog.set_level(logging.INFO, "detection")
-    own = [*VALID, "VOC.ROOT", str(voc_tree.folder()), "DATASETS.TRAIN", "('trainval',)"]
-    cfg = load_detection_config(None, [*own, "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
-    assert cfg.VOC.CLASSES == ("car", "dog", "person")
-    assert "classes found in trainval: car, dog, person" in caplog.text
-    with pytest.raises(ValueError, match=r"is 20, but trainval \(car, dog, person\) has 3 classes; write .* 3"):
-        load_detection_config(None, own)
-    with pytest.raises(FileNotFoundError, match=r"Main/train.txt does not exist; this folder has test, trainval"):
-        load_detection_config(None, [*own, "DATASETS.TRAIN", "('train',)"])
+def test_knows_classes__unless_the_data_has_to_name_them():
+    own = [*VALID, "DATASETS.TRAIN", "('voc_train',)"]
+    assert not knows_classes(read_detection_config(None, [*own, "MODEL.ROI_HEADS.NUM_CLASSES", "3"]))
+    assert knows_classes(read_detection_config(None, VALID))
+
+
+def test_effects__name_keys_that_exist_once():
+    known = [key for key, _ in leaves(get_cfg())]
+    named = [*EFFECTS.place, *EFFECTS.speed, *EFFECTS.test]
+    assert set(named) <= set(known)
+    assert len(named) == len(set(named))
+    assert set(RULES) <= set(known)
+    assert {key for key in known if key.endswith("_TEST")} | {"DATASETS.TEST"} <= EFFECTS.test
 
 
 @pytest.mark.parametrize(
@@ -91,26 +97,26 @@ def test_load_detection_config__finds_the_classes_of_own_data(voc_tree, caplog):
         (["SOLVER.BASE_LRR", "1"], r"unknown config key SOLVER.BASE_LRR; did you mean SOLVER.BASE_LR\?"),
         (["DATASETS.TRAIN", "voc_2007_test"], r"DATASETS.TRAIN expects tuple .* but got 'voc_2007_test'"),
         (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], r"DATASETS.TRAIN and DATASETS.TEST are empty; name"),
-        (["DATASETS.TRAIN", "('a/b',)"], r"DATASETS.TRAIN must be different names of image sets, .*\('train.json',\)"),
+        (["DATASETS.TRAIN", "('a/b',)"], r"DATASETS.TRAIN is .*; expected .* image sets, .*\('train.json',\)"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "80"],
          r"NUM_CLASSES is 80, but the VOC challenge has 20 classes; write MODEL.ROI_HEADS.NUM_CLASSES 20"),
         (["VOC.CLASSES", "('cat', 'dog')"],
          r"NUM_CLASSES is 20, but VOC.CLASSES has 2 classes; write MODEL.ROI_HEADS.NUM_CLASSES 2"),
-        (["VOC.CLASSES", "('cat', 'cat')"], r"VOC.CLASSES must be different names, such as"),
-        (["INPUT.FORMAT", "GBR"], r"INPUT.FORMAT must be 'RGB' or 'BGR', but is 'GBR'"),
-        (["INPUT.MIN_SIZE_TRAIN", "()"], r"INPUT.MIN_SIZE_TRAIN must be one or more sizes in pixels"),
-        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], r"must be the smallest and the largest size, .* but is \(800,\)"),
-        (["INPUT.CROP.ENABLED", "True"], r"INPUT.CROP.ENABLED must be False: cropping is not implemented, but is True"),
-        (["MODEL.MASK_ON", "True"], r"MODEL.MASK_ON must be False: the toolkit trains box detectors"),
-        (["MODEL.PIXEL_STD", "[1.0, 1.0, 0.0]"], r"MODEL.PIXEL_STD must be three numbers more than 0"),
-        (["MODEL.RESNETS.DEPTH", "51"], r"MODEL.RESNETS.DEPTH must be 18 or 34 or 50 or 101 or 152, but is 51"),
-        (["MODEL.RESNETS.DEPTH", "18"], r"RES2_OUT_CHANNELS must be 64 for depth 18, but is 256"),
-        (["MODEL.DEVICE", "gpu"], r"MODEL.DEVICE must be 'cuda', 'cuda:<number>' or 'cpu', but is 'gpu'"),
-        (["SOLVER.REFERENCE_WORLD_SIZE", "8"], r"SOLVER.REFERENCE_WORLD_SIZE must be 0: nothing is scaled behind your"),
-        (["SOLVER.BASE_LR", "-0.1"], r"SOLVER.BASE_LR must be more than 0, but is -0.1"),
-        (["SOLVER.MOMENTUM", "1"], r"SOLVER.MOMENTUM must be from 0 to less than 1, but is 1.0"),
-        (["SOLVER.STEPS", "(16000, 12000)"], r"SOLVER.STEPS must be iterations in increasing order"),
-        (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER.IMS_PER_BATCH must be more than 0, but is 0"),
+        (["VOC.CLASSES", "('cat', 'cat')"], r"VOC.CLASSES is .*; expected different names without a slash, such as"),
+        (["INPUT.FORMAT", "GBR"], r"INPUT.FORMAT is 'GBR'; expected one of RGB, BGR"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], r"INPUT.MIN_SIZE_TRAIN is \(\); expected one or more sizes"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], r"\(800,\); expected the smallest and the largest size"),
+        (["INPUT.CROP.ENABLED", "True"], r"INPUT.CROP.ENABLED is True; expected False: cropping is not implemented"),
+        (["MODEL.MASK_ON", "True"], r"MODEL.MASK_ON is True; expected False: the toolkit trains box detectors"),
+        (["MODEL.PIXEL_STD", "[1.0, 1.0, 0.0]"], r"MODEL.PIXEL_STD is .*; expected three numbers more than 0"),
+        (["MODEL.RESNETS.DEPTH", "51"], r"MODEL.RESNETS.DEPTH is 51; expected 18 or 34 or 50 or 101 or 152"),
+        (["MODEL.RESNETS.DEPTH", "18"], r"RES2_OUT_CHANNELS is 256; expected 64 for MODEL.RESNETS.DEPTH 18"),
+        (["MODEL.DEVICE", "gpu"], r"MODEL.DEVICE is 'gpu'; expected 'cuda', 'cuda:<number>' or 'cpu'"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", "8"], r"SOLVER.REFERENCE_WORLD_SIZE is 8; expected 0: nothing is scaled"),
+        (["SOLVER.BASE_LR", "-0.1"], r"SOLVER.BASE_LR is -0.1; expected more than 0"),
+        (["SOLVER.MOMENTUM", "1"], r"SOLVER.MOMENTUM is 1.0; expected from 0 to less than 1"),
+        (["SOLVER.STEPS", "(16000, 12000)"], r"SOLVER.STEPS is .*; expected iterations in increasing order"),
+        (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER.IMS_PER_BATCH is 0; expected more than 0"),
     ],
 )  # fmt: skip
 def test_load_detection_config__names_the_key_and_what_would_be_right(opts, text):
@@ -121,5 +127,11 @@ def test_load_detection_config__names_the_key_and_what_would_be_right(opts, text
 def test_load_detection_config__not_a_number_is_out_of_every_range(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("SOLVER: {BASE_LR: .nan}")
-    with pytest.raises(ValueError, match=r"SOLVER.BASE_LR must be more than 0, but is nan"):
+    with pytest.raises(ValueError, match=r"SOLVER.BASE_LR is nan; expected more than 0"):
         load_detection_config(path, VALID)
+
+
+def test_first_defaults__are_those_of_today_or_are_declared():
+    """A key that a run or stage lacks had its first default; whoever changes a default declares the old one."""
+    first = yaml.safe_load((Path(__file__).resolve().parents[1] / "first_defaults.yaml").read_text())["detection"]
+    assert EFFECTS.first_values(get_cfg()) == first

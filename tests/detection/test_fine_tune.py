@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.data import read_picture
+from detection.datasets.voc import load_voc
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
 from detection.fine_tune import fine_tune
-from detection.voc import load_voc
-from pretrain.checkpoint import save_checkpoint
+from pretrain.run.checkpoint import save_checkpoint
+from pretrain.run.pictures import read_picture
 
 ENGINES = [
     "torchvision",
@@ -56,8 +56,19 @@ def odd_pictures(tree):
 def test_fine_tune__odd_pictures_are_trained_on_and_evaluated(configure, voc_tree, engine):
     odd_pictures(voc_tree)
     splits = "('voc_2007_trainval', 'voc_2007_test')"
-    cfg = configure(*OWN, "DATASETS.TRAIN", splits, "DATASETS.TEST", splits, "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR",
-                    0.001, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)  # fmt: skip
+    cfg = configure(
+        *OWN,
+        "DATASETS.TRAIN",
+        splits,
+        "DATASETS.TEST",
+        splits,
+        "SOLVER.MAX_ITER",
+        6,
+        "SOLVER.BASE_LR",
+        0.001,
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+        False,
+    )
     reports = fine_tune(cfg, engine=engine)
     assert [report["num_images"] for report in reports.values()] == [4, 3]
     for report in reports.values():
@@ -66,8 +77,9 @@ def test_fine_tune__odd_pictures_are_trained_on_and_evaluated(configure, voc_tre
 
 
 def test_fine_tune__a_picture_of_a_hundred_megapixels(configure, voc_tree):
-    replace(voc_tree, "000001", Image.new("L", (10000, 10000), 128), (1, 1, 10000, 9000), suffix=".png",
-            compress_level=1)  # fmt: skip
+    replace(
+        voc_tree, "000001", Image.new("L", (10000, 10000), 128), (1, 1, 10000, 9000), suffix=".png", compress_level=1
+    )
     for name in ("trainval", "test"):
         voc_tree.image_set(name).write_text("000001\n")
     (report,) = fine_tune(configure("SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 1), engine="torchvision").values()
@@ -85,18 +97,38 @@ def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
     for name in ("trainval", "test"):
         dataset = load_voc(f"voc_2007_{name}", root=voc_tree.root, classes=("dog", "person", "car"))
         annotations = [
-            {"image_id": int(picture.image_id), "category_id": dataset.classes.index(item.name), "iscrowd": 0,
-             "bbox": [item.box[0] - 1, item.box[1] - 1, item.box[2] - item.box[0] + 1, item.box[3] - item.box[1] + 1]}
-            for picture in dataset.pictures for item in picture.objects
-        ]  # fmt: skip
-        images = [{"id": int(p.image_id), "file_name": p.path.name, "width": p.width, "height": p.height}
-                  for p in dataset.pictures]  # fmt: skip
+            {
+                "image_id": int(picture.image_id),
+                "category_id": dataset.classes.index(item.name),
+                "iscrowd": 0,
+                "bbox": [
+                    item.box[0] - 1,
+                    item.box[1] - 1,
+                    item.box[2] - item.box[0] + 1,
+                    item.box[3] - item.box[1] + 1,
+                ],
+            }
+            for picture in dataset.pictures
+            for item in picture.objects
+        ]
+        images = [
+            {"id": int(p.image_id), "file_name": p.path.name, "width": p.width, "height": p.height}
+            for p in dataset.pictures
+        ]
         categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (voc_tree.folder() / "JPEGImages" / f"{name}.json").write_text(json.dumps(content))
-    files = ("VOC.ROOT", voc_tree.folder(), "DATASETS.TRAIN", "('JPEGImages/trainval.json',)", "DATASETS.TEST",
-             "('JPEGImages/test.json',)", "MODEL.ROI_HEADS.NUM_CLASSES", 3)  # fmt: skip
-    (name, report), = fine_tune(configure(*files, run="coco"), engine=engine).items()
+    files = (
+        "VOC.ROOT",
+        voc_tree.folder(),
+        "DATASETS.TRAIN",
+        "('JPEGImages/trainval.json',)",
+        "DATASETS.TEST",
+        "('JPEGImages/test.json',)",
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        3,
+    )
+    ((name, report),) = fine_tune(configure(*files, run="coco"), engine=engine).items()
     assert name == "JPEGImages_test"
     assert report["classes"] == ["dog", "person", "car"]
     assert len(list((tmp_path / "coco" / "inference" / name).glob("comp4_det_test_*.txt"))) == 3
@@ -111,8 +143,14 @@ def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
 def test_fine_tune__eval_only_refuses_weights_of_other_classes(configure, tmp_path, engine):
     cfg = configure(*OWN)
     save_checkpoint({"model": build_model(cfg).detectron2_state_dict(), "config": cfg.dump()}, tmp_path / "w.pth")
-    other = configure("VOC.CLASSES", "('person', 'dog', 'car', 'unicorn')", "MODEL.ROI_HEADS.NUM_CLASSES", 4,
-                      "MODEL.WEIGHTS", tmp_path / "w.pth")  # fmt: skip
+    other = configure(
+        "VOC.CLASSES",
+        "('person', 'dog', 'car', 'unicorn')",
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        4,
+        "MODEL.WEIGHTS",
+        tmp_path / "w.pth",
+    )
     with pytest.raises(ValueError, match=r"was trained for the classes dog, person, .* but the config has person, dog"):
         fine_tune(other, engine=engine, eval_only=True)
 

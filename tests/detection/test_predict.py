@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from detection.config import load_detection_config
-from detection.detections import PictureDetections
 from detection.engines.torchvision.model import build_model
+from detection.evaluation.detections import PictureDetections
 from detection.predict import class_colour, collect_pictures, draw, load_config_of, predict
-from pretrain.checkpoint import save_checkpoint
+from pretrain.run.checkpoint import save_checkpoint
 
 SMOKE = Path(__file__).resolve().parents[2] / "detection" / "configs" / "smoke.yaml"
 
@@ -23,8 +23,9 @@ SMOKE = Path(__file__).resolve().parents[2] / "detection" / "configs" / "smoke.y
 def weights(tmp_path):
     """A detector with weights that find something, as training would leave it."""
     torch.manual_seed(0)
-    cfg = load_detection_config(SMOKE, ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "3", "VOC.CLASSES",
-                                        "('dog', 'person', 'car')"])  # fmt: skip
+    cfg = load_detection_config(
+        SMOKE, ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "3", "VOC.CLASSES", "('dog', 'person', 'car')"]
+    )
     path = tmp_path / "model_final.pth"
     model = build_model(cfg)
     model.roi_heads.box_predictor.cls_score.bias.data[1] = 3.0
@@ -36,13 +37,27 @@ def test_predict__files_and_json(load_tool, weights, voc_tree, tmp_path, capsys)
     picture, folder = voc_tree.picture("000001"), tmp_path / "more"
     folder.mkdir()
     Image.new("L", (30, 50), 90).save(folder / "grey.png")
-    load_tool("predict").main(["--weights", str(weights), "--pictures", str(picture), str(folder), "--min-score", "0.3",
-                               "--output", str(tmp_path / "out"), "--engine", "torchvision"])  # fmt: skip
+    load_tool("predict").main(
+        [
+            "--weights",
+            str(weights),
+            "--pictures",
+            str(picture),
+            str(folder),
+            "--min-score",
+            "0.3",
+            "--output",
+            str(tmp_path / "out"),
+            "--engine",
+            "torchvision",
+        ]
+    )
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out" / "predictions.json")
     entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [(entry["file"], entry["width"], entry["height"]) for entry in entries] == [
-        (str(picture), 64, 48), (str(folder / "grey.png"), 30, 50),
-    ]  # fmt: skip
+        (str(picture), 64, 48),
+        (str(folder / "grey.png"), 30, 50),
+    ]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"000001.png", "grey.png", "predictions.json"}
     assert Image.open(tmp_path / "out" / "000001.png").size == (64, 48)
     for entry in entries:

@@ -33,7 +33,13 @@ def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
     assert seen == [(seed, str(folder / f"seed_{seed}")) for seed in (4, 5, 6)]
     assert summary["seeds"] == [4, 5, 6]
     number = summary["datasets"]["voc_2007_test"]["voc07"]["AP50"]
-    assert number == {"mean": 72.0, "std": 2.0, "n": 3, "values": [70.0, 72.0, 74.0]}  # (4 + 0 + 4) / (3 - 1) = 2^2
+    assert number == {
+        "mean": 72.0,
+        "std": 2.0,  # (4 + 0 + 4) / (3 - 1) = 2^2
+        "n": 3,
+        "interval": [pytest.approx(72 + sign * 4.303 * 2 / 3**0.5) for sign in (-1, 1)],
+        "values": [70.0, 72.0, 74.0],
+    }
     assert json.loads((folder / "repeats.json").read_text()) == summary
     assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == 4  # a resumed call finds it there
     assert headline(summary) == [

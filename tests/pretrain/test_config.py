@@ -1,13 +1,15 @@
 """Reading configs: bases, overrides, and every mistake by name."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from fvcore.common.config import CfgNode
 
-from pretrain.config import FREE_ON_RESUME, check_same_run, get_cfg, load_config, load_pretrain_config
+from pretrain.config import EFFECTS, RULES, get_cfg, load_pretrain_config
+from pretrain.run.settings import ConfigError, check_same_run, leaves, load_config
 
 CONFIGS = sorted(Path(__file__).resolve().parents[2].glob("pretrain/configs/*.yaml"))
 
@@ -95,7 +97,7 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["SOLVER.BASE_LR", "nan"], r"SOLVER\.BASE_LR expects float"),
     (["SOLVER.STEPS", "(5, 3)"], r"SOLVER\.STEPS is \(5, 3\); expected increasing epochs"),
     (["DATA.CROP_SCALE", "(0.5, 0.1)"], r"DATA\.CROP_SCALE is .*; expected 0 < low <= high <= 1"),
-    (["DATA.PIXEL_STD", "(1.0, 1.0, 0.0)"], r"DATA\.PIXEL_STD is .*; expected above 0"),
+    (["DATA.PIXEL_STD", "(1.0, 1.0, 0.0)"], r"DATA\.PIXEL_STD is .*; expected three numbers above 0"),
     (["MODEL.DROP_BLOCK_SIZE", "4"], r"MODEL\.DROP_BLOCK_SIZE is 4; expected an odd number of at least 1"),
     (["MODEL.DROPOUT", "0.3"], r"MODEL\.DROPOUT is 0\.3, but only wide_resnet28_10 has any"),
     (["MODEL.ARCH", "wide_resnet28_10", "MIXING.METHOD", "dropblock"], r"METHOD dropblock is not defined for wide_res"),
@@ -104,6 +106,12 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["SOLVER.EMA_DECAY", "1.0"], r"SOLVER\.EMA_DECAY is 1\.0; expected at least 0 and below 1"),
     (["PRECISION", "fp16"], r"PRECISION is 'fp16'; expected one of float32, bfloat16, float16"),
     (["SOLVER.BATCH_SIZE", "0"], r"SOLVER\.BATCH_SIZE is 0; expected at least 1"),
+    (["MIXING.STYLE", "salient"], r"MIXING\.STYLE is 'salient'; expected one of salient_to_corresponding, "),
+    (["MIXING.SALIENCY", "bar"], r"MIXING\.SALIENCY is 'bar'; expected one of fine_grained, .*, basnet"),
+    (["MIXING.SCOPE", "pixel"], r"MIXING\.SCOPE is 'pixel'; expected one of image, batch"),
+    (["MIXING.PLACEMENT", "x"], r"MIXING\.PLACEMENT is 'x'; expected one of clip, shift"),
+    (["MIXING.METHOD", "saliencymix", "MIXING.SALIENCY", "basnet"], r"MIXING\.BASNET_WEIGHTS is empty"),
+    (["SEED", str(2**63)], r"SEED is 9223372036854775808; expected a whole number from 0 to 2\*\*63 - 1"),
 ])  # fmt: skip
 def test_load_pretrain_config__refuses_bad_values(opts, message):
     with pytest.raises(ValueError, match=message):
@@ -123,8 +131,42 @@ def test_check_same_run__names_every_changed_key_and_lets_paths_differ():
     now = load_config(get_cfg(), None, ["SOLVER.BASE_LR", "0.2", "SEED", "1", "DATA.ROOT", "moved"])
     message = r"SEED was 0, is 1; SOLVER\.BASE_LR was 0\.1, is 0\.2\); set these keys back"
     with pytest.raises(ValueError, match=message):
-        check_same_run(before.dump(), now, free=FREE_ON_RESUME)
-    check_same_run(before.dump(), load_config(get_cfg(), None, ["DATA.ROOT", "moved"]), free=FREE_ON_RESUME)
+        check_same_run(before.dump(), now, get_cfg(), EFFECTS)
+    moved = load_config(get_cfg(), None, ["DATA.ROOT", "moved", "DEVICE", "cpu", "CHANNELS_LAST", "True"])
+    check_same_run(before.dump(), moved, get_cfg(), EFFECTS)
+
+
+def test_check_same_run__a_key_that_was_not_there_yet_had_its_first_default():
+    saved = yaml.safe_load(get_cfg().dump())
+    del saved["SOLVER"]["EMA_DECAY"], saved["MODEL"]["DROP_BLOCK_SIZE"]
+    check_same_run(yaml.safe_dump(saved), get_cfg(), get_cfg(), EFFECTS)
+    changed = load_config(get_cfg(), None, ["SOLVER.EMA_DECAY", "0.9"])
+    with pytest.raises(ValueError, match=r"SOLVER\.EMA_DECAY was 0\.0, is 0\.9"):
+        check_same_run(yaml.safe_dump(saved), changed, get_cfg(), EFFECTS)
+    later_default = replace(EFFECTS, first_defaults={"MODEL.DROP_BLOCK_SIZE": 5})
+    with pytest.raises(ValueError, match=r"MODEL\.DROP_BLOCK_SIZE was 5, is 7"):
+        check_same_run(yaml.safe_dump(saved), get_cfg(), get_cfg(), later_default)
+
+
+def test_load_pretrain_config__says_everything_at_once_up_to_ten():
+    bad = ["MODEL.ARCH", "x", "SOLVER.EPOCHS", "0", "MIXING.METHOD", "y"]
+    with pytest.raises(ConfigError) as caught:
+        load_pretrain_config(None, bad)
+    assert [fault.split()[0] for fault in caught.value.faults] == ["MODEL.ARCH", "MIXING.METHOD", "SOLVER.EPOCHS"]
+    below = [key for key in RULES if RULES[key].expected.startswith("at least") and key != "MODEL.DROPOUT"]
+    negative = [word for key in below for word in (key, "-1")]
+    with pytest.raises(ConfigError) as caught:
+        load_pretrain_config(None, negative)
+    assert len(caught.value.faults) == 11
+    assert caught.value.faults[-1] == f"and {len(below) - 10} more faults"
+
+
+def test_effects__name_keys_that_exist_once():
+    known = [key for key, _ in leaves(get_cfg())]
+    named = [*EFFECTS.place, *EFFECTS.speed, *EFFECTS.test]
+    assert set(named) <= set(known)
+    assert len(named) == len(set(named))
+    assert set(RULES) <= set(known)
 
 
 def test_written_config__reads_back_equal(tmp_path):
@@ -132,3 +174,9 @@ def test_written_config__reads_back_equal(tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     assert load_pretrain_config(tmp_path / "config.yaml") == cfg
     assert "_BASE_" not in yaml.safe_load(cfg.dump())
+
+
+def test_first_defaults__are_those_of_today_or_are_declared():
+    """A key that a run or stage lacks had its first default; whoever changes a default declares the old one."""
+    first = yaml.safe_load((Path(__file__).resolve().parents[1] / "first_defaults.yaml").read_text())["pretrain"]
+    assert EFFECTS.first_values(get_cfg()) == first

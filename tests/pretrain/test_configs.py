@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.config import METHODS, load_pretrain_config
+from pretrain.config import load_pretrain_config
 from pretrain.learner import build_mixing, network_of
+from pretrain.names import METHODS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "pretrain" / "configs"
 CLASSES = {"cifar10": 10, "cifar10plus": 10, "cifar100": 100, "cifar100plus": 100, "imagenet": 1000}

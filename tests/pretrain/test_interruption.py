@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pretrain import learner, trainer
-from pretrain.checkpoint import load_checkpoint
 from pretrain.config import load_pretrain_config
+from pretrain.run.checkpoint import load_checkpoint
 
 HARNESS = Path(__file__).with_name("tiny_run.py")
 
@@ -23,10 +23,20 @@ def options(image_folder, tmp_path):
 
     def make(name, **different):
         keys = {
-            "DATA.ROOT": image_folder, "OUTPUT_DIR": tmp_path / name, "DATA.IMAGE_SIZE": 16, "DATA.EVAL_RESIZE": 16,
-            "DATA.NUM_WORKERS": 0, "SOLVER.EPOCHS": 16, "SOLVER.BATCH_SIZE": 4, "SOLVER.STEPS": (6,), "LOG_PERIOD": 1,
-            "CHECKPOINT_PERIOD": 2, "MIXING.METHOD": "saliencymix", "MIXING.PROB": 0.5, "DEVICE": "cpu",
-        } | different  # fmt: skip
+            "DATA.ROOT": image_folder,
+            "OUTPUT_DIR": tmp_path / name,
+            "DATA.IMAGE_SIZE": 16,
+            "DATA.EVAL_RESIZE": 16,
+            "DATA.NUM_WORKERS": 0,
+            "SOLVER.EPOCHS": 16,
+            "SOLVER.BATCH_SIZE": 4,
+            "SOLVER.STEPS": (6,),
+            "LOG_PERIOD": 1,
+            "CHECKPOINT_PERIOD": 2,
+            "MIXING.METHOD": "saliencymix",
+            "MIXING.PROB": 0.5,
+            "DEVICE": "cpu",
+        } | different
         return [str(item) for pair in keys.items() for item in pair]
 
     return make
@@ -37,8 +47,12 @@ def run(tmp_path, command, spec, *launcher):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])}
     result = subprocess.run(
         [sys.executable, *launcher, str(HARNESS), command, str(tmp_path / "spec.json")],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from pretrain import learner, run_state, trainer
-from pretrain.checkpoint import load_checkpoint, save_checkpoint
-from pretrain.config import METHODS, load_pretrain_config
-from pretrain.processes import select_device
+from pretrain.config import load_pretrain_config
+from pretrain.names import METHODS
+from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.run.processes import select_device
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,20 @@ def tiny_net(monkeypatch, tiny_run):
 def config(image_folder, tmp_path):
     def make(name, *opts):
         fixed = {
-            "DATA.ROOT": image_folder, "OUTPUT_DIR": tmp_path / name, "DATA.IMAGE_SIZE": 16, "DATA.EVAL_RESIZE": 16,
-            "DATA.NUM_WORKERS": 0, "SOLVER.EPOCHS": 4, "SOLVER.BATCH_SIZE": 4, "SOLVER.STEPS": (2,), "LOG_PERIOD": 2,
-            "CHECKPOINT_PERIOD": 5, "MIXING.METHOD": "saliencymix", "MIXING.PROB": 0.5, "DEVICE": "cpu",
-        }  # fmt: skip
+            "DATA.ROOT": image_folder,
+            "OUTPUT_DIR": tmp_path / name,
+            "DATA.IMAGE_SIZE": 16,
+            "DATA.EVAL_RESIZE": 16,
+            "DATA.NUM_WORKERS": 0,
+            "SOLVER.EPOCHS": 4,
+            "SOLVER.BATCH_SIZE": 4,
+            "SOLVER.STEPS": (2,),
+            "LOG_PERIOD": 2,
+            "CHECKPOINT_PERIOD": 5,
+            "MIXING.METHOD": "saliencymix",
+            "MIXING.PROB": 0.5,
+            "DEVICE": "cpu",
+        }
         return load_pretrain_config(None, [str(item) for pair in fixed.items() for item in pair] + list(opts))
 
     return make
@@ -119,8 +130,11 @@ def test_train__the_checkpoint_says_what_made_it(config):
 def test_train__keeps_the_newest_checkpoints_only(config, tmp_path):
     trainer.train(config("run", "CHECKPOINT_PERIOD", "2"), resume=False)
     assert sorted(p.name for p in (tmp_path / "run").glob("*.pth")) == [
-        "model_0000008.pth", "model_0000010.pth", "model_best.pth", "model_final.pth",
-    ]  # fmt: skip
+        "model_0000008.pth",
+        "model_0000010.pth",
+        "model_best.pth",
+        "model_final.pth",
+    ]
 
 
 def test_evaluate_checkpoint__reproduces_the_logged_error_exactly(config):
@@ -313,8 +327,9 @@ def test_train__a_disk_that_fills_up_loses_nothing_that_was_saved(config, tmp_pa
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from pretrain import checkpoint, learner
-from pretrain.cli import run_tool
+from pretrain.run import checkpoint
+from pretrain import learner
+from pretrain.run.cli import run_tool
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import tiny_run
 learner.build_model = lambda arch, classes, **options: tiny_run.TinyNet(classes)
@@ -330,8 +345,10 @@ run_tool(lambda: tiny_run.train({flat(cfg)!r}, resume=False))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # bits depend on it
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 2, result.stderr
-    assert re.search(r"error: .*model_0000010\.pth could not be written \(.*\); the files before it are whole",
-                     result.stderr.splitlines()[-1])  # fmt: skip
+    assert re.search(
+        r"error: .*model_0000010\.pth could not be written \(.*\); the files before it are whole",
+        result.stderr.splitlines()[-1],
+    )
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000005.pth"
     trainer.train(cfg, resume=True)
     assert_equal_states(final(whole), final(cfg))

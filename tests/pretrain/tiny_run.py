@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pretrain import checkpoint, learner, trainer
+from pretrain import learner, trainer
 from pretrain.config import load_pretrain_config
+from pretrain.run import files
 
 
 class TinyNet(nn.Module):
@@ -80,8 +81,9 @@ class KillingWrites:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args)
 
-        self.__dict__.update({key: getattr(os, key) for key in ("fsync", "replace", "getpid", "open", "close",
-                                                                "O_RDONLY")})  # fmt: skip
+        self.__dict__.update(
+            {key: getattr(os, key) for key in ("fsync", "replace", "getpid", "open", "close", "O_RDONLY")}
+        )
         setattr(self, name, dying)
 
 
@@ -120,7 +122,7 @@ def kill_runs(spec):
                 name, number = chance.choice((("fsync", chance.randint(5, 12)), ("replace", chance.randint(3, 6))))
 
                 def run(opts=killed, name=name, number=number):
-                    checkpoint.os = KillingWrites(name, number)
+                    files.os = KillingWrites(name, number)
                     train(opts)
 
                 child = forked(run)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from pretrain import learner
-from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.config import load_pretrain_config
+from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.trainer import evaluate_checkpoint, train
 
 
@@ -52,10 +52,18 @@ def run(tmp_path_factory, tiny_net):
 
 def opts(folder):
     fixed = {
-        "DATA.ROOT": folder / "data", "OUTPUT_DIR": folder / "run", "DATA.IMAGE_SIZE": 16, "DATA.EVAL_RESIZE": 16,
-        "DATA.NUM_WORKERS": 0, "DATA.CROP": "none", "DATA.COLOR_JITTER": 0.0, "SOLVER.EPOCHS": 4,
-        "SOLVER.BATCH_SIZE": 5, "SOLVER.STEPS": (3,), "DEVICE": "cpu",
-    }  # fmt: skip
+        "DATA.ROOT": folder / "data",
+        "OUTPUT_DIR": folder / "run",
+        "DATA.IMAGE_SIZE": 16,
+        "DATA.EVAL_RESIZE": 16,
+        "DATA.NUM_WORKERS": 0,
+        "DATA.CROP": "none",
+        "DATA.COLOR_JITTER": 0.0,
+        "SOLVER.EPOCHS": 4,
+        "SOLVER.BATCH_SIZE": 5,
+        "SOLVER.STEPS": (3,),
+        "DEVICE": "cpu",
+    }
     return [str(item) for pair in fixed.items() for item in pair]
 
 
@@ -65,10 +73,18 @@ def attack(load_tool, run, tmp_path):
 
     def call(*arguments):
         output = tmp_path / "attack.json"
-        load_tool("attack").main([
-            str(run / "run" / "model_final.pth"), "--data-root", str(run / "data"), "--output", str(output),
-            "--device", "cpu", *arguments,
-        ])  # fmt: skip
+        load_tool("attack").main(
+            [
+                str(run / "run" / "model_final.pth"),
+                "--data-root",
+                str(run / "data"),
+                "--output",
+                str(output),
+                "--device",
+                "cpu",
+                *arguments,
+            ]
+        )
         return json.loads(output.read_text("utf-8"))
 
     return call
@@ -83,8 +99,11 @@ def test_attack__the_clean_accuracy_is_exactly_that_of_the_evaluation(attack, ru
     assert report["num_images"] == expected["num_images"] == 18  # 3 x 6, without the one that cannot be read
 
     assert [(entry["attack"], entry["epsilon"]) for entry in report["attacks"]] == [
-        ("fgsm", 0.0), ("fgsm", 20.0), ("pgd", 0.0), ("pgd", 20.0),
-    ]  # fmt: skip
+        ("fgsm", 0.0),
+        ("fgsm", 20.0),
+        ("pgd", 0.0),
+        ("pgd", 20.0),
+    ]
     for entry in report["attacks"]:
         assert entry["top1"] == 100 - entry["top1_error"]
         if entry["epsilon"] == 0:
@@ -113,7 +132,7 @@ def test_attack__repeats_and_fgsm_does_not_depend_on_the_batch_size(attack, caps
 
 
 def test_attack__a_part_of_the_pictures_is_the_same_for_every_seed(attack, monkeypatch):
-    from pretrain.data import Pictures
+    from pretrain.data.batches import Pictures
 
     read = []
     original = Pictures.__getitem__
@@ -134,10 +153,15 @@ def test_attack__refuses_another_set_of_classes(load_tool, run, tmp_path):
     shutil.copytree(run / "data" / "val", tmp_path / "other" / "val")
     (tmp_path / "other" / "val" / "grey").rename(tmp_path / "other" / "val" / "gray")
     with pytest.raises(ValueError, match="only in the checkpoint grey; only in the data gray"):
-        load_tool("attack").main([
-            str(run / "run" / "model_final.pth"), "--data-root", str(tmp_path / "other"), "--output",
-            str(tmp_path / "attack.json"),
-        ])  # fmt: skip
+        load_tool("attack").main(
+            [
+                str(run / "run" / "model_final.pth"),
+                "--data-root",
+                str(tmp_path / "other"),
+                "--output",
+                str(tmp_path / "attack.json"),
+            ]
+        )
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -174,7 +198,13 @@ def test_attack__refuses_what_is_no_checkpoint_of_ours(load_tool, run, tmp_path,
     if content is not None:
         save_checkpoint(content, tmp_path / "x.pth")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        load_tool("attack").main([
-            str(tmp_path / "x.pth"), "--data-root", str(run / "data"), "--output", str(tmp_path / "attack.json"),
-        ])  # fmt: skip
+        load_tool("attack").main(
+            [
+                str(tmp_path / "x.pth"),
+                "--data-root",
+                str(run / "data"),
+                "--output",
+                str(tmp_path / "attack.json"),
+            ]
+        )
     assert not (tmp_path / "attack.json").exists()

@@ -7,11 +7,32 @@ import pytest
 
 def test_bench_engines__rows_and_json(load_tool, tmp_path, capsys):
     pytest.importorskip("detectron2", reason="Detectron2 is what it compares with")
-    load_tool("bench_engines").main([
-        "--kinds", "fpn", "--size", "64", "80", "--rounds", "2", "--output", str(tmp_path / "bench.json"), "--opts",
-        "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
-        "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8",
-    ])  # fmt: skip
+    load_tool("bench_engines").main(
+        [
+            "--kinds",
+            "fpn",
+            "--size",
+            "64",
+            "80",
+            "--rounds",
+            "2",
+            "--output",
+            str(tmp_path / "bench.json"),
+            "--opts",
+            "MODEL.DEVICE",
+            "cpu",
+            "MODEL.RESNETS.DEPTH",
+            "18",
+            "MODEL.RESNETS.RES2_OUT_CHANNELS",
+            "64",
+            "MODEL.FPN.OUT_CHANNELS",
+            "16",
+            "MODEL.ROI_BOX_HEAD.FC_DIM",
+            "16",
+            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+            "8",
+        ]
+    )
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed[1:3]] == [["fpn", "training"], ["fpn", "inference"]]
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]

@@ -22,10 +22,25 @@ def small_network(monkeypatch):
 
 
 def test_bench_pretrain__reports_data_step_and_both(load_tool, small_network, capsys):
-    load_tool("bench_pretrain").main([
-        "--pictures", "4", "--rounds", "1", "--iterations", "1", *CONFIG,
-        "SOLVER.BATCH_SIZE", "2", "DATA.NUM_WORKERS", "0", "DATA.IMAGE_SIZE", "32", "DEVICE", "cpu",
-    ])  # fmt: skip
+    load_tool("bench_pretrain").main(
+        [
+            "--pictures",
+            "4",
+            "--rounds",
+            "1",
+            "--iterations",
+            "1",
+            *CONFIG,
+            "SOLVER.BATCH_SIZE",
+            "2",
+            "DATA.NUM_WORKERS",
+            "0",
+            "DATA.IMAGE_SIZE",
+            "32",
+            "DEVICE",
+            "cpu",
+        ]
+    )
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
     contenders = [row["contender"] for row in report["data"]]

@@ -26,9 +26,9 @@ def test_main__prints_tally_figures_card_and_yaml(source, tmp_path, load_tool, c
     printed = capsys.readouterr().out
     assert "100 converted, 22 dropped: 2 fc, 20 num_batches_tracked\n" in printed
     assert "the same tensor, float32: res2 0, res3 0, res4 0, res5 0 (allowed: 0)" in printed
-    card = json.loads(printed[printed.index("{"):printed.rindex("}") + 1])
+    card = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
     assert card["depth"] == 18
-    fragment = yaml.safe_load(printed[printed.index("MODEL:"):])
+    fragment = yaml.safe_load(printed[printed.index("MODEL:") :])
     assert fragment["MODEL"]["WEIGHTS"] == str(target)
     assert target.is_file()
 
@@ -44,8 +44,13 @@ def test_main__explain_and_reverse_exclude_each_other(source, tmp_path, load_too
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_tool__bad_input_is_one_line_and_status_2(tmp_path):

@@ -23,9 +23,14 @@ def demo(load_tool, monkeypatch, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(f"_BASE_: {ROOT / name}\n{difference}\n")
     for name, value in {
-        "ROOT": tmp_path, "PICTURE_SIDE": 32, "SCENE_SIDE": 64, "TRAIN_PER_CLASS": 2, "VAL_PER_CLASS": 1,
-        "TRAINVAL_SCENES": 3, "TEST_SCENES": 3,
-    }.items():  # fmt: skip
+        "ROOT": tmp_path,
+        "PICTURE_SIDE": 32,
+        "SCENE_SIDE": 64,
+        "TRAIN_PER_CLASS": 2,
+        "VAL_PER_CLASS": 1,
+        "TRAINVAL_SCENES": 3,
+        "TEST_SCENES": 3,
+    }.items():
         monkeypatch.setattr(tool, name, value)
     return tool
 

@@ -2,8 +2,20 @@
 
 import pytest
 
-SMALL = ["--side", "16", "--train-per-class", "2", "--val-per-class", "1", "--scenes", "2", "--test-scenes", "3",
-         "--scene-side", "64"]  # fmt: skip
+SMALL = [
+    "--side",
+    "16",
+    "--train-per-class",
+    "2",
+    "--val-per-class",
+    "1",
+    "--scenes",
+    "2",
+    "--test-scenes",
+    "3",
+    "--scene-side",
+    "64",
+]
 
 
 @pytest.fixture
@@ -27,8 +39,12 @@ def test_make_digits__pictures_and_scenes_from_a_seed(tool, tmp_path, capsys):
     written = files(tmp_path / "a")
     assert written == files(tmp_path / "b")
     assert written != files(tmp_path / "c")
-    counts = {"pictures/train": 20, "pictures/val": 10, "VOCdevkit/VOC2007/JPEGImages": 5,
-              "VOCdevkit/VOC2012/JPEGImages": 2}  # fmt: skip
+    counts = {
+        "pictures/train": 20,
+        "pictures/val": 10,
+        "VOCdevkit/VOC2007/JPEGImages": 5,
+        "VOCdevkit/VOC2012/JPEGImages": 2,
+    }
     assert {folder: len(files(tmp_path / "a" / folder)) for folder in counts} == counts
 
 

@@ -10,9 +10,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from pretrain import learner
-from pretrain.cam_sheet import Labelled, choose_pairs, mix_pairs
-from pretrain.checkpoint import save_checkpoint
 from pretrain.config import load_pretrain_config
+from pretrain.run.checkpoint import save_checkpoint
 
 CLASSES = ["dark", "grey", "light"]
 
@@ -46,10 +45,16 @@ def write_checkpoint(path, *, seed, classes=CLASSES, size=16):
     torch.manual_seed(seed)
     opts = ["DATA.IMAGE_SIZE", size, "DATA.EVAL_RESIZE", size, "MIXING.METHOD", "cutmix"]
     cfg = load_pretrain_config(None, [str(item) for item in opts])
-    save_checkpoint({
-        "model": tiny_resnet(None, len(classes)).state_dict(), "config": cfg.dump(), "arch": cfg.MODEL.ARCH,
-        "method": "cutmix", "classes": classes,
-    }, path)  # fmt: skip
+    save_checkpoint(
+        {
+            "model": tiny_resnet(None, len(classes)).state_dict(),
+            "config": cfg.dump(),
+            "arch": cfg.MODEL.ARCH,
+            "method": "cutmix",
+            "classes": classes,
+        },
+        path,
+    )
 
 
 @pytest.fixture
@@ -58,9 +63,18 @@ def show_cam(load_tool, folder, monkeypatch):
     monkeypatch.chdir(folder)
 
     def call(*arguments):
-        load_tool("show_cam").main([
-            "--checkpoints", "first=one.pth", "second=two.pth", "--output", "sheet.png", "--device", "cpu", *arguments,
-        ])  # fmt: skip
+        load_tool("show_cam").main(
+            [
+                "--checkpoints",
+                "first=one.pth",
+                "second=two.pth",
+                "--output",
+                "sheet.png",
+                "--device",
+                "cpu",
+                *arguments,
+            ]
+        )
         return json.loads((folder / "sheet.json").read_text("utf-8"))
 
     return call
@@ -92,8 +106,8 @@ def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
 
 
 def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder):
+    from pretrain.inspect.pretrained import open_pretrained
     from pretrain.learner import Preparation
-    from pretrain.pretrained import open_pretrained
 
     files = ["val/dark/0.png", "val/light/1.png"]
     numbers = show_cam("--pictures", *files, "--share", "1")  # nothing is pasted: the mixed picture is the target
@@ -111,34 +125,6 @@ def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder
     assert seen["source"]["probability"] == pytest.approx(float(logits.softmax(0)[0]), rel=1e-5)
     assert seen["target"]["probability"] == pytest.approx(float(logits.softmax(0)[2]), rel=1e-5)
     assert pair["networks"][1]["target"]["probability"] != seen["target"]["probability"]
-
-
-def test_choose_pairs__two_classes_and_no_picture_twice():
-    labels = [0] * 6 + [1] * 3 + [2] * 3
-    for seed in range(10):
-        pairs = choose_pairs(labels, 5, seed=seed)
-        assert len({index for pair in pairs for index in pair}) == 10
-        assert all(labels[source] != labels[target] for source, target in pairs)
-    with pytest.raises(ValueError, match="3 pairs of pictures of different classes asked for, but 6 pictures of 2 "
-                                         "classes give only 1"):  # fmt: skip
-        choose_pairs([0, 0, 0, 0, 0, 1], 3, seed=0)
-
-
-def test_mix_pairs__the_patch_is_the_sources_and_the_rest_the_targets():
-    generator = torch.Generator().manual_seed(0)
-    pictures = [
-        Labelled(str(label), label, torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=generator))
-        for label in range(4)
-    ]
-    pairs = [(pictures[0], pictures[1]), (pictures[2], pictures[3])]
-    for (source, target), pair in zip(pairs, mix_pairs(pairs, "saliencymix", seed=0, share=0.5), strict=True):
-        assert (pair.source, pair.target) == (source, target)
-        top, left, height, width = pair.box
-        expected = target.image.clone()
-        part = (slice(None), slice(top, top + height), slice(left, left + width))
-        expected[part] = source.image[part]
-        assert torch.equal(pair.mixed, expected)
-        assert pair.share == pytest.approx(1 - height * width / 256)
 
 
 DRAWN = ["--data-root", "."]

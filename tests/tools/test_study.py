@@ -51,8 +51,9 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
     assert "6 stages: 0 done, 6 to run" in dry.stdout
     assert not out.exists()
 
-    killed = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
-                              stderr=subprocess.DEVNULL)  # fmt: skip
+    killed = subprocess.Popen(
+        [sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob("baseline/seed0/pretrain-*/stage.log")):
         assert time.monotonic() < deadline
@@ -83,8 +84,11 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
 
 def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, tmp_path):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, by children too
-    process = subprocess.Popen([sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tools" / "study.py"), "--config-file", str(study)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("data/*/stage.log")):
         assert time.monotonic() < deadline
@@ -101,8 +105,10 @@ def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, t
 def test_study__a_failure_is_one_line_and_the_page_tells_it(study, tmp_path):
     result = call("--config-file", study, "PRETRAIN.OPTS", "['SOLVER.BATCH_SIZE', '64']")
     assert result.returncode == 2
-    assert re.fullmatch(r"study\.py: error: baseline/seed0/pretrain failed: exit status 2: pretrain\.py: error: .*64.*",
-                        result.stderr.splitlines()[-1])  # fmt: skip
+    assert re.fullmatch(
+        r"study\.py: error: baseline/seed0/pretrain failed: exit status 2: pretrain\.py: error: .*64.*",
+        result.stderr.splitlines()[-1],
+    )
     page = (tmp_path / "out" / "tiny" / "study.html").read_text()
     assert "baseline/seed0/pretrain" in page
     assert "failed" in page

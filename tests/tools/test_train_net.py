@@ -14,9 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "detection" / "configs" / "smoke.yaml")
-NEEDS_DETECTRON2 = pytest.mark.skipif(
-    not importlib.util.find_spec("detectron2"), reason="Detectron2 is not installed"
-)
+NEEDS_DETECTRON2 = pytest.mark.skipif(not importlib.util.find_spec("detectron2"), reason="Detectron2 is not installed")
 
 
 @pytest.fixture

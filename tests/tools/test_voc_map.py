@@ -38,8 +38,20 @@ def test_voc_map__writes_the_report_and_says_where(load_tool, devkit, files, tmp
         classes = str(tmp_path / "classes.txt")
         (tmp_path / "classes.txt").write_text("dog\nperson\n\ncar\n")
     output = tmp_path / "report"
-    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
-                               "--output", str(output), "--classes", classes])
+    load_tool("voc_map").main(
+        [
+            "--devkit",
+            str(devkit),
+            "--split",
+            "voc_2007_test",
+            "--detections",
+            str(files),
+            "--output",
+            str(output),
+            "--classes",
+            classes,
+        ]
+    )
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("voc_2007_test: mAP 50.00 ")
     assert printed[1] == str(output / "report.html")
@@ -48,8 +60,20 @@ def test_voc_map__writes_the_report_and_says_where(load_tool, devkit, files, tmp
 
 def test_voc_map__twenty_classes_by_default(load_tool, devkit, files, tmp_path):
     output = tmp_path / "report"
-    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
-                               "--output", str(output), "--rules", "detectron2"])
+    load_tool("voc_map").main(
+        [
+            "--devkit",
+            str(devkit),
+            "--split",
+            "voc_2007_test",
+            "--detections",
+            str(files),
+            "--output",
+            str(output),
+            "--rules",
+            "detectron2",
+        ]
+    )
     report = json.loads((output / "report.json").read_text())
     assert report["voc10"]["AP50"] == pytest.approx(100 / 20)
 
@@ -57,16 +81,38 @@ def test_voc_map__twenty_classes_by_default(load_tool, devkit, files, tmp_path):
 def test_voc_map__bad_line_writes_nothing(load_tool, devkit, files, tmp_path):
     (files / "comp4_det_test_car.txt").write_text("000005 0.5 10 10 40\n")
     with pytest.raises(ValueError, match=r"comp4_det_test_car\.txt, line 1: expected 6 columns"):
-        load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
-                                   "--output", str(tmp_path / "report")])
+        load_tool("voc_map").main(
+            [
+                "--devkit",
+                str(devkit),
+                "--split",
+                "voc_2007_test",
+                "--detections",
+                str(files),
+                "--output",
+                str(tmp_path / "report"),
+            ]
+        )
     assert not (tmp_path / "report").exists()
 
 
 def test_voc_map__keeps_what_the_run_recorded(load_tool, devkit, files, tmp_path):
     (files / "report.json").write_text(json.dumps({"protocol": {"method": "cutmix", "seed": 4}}))
     (files / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}\n')
-    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--detections", str(files),
-                               "--output", str(tmp_path / "report"), "--resamples", "10"])
+    load_tool("voc_map").main(
+        [
+            "--devkit",
+            str(devkit),
+            "--split",
+            "voc_2007_test",
+            "--detections",
+            str(files),
+            "--output",
+            str(tmp_path / "report"),
+            "--resamples",
+            "10",
+        ]
+    )
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert (report["protocol"]["method"], report["protocol"]["seed"]) == ("cutmix", 4)
     assert report["confidence"]["resamples"] == 10
@@ -77,8 +123,21 @@ def test_voc_map__compares(load_tool, devkit, files, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     (other / "comp4_det_test_car.txt").write_text("000007 0.5 10 10 40 40\n000005 0.25 1 1 9 9\n")
-    load_tool("voc_map").main(["--devkit", str(devkit), "--split", "voc_2007_test", "--output", str(tmp_path / "out"),
-                               "--compare", f"baseline={files}", f"cutmix={other}", "--resamples", "10"])
+    load_tool("voc_map").main(
+        [
+            "--devkit",
+            str(devkit),
+            "--split",
+            "voc_2007_test",
+            "--output",
+            str(tmp_path / "out"),
+            "--compare",
+            f"baseline={files}",
+            f"cutmix={other}",
+            "--resamples",
+            "10",
+        ]
+    )
     printed = capsys.readouterr().out.splitlines()
     assert printed[2].startswith("| baseline | 50.00 | one seed")
     assert printed[3].startswith("| cutmix   | 50.00 | one seed")

@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detection.engines.torchvision.supported import FPN_LEVELS, uses_fpn
-from detection.layout import BASIC_DEPTHS, BLOCKS, stage_channels
+from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, stage_channels
 
 # what FREEZE_AT counts, in order
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -86,8 +86,12 @@ def _num_processes() -> int:
 
 def norm_layer(name: str) -> Callable[[int], nn.Module]:
     """Return what builds one norm layer of ``MODEL.RESNETS.NORM``. In one process all but FrozenBN are the same."""
-    return {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm,
-            "naiveSyncBN": NaiveSyncBatchNorm}[name]
+    return {
+        "FrozenBN": FrozenBatchNorm2d,
+        "BN": nn.BatchNorm2d,
+        "SyncBN": nn.SyncBatchNorm,
+        "naiveSyncBN": NaiveSyncBatchNorm,
+    }[name]
 
 
 def build_resnet(cfg: CfgNode) -> ResNet:
@@ -132,7 +136,8 @@ class FPNBackbone(nn.Module):
         freeze_stages(self.bottom_up, cfg.MODEL.BACKBONE.FREEZE_AT)
         self.channels = cfg.MODEL.FPN.OUT_CHANNELS
         self.fpn = FeaturePyramidNetwork(
-            list(stage_channels(cfg.MODEL.RESNETS.DEPTH)), self.channels, extra_blocks=LastLevelMaxPool())
+            list(stage_channels(cfg.MODEL.RESNETS.DEPTH)), self.channels, extra_blocks=LastLevelMaxPool()
+        )
         self.strides = {level: 2 ** int(level[1:]) for level in FPN_LEVELS}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -147,7 +152,7 @@ def build_backbone(cfg: CfgNode, resnet: ResNet) -> C4Backbone | FPNBackbone:
 
 def freeze_stages(body: nn.ModuleDict, freeze_at: int) -> None:
     """Freeze the stem (1), res2 (2) and so on up to ``freeze_at``: no gradients, and statistics that stay."""
-    for names in STAGES[:max(freeze_at, 0)]:
+    for names in STAGES[: max(freeze_at, 0)]:
         for name in names:
             if name in body:  # res5 of a C4 model belongs to the RoI heads and is always trained
                 body[name] = _frozen(body[name])

@@ -6,15 +6,15 @@ from contextlib import closing
 
 from fvcore.common.config import CfgNode
 
-from detection.data import inference_loader, iterate
+from detection.datasets.types import DetectionDataset
 from detection.engines.common import check_classes, check_fit, read_model_file
 from detection.engines.torchvision.model import Detector, build_model
-from detection.evaluation import PictureDetections
-from detection.voc import VocDataset
-from pretrain.cli import Progress
+from detection.evaluation.voc import PictureDetections
+from detection.samples import inference_loader, iterate
+from pretrain.run.cli import Progress
 
 
-def detect(cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Return the detections of MODEL.WEIGHTS on every picture of ``dataset``, by image id.
 
     Raises:
@@ -27,7 +27,7 @@ def detect(cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
     return find_objects(model, cfg, dataset)
 
 
-def find_objects(model: Detector, cfg: CfgNode, dataset: VocDataset) -> dict[str, PictureDetections]:
+def find_objects(model: Detector, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
     found = {}
     training = model.training
@@ -57,6 +57,11 @@ def load_weights(model: Detector, cfg: CfgNode, *, whole: bool = False) -> dict 
         report = model.load_detectron2_state_dict(content["model"])
     except ValueError as error:
         raise ValueError(f"{cfg.MODEL.WEIGHTS}: {error}") from error
-    check_fit(cfg.MODEL.WEIGHTS, num_loaded=len(report.loaded), missing=report.missing, unexpected=report.unexpected,
-              whole=whole)
+    check_fit(
+        cfg.MODEL.WEIGHTS,
+        num_loaded=len(report.loaded),
+        missing=report.missing,
+        unexpected=report.unexpected,
+        whole=whole,
+    )
     return content.get("card")

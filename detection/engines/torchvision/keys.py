@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detection.convert import to_detectron2
+from pretrain.weights.namings import to_detectron2
 
 COUNTER = "num_batches_tracked"  # of BatchNorm: nothing reads it, and converted backbones come without it
 
@@ -36,7 +36,8 @@ def _resnet(key: str) -> str:
 
 # (pattern of the whole key inside, Detectron2's key); a key that no pattern fits has the same name on both sides
 RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tuple(
-    (re.compile(pattern), name) for pattern, name in (
+    (re.compile(pattern), name)
+    for pattern, name in (
         (r"backbone\.body\.(.+)", lambda m: f"backbone.{_resnet(m[1])}"),
         (r"backbone\.bottom_up\.(.+)", lambda m: f"backbone.bottom_up.{_resnet(m[1])}"),
         (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.(.+)", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.{m[2]}"),
@@ -81,8 +82,10 @@ def load(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> LoadReport:
             found[name] = given
     if not found:
         examples = ", ".join(list(state)[:3]) or "an empty state dict"
-        raise ValueError(f"none of the weights' names is a Detectron2 name of this model ({examples}); expected names "
-                         "such as 'stem.conv1.weight'; tools/convert_checkpoint.py converts classification checkpoints")
+        raise ValueError(
+            f"none of the weights' names is a Detectron2 name of this model ({examples}); expected names "
+            "such as 'stem.conv1.weight'; tools/convert_checkpoint.py converts classification checkpoints"
+        )
     for name, given in found.items():
         _check_shape(given, state[given], tensors[name])
     with torch.no_grad():
@@ -101,8 +104,10 @@ def _check_shape(given: str, value: Any, target: Tensor) -> None:
     if not hasattr(value, "shape"):
         raise ValueError(f"{given} is a {type(value).__name__}; expected a tensor of shape {tuple(target.shape)}")
     if tuple(value.shape) != tuple(target.shape):
-        raise ValueError(f"{given} has shape {tuple(value.shape)}, but the model needs {tuple(target.shape)}; "
-                         "the config's depth, number of classes or heads are not those of the weights")
+        raise ValueError(
+            f"{given} has shape {tuple(value.shape)}, but the model needs {tuple(target.shape)}; "
+            "the config's depth, number of classes or heads are not those of the weights"
+        )
 
 
 def _listed(names: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from detection.engines.torchvision import keys, matching
+from detection.engines.initial_weights import draw_initial_weights
+from detection.engines.torchvision import assignment, keys
 from detection.engines.torchvision.backbone import build_backbone, build_resnet
 from detection.engines.torchvision.roi_heads import Detections, RoIHeads
 from detection.engines.torchvision.rpn import RegionProposals
@@ -22,15 +23,17 @@ from detection.engines.torchvision.supported import check_supported
 
 
 def build_model(cfg: CfgNode) -> Detector:
-    """Return the detector of ``cfg.MODEL`` on ``cfg.MODEL.DEVICE``, in training mode, initialised as Detectron2 does.
+    """Return the detector of ``cfg.MODEL`` on ``cfg.MODEL.DEVICE``, in training mode.
 
-    The distributions are Detectron2's, the order of drawing is not: one seed gives the two engines different weights.
+    Its weights are drawn from SEED, the same in both engines (see ``detection.engines.initial_weights``).
 
     Raises:
         ValueError: a value in ``cfg`` that this engine does not implement.
     """
     check_supported(cfg)
-    return Detector(cfg).to(cfg.MODEL.DEVICE)
+    model = Detector(cfg)
+    draw_initial_weights(model.detectron2_state_dict(), cfg.SEED)
+    return model.to(cfg.MODEL.DEVICE)
 
 
 class Detector(nn.Module):
@@ -73,8 +76,10 @@ class Detector(nn.Module):
         features = self.backbone(images)
         proposals, _ = self.proposal_generator(features, sizes)
         found = self.roi_heads.detect(features, proposals, sizes)
-        return [_to_original(picture, size, (sample["height"], sample["width"]))._asdict()
-                for picture, size, sample in zip(found, sizes, samples, strict=True)]
+        return [
+            _to_original(picture, size, (sample["height"], sample["width"]))._asdict()
+            for picture, size, sample in zip(found, sizes, samples, strict=True)
+        ]
 
     def _batch(self, samples: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Return normalised pictures ``(N, 3, H, W)``, padded at the right and bottom with 0, and their own sizes.
@@ -87,7 +92,7 @@ class Detector(nn.Module):
         height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
         batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
         for padded, image in zip(batch, images, strict=True):
-            padded[:, :image.shape[-2], :image.shape[-1]] = image
+            padded[:, : image.shape[-2], : image.shape[-1]] = image
         return batch, sizes
 
     def detectron2_state_dict(self) -> dict[str, Tensor]:
@@ -113,5 +118,5 @@ def _to_original(found: Detections, size: tuple[int, int], original: tuple[int, 
     boxes[:, 0::2] *= scale_x
     boxes[:, 1::2] *= scale_y
     boxes = clip_boxes_to_image(boxes, original)
-    kept = matching.has_area(boxes)
+    kept = assignment.has_area(boxes)
     return Detections(boxes[kept], found.scores[kept], found.classes[kept])

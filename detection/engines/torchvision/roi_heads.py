@@ -18,10 +18,10 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.resnet import ResNet
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
-from detection.engines.torchvision import matching
+from detection.engines.torchvision import assignment
 from detection.engines.torchvision.backbone import norm_layer
 from detection.engines.torchvision.supported import EXTRA_NORM_HEADS, uses_fpn
-from detection.layout import stage_channels
+from pretrain.weights.resnet import stage_channels
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN paper, equation 1: a box of 224 x 224 belongs to the level of stride 16
 
@@ -61,8 +61,14 @@ class Pooler(nn.Module):
 
     def _align(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         # Under mixed precision features have 16 bits, in which a box far from the corner loses its place.
-        return roi_align(features.to(rois.dtype), rois, output_size=self.resolution, spatial_scale=1.0 / stride,
-                         sampling_ratio=self.sampling_ratio, aligned=self.aligned).to(features.dtype)
+        return roi_align(
+            features.to(rois.dtype),
+            rois,
+            output_size=self.resolution,
+            spatial_scale=1.0 / stride,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        ).to(features.dtype)
 
     def _assign(self, boxes: Tensor) -> Tensor:
         """Return the index of the level for each box, int64 ``(R,)``."""
@@ -95,10 +101,7 @@ class FullyConnectedFeatures(nn.Sequential):
         self.channels = head.FC_DIM
         inputs = channels * head.POOLER_RESOLUTION**2
         for number in range(1, head.NUM_FC + 1):
-            layer = nn.Linear(inputs, head.FC_DIM)
-            nn.init.kaiming_uniform_(layer.weight, a=1)  # Caffe2's "Xavier" fill, which Detectron2 keeps
-            nn.init.zeros_(layer.bias)
-            self.add_module(f"fc{number}", layer)
+            self.add_module(f"fc{number}", nn.Linear(inputs, head.FC_DIM))
             self.add_module(f"relu{number}", nn.ReLU())
             inputs = head.FC_DIM
 
@@ -110,9 +113,6 @@ class BoxPredictor(nn.Module):
         super().__init__()
         self.cls_score = nn.Linear(channels, num_classes + 1)
         self.bbox_pred = nn.Linear(channels, num_classes * 4)
-        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.cls_score(features), self.bbox_pred(features)
@@ -138,8 +138,13 @@ class RoIHeads(nn.Module):
         self.score_threshold, self.nms_threshold = heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST
         self.num_detections = cfg.TEST.DETECTIONS_PER_IMAGE
 
-    def losses(self, features: dict[str, Tensor], proposals: Sequence[Tensor], objects: Sequence[Tensor],
-               classes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: Sequence[Tensor],
+        objects: Sequence[Tensor],
+        classes: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
         """Return ``loss_cls`` and ``loss_box_reg`` over a sample of the proposals, drawn from PyTorch's generator.
 
         Args:
@@ -155,13 +160,19 @@ class RoIHeads(nn.Module):
         is_object = torch.where(labels < self.num_classes)[0]
         location = smooth_l1_loss(
             deltas.view(-1, self.num_classes, 4)[is_object, labels[is_object]],
-            self.coder.encode_single(matched[is_object], boxes[is_object]), beta=self.beta, reduction="sum")
+            self.coder.encode_single(matched[is_object], boxes[is_object]),
+            beta=self.beta,
+            reduction="sum",
+        )
         # divided by all RoIs, not by the objects, so that each object counts the same in every batch
-        return {"loss_cls": F.cross_entropy(logits, labels),
-                "loss_box_reg": location / len(labels) * self.box_loss_weight}
+        return {
+            "loss_cls": F.cross_entropy(logits, labels),
+            "loss_box_reg": location / len(labels) * self.box_loss_weight,
+        }
 
-    def detect(self, features: dict[str, Tensor], proposals: Sequence[Tensor],
-               sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    def detect(
+        self, features: dict[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
         """Return each picture's detections in pixels of the resized picture, clipped to its size (height, width)."""
         logits, deltas = self._predict(features, proposals)
         counts = [len(boxes) for boxes in proposals]
@@ -179,8 +190,8 @@ class RoIHeads(nn.Module):
         """Return drawn boxes, their labels (K is background) and the objects matched to them; objects come first."""
         if self.append_objects:
             proposals = torch.cat((proposals, objects))
-        matched, labels = matching.match(proposals, objects, self.matcher)
-        drawn_objects, drawn_background = matching.sample(labels, self.sample_count, self.object_fraction)
+        matched, labels = assignment.match(proposals, objects, self.matcher)
+        drawn_objects, drawn_background = assignment.sample(labels, self.sample_count, self.object_fraction)
         drawn = torch.cat((drawn_objects, drawn_background))
         boxes = proposals[drawn]
         background = torch.full_like(drawn_background, self.num_classes)
@@ -196,5 +207,5 @@ class RoIHeads(nn.Module):
         boxes, scores = clip_boxes_to_image(boxes[above], size), scores[above]
         kept = batched_nms(boxes, scores, classes, self.nms_threshold)
         if self.num_detections >= 0:
-            kept = kept[:self.num_detections]
+            kept = kept[: self.num_detections]
         return Detections(boxes[kept], scores[kept], classes[kept])

@@ -15,7 +15,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detection.engines.torchvision import matching
+from detection.engines.torchvision import assignment
 
 
 class AnchorGrid(nn.Module):
@@ -46,8 +46,12 @@ class AnchorGrid(nn.Module):
     def _level(self, level: int, rows: int, columns: int) -> Tensor:
         cell, stride = self.get_buffer(f"cell{level}"), self.strides[level]
         y, x = torch.meshgrid(
-            *(torch.arange(self.offset * stride, count * stride, stride, dtype=torch.float32, device=cell.device)
-              for count in (rows, columns)), indexing="ij")
+            *(
+                torch.arange(self.offset * stride, count * stride, stride, dtype=torch.float32, device=cell.device)
+                for count in (rows, columns)
+            ),
+            indexing="ij",
+        )
         centres = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
         return (centres + cell).reshape(-1, 4)
 
@@ -83,16 +87,19 @@ class RegionProposals(nn.Module):
         self.matcher = Matcher(high, low, allow_low_quality_matches=True)
         self.sample_count, self.object_fraction = rpn.BATCH_SIZE_PER_IMAGE, rpn.POSITIVE_FRACTION
         self.beta = rpn.SMOOTH_L1_BETA
-        self.loss_weights = {"loss_rpn_cls": rpn.LOSS_WEIGHT,
-                             "loss_rpn_loc": rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT}
+        self.loss_weights = {
+            "loss_rpn_cls": rpn.LOSS_WEIGHT,
+            "loss_rpn_loc": rpn.BBOX_REG_LOSS_WEIGHT * rpn.LOSS_WEIGHT,
+        }
         # training? -> how many boxes to keep
         self.pre_nms_topk = {True: rpn.PRE_NMS_TOPK_TRAIN, False: rpn.PRE_NMS_TOPK_TEST}
         self.post_nms_topk = {True: rpn.POST_NMS_TOPK_TRAIN, False: rpn.POST_NMS_TOPK_TEST}
         self.nms_threshold = rpn.NMS_THRESH
         self.min_side = float(cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE)
 
-    def forward(self, features: dict[str, Tensor], sizes: Sequence[tuple[int, int]],
-                objects: Sequence[Tensor] | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def forward(
+        self, features: dict[str, Tensor], sizes: Sequence[tuple[int, int]], objects: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes for each picture.
 
         Args:
@@ -118,14 +125,13 @@ class RegionProposals(nn.Module):
         return self._select(anchors, scores, deltas, sizes), losses
 
     def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, objects: Sequence[Tensor]) -> dict[str, Tensor]:
-        drawn_objects, drawn_background, targets = zip(
-            *(self._draw(anchors, boxes) for boxes in objects), strict=True)
+        drawn_objects, drawn_background, targets = zip(*(self._draw(anchors, boxes) for boxes in objects), strict=True)
         is_object, is_background = torch.stack(drawn_objects), torch.stack(drawn_background)  # (N, A) bool
         drawn = is_object | is_background
         objectness = F.binary_cross_entropy_with_logits(
-            scores[drawn], is_object[drawn].to(scores.dtype), reduction="sum")
-        location = smooth_l1_loss(
-            deltas[is_object], torch.stack(targets)[is_object], beta=self.beta, reduction="sum")
+            scores[drawn], is_object[drawn].to(scores.dtype), reduction="sum"
+        )
+        location = smooth_l1_loss(deltas[is_object], torch.stack(targets)[is_object], beta=self.beta, reduction="sum")
         losses = {"loss_rpn_cls": objectness, "loss_rpn_loc": location}
         drawn_at_most = self.sample_count * len(objects)  # the divisor even where fewer were drawn
         return {name: loss / drawn_at_most * self.loss_weights[name] for name, loss in losses.items()}
@@ -133,16 +139,21 @@ class RegionProposals(nn.Module):
     @torch.no_grad()
     def _draw(self, anchors: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks of the anchors drawn as object and as background, and targets valid for the former."""
-        matched, labels = matching.match(anchors, objects, self.matcher)
+        matched, labels = assignment.match(anchors, objects, self.matcher)
         masks = []
-        for drawn in matching.sample(labels, self.sample_count, self.object_fraction):
+        for drawn in assignment.sample(labels, self.sample_count, self.object_fraction):
             masks.append(torch.zeros_like(labels, dtype=torch.bool).index_fill_(0, drawn, True))
         matched_boxes = objects[matched] if len(objects) else anchors
         return *masks, self.coder.encode_single(matched_boxes, anchors)
 
     @torch.no_grad()
-    def _select(self, anchors: Sequence[Tensor], scores: Sequence[Tensor], deltas: Sequence[Tensor],
-                sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def _select(
+        self,
+        anchors: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
         """Decode, keep the best of each level, drop tiny boxes, suppress overlaps within a level, keep the best of all.
 
         Boxes are ranked by raw logits: a sigmoid would saturate and make ties.
@@ -163,9 +174,11 @@ class RegionProposals(nn.Module):
     def _filter(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Tensor:
         finite = boxes.isfinite().all(dim=1) & scores.isfinite()
         if self.training and not finite.all():
-            raise FloatingPointError("the region proposals hold infinite or undefined numbers: training has diverged; "
-                                     "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS")
+            raise FloatingPointError(
+                "the region proposals hold infinite or undefined numbers: training has diverged; "
+                "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS"
+            )
         boxes = clip_boxes_to_image(boxes, size)
-        kept = finite & matching.has_area(boxes, self.min_side)
+        kept = finite & assignment.has_area(boxes, self.min_side)
         boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
-        return boxes[batched_nms(boxes, scores, levels, self.nms_threshold)[:self.post_nms_topk[self.training]]]
+        return boxes[batched_nms(boxes, scores, levels, self.nms_threshold)[: self.post_nms_topk[self.training]]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from detection.layout import BASIC_DEPTHS, BLOCKS, STEM_CHANNELS, stage_channels
+from pretrain.run.settings import Rule, at_least, find_faults, is_number, refuse_faults
+from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, STEM_CHANNELS, stage_channels
 
 C4_BACKBONE, FPN_BACKBONE = "build_resnet_backbone", "build_resnet_fpn_backbone"
 EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"  # MoCo's transfer recipe: a norm layer after res5
@@ -51,15 +52,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 def check_supported(cfg: CfgNode) -> None:
-    """Check every key that the model reads, alone and with the others; keys that ``cfg`` lacks keep their default.
+    """Check every key that the model reads, alone and with the others.
 
     Raises:
-        ValueError: a value that this engine does not implement; names the key, the value and what is supported.
+        ValueError: values that this engine does not implement; each key, its value and what is supported.
     """
-    for key, choices in CHOICES.items():
-        _require(cfg, key, lambda value, choices=choices: _plain(value) in choices, _one_of(choices))
-    _check_architecture(cfg)
-    _check_numbers(cfg)
+    rules = {key: _choice(choices) for key, choices in CHOICES.items()}
+    faults = _faults(cfg, rules)
+    refuse_faults(faults or _faults(cfg, {**_architecture_rules(cfg), **_number_rules(cfg)}))
 
 
 def uses_fpn(cfg: CfgNode) -> bool:
@@ -67,58 +67,66 @@ def uses_fpn(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME == FPN_BACKBONE
 
 
-def _check_architecture(cfg: CfgNode) -> None:
-    depth = cfg.MODEL.RESNETS.DEPTH
-    fpn = uses_fpn(cfg)
+def _faults(cfg: CfgNode, rules: dict[str, Rule]) -> list[str]:
+    return find_faults(cfg, rules, note=", which the torchvision engine does not support")
+
+
+def _architecture_rules(cfg: CfgNode) -> dict[str, Rule]:
+    depth, fpn = cfg.MODEL.RESNETS.DEPTH, uses_fpn(cfg)
     beside = f" beside MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}"
-
-    def equals(key: str, expected: Any, reason: str = beside) -> None:
-        _require(cfg, key, lambda value: _plain(value) == expected, f"{_shown(expected)}{reason}")
-
-    heads = FPN_HEADS if fpn else C4_HEADS
-    _require(cfg, "MODEL.ROI_HEADS.NAME", lambda value: value in heads, _one_of(heads) + beside)
-    equals("MODEL.RESNETS.RES2_OUT_CHANNELS", stage_channels(depth)[0], f" with MODEL.RESNETS.DEPTH {depth}")
-    _require(cfg, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", lambda value: not any(value), "False for every stage")
+    rules = {
+        "MODEL.ROI_HEADS.NAME": _choice(FPN_HEADS if fpn else C4_HEADS, beside),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": _choice((stage_channels(depth)[0],), f" with MODEL.RESNETS.DEPTH {depth}"),
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Rule(lambda value: not any(value), "False for every stage"),
+    }
     if not fpn:
         # Detectron2 would build three bottlenecks as res5 here, which no checkpoint of a basic ResNet fits.
         deep = tuple(known for known in BLOCKS if known not in BASIC_DEPTHS)
-        _require(cfg, "MODEL.RESNETS.DEPTH", lambda value: value in deep, _one_of(deep) + beside)
+        rules["MODEL.RESNETS.DEPTH"] = _choice(deep, beside)
         for key in ("MODEL.RESNETS.OUT_FEATURES", "MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"):
-            equals(key, ("res4",))
-        return
-    for key in ("MODEL.RESNETS.OUT_FEATURES", "MODEL.FPN.IN_FEATURES"):
-        equals(key, FPN_STAGES)
-    _require(cfg, "MODEL.RPN.IN_FEATURES", lambda value: _plain(value) in _runs(FPN_LEVELS),
-             f"neighbouring levels out of {_shown(FPN_LEVELS)}{beside}")
-    _require(cfg, "MODEL.ROI_HEADS.IN_FEATURES", lambda value: _plain(value) in _runs(FPN_LEVELS[:-1]),
-             f"neighbouring levels out of {_shown(FPN_LEVELS[:-1])}{beside}")
-    equals("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
-    equals("MODEL.ROI_BOX_HEAD.NUM_CONV", 0)
-    _require(cfg, "MODEL.ROI_BOX_HEAD.NUM_FC", lambda value: value >= 1, "at least 1" + beside)
-    for key in ("MODEL.FPN.OUT_CHANNELS", "MODEL.ROI_BOX_HEAD.FC_DIM"):
-        _require(cfg, key, lambda value: value >= 1, "at least 1")
+            rules[key] = _choice((("res4",),), beside)
+        return rules
+    at_least_1 = at_least(1)
+    return rules | {
+        "MODEL.RESNETS.OUT_FEATURES": _choice((FPN_STAGES,), beside),
+        "MODEL.FPN.IN_FEATURES": _choice((FPN_STAGES,), beside),
+        "MODEL.RPN.IN_FEATURES": _neighbours(FPN_LEVELS, beside),
+        "MODEL.ROI_HEADS.IN_FEATURES": _neighbours(FPN_LEVELS[:-1], beside),
+        "MODEL.ROI_BOX_HEAD.NAME": _choice(("FastRCNNConvFCHead",), beside),
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": _choice((0,), beside),
+        "MODEL.ROI_BOX_HEAD.NUM_FC": Rule(at_least_1.holds, f"at least 1{beside}"),
+        "MODEL.FPN.OUT_CHANNELS": at_least_1,
+        "MODEL.ROI_BOX_HEAD.FC_DIM": at_least_1,
+    }
 
 
-def _check_numbers(cfg: CfgNode) -> None:
+def _number_rules(cfg: CfgNode) -> dict[str, Rule]:
     levels = len(cfg.MODEL.RPN.IN_FEATURES)
-    for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
-        _require(cfg, key, lambda value: _are_anchor_lists(value, levels),
-                 f"1 or {levels} lists (MODEL.RPN.IN_FEATURES has {levels} levels) of equally many positive numbers")
-    _require(cfg, "MODEL.ANCHOR_GENERATOR.OFFSET", lambda value: 0 <= value < 1, "at least 0 and below 1")
-    _require(cfg, "MODEL.RPN.BOUNDARY_THRESH", lambda value: value < 0, "-1: anchors across the border are kept")
-    _require(cfg, "MODEL.RPN.IOU_THRESHOLDS", lambda value: _are_positive(value, 2) and value[0] <= value[1],
-             "two thresholds, 0 < background <= object")
-    _require(cfg, "MODEL.ROI_HEADS.IOU_THRESHOLDS", lambda value: _are_positive(value, 1), "one threshold above 0")
-    for key in ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"):
-        _require(cfg, key, lambda value: value >= 1, "at least 1")
-    for key in ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"):
-        _require(cfg, key, lambda value: _are_positive(value, 4), "four numbers above 0")
-    _require(cfg, "MODEL.PIXEL_MEAN", lambda value: len(value) == 3, "three numbers, one per channel of INPUT.FORMAT")
-    _require(cfg, "MODEL.PIXEL_STD", lambda value: _are_positive(value, 3), "three numbers above 0, one per channel")
+    anchors = Rule(
+        lambda value: _are_anchor_lists(value, levels),
+        f"1 or {levels} lists (MODEL.RPN.IN_FEATURES has {levels} levels) of equally many positive numbers",
+    )
+    four_weights = Rule(lambda value: _are_positive(value, 4), "four numbers above 0")
+    return {
+        "MODEL.ANCHOR_GENERATOR.SIZES": anchors,
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": anchors,
+        "MODEL.ANCHOR_GENERATOR.OFFSET": Rule(lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        "MODEL.RPN.BOUNDARY_THRESH": Rule(lambda value: value < 0, "-1: anchors across the border are kept"),
+        "MODEL.RPN.IOU_THRESHOLDS": Rule(
+            lambda value: _are_positive(value, 2) and value[0] <= value[1], "two thresholds, 0 < background <= object"
+        ),
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS": Rule(lambda value: _are_positive(value, 1), "one threshold above 0"),
+        "MODEL.ROI_HEADS.NUM_CLASSES": at_least(1),
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": at_least(1),
+        "MODEL.RPN.BBOX_REG_WEIGHTS": four_weights,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": four_weights,
+        "MODEL.PIXEL_MEAN": Rule(lambda value: len(value) == 3, "three numbers, one per channel of INPUT.FORMAT"),
+        "MODEL.PIXEL_STD": Rule(lambda value: _are_positive(value, 3), "three numbers above 0, one per channel"),
+    }
 
 
 def _are_positive(numbers: Any, count: int) -> bool:
-    return len(numbers) == count and all(isinstance(number, (int, float)) and number > 0 for number in numbers)
+    return len(numbers) == count and all(is_number(number) and number > 0 for number in numbers)
 
 
 def _are_anchor_lists(lists: Any, levels: int) -> bool:
@@ -129,27 +137,19 @@ def _are_anchor_lists(lists: Any, levels: int) -> bool:
     return count > 0 and all(_are_positive(numbers, count) for numbers in lists)
 
 
-def _runs(levels: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return every non-empty run of neighbours in ``levels``."""
-    return {tuple(levels[start:stop]) for start in range(len(levels)) for stop in range(start + 1, len(levels) + 1)}
+def _neighbours(levels: Sequence[str], beside: str) -> Rule:
+    """Return the rule that a value is a non-empty run of neighbours in ``levels``."""
+    runs = {tuple(levels[start:stop]) for start in range(len(levels)) for stop in range(start + 1, len(levels) + 1)}
+    return Rule(lambda value: _plain(value) in runs, f"neighbouring levels out of {_shown(tuple(levels))}{beside}")
 
 
-def _require(cfg: CfgNode, key: str, holds: Callable[[Any], bool], expected: str) -> None:
-    value: Any = cfg
-    for name in key.split("."):
-        if name not in value:
-            return
-        value = value[name]
-    if not holds(value):
-        raise ValueError(f"{key} is {value!r}, which the torchvision engine does not support; expected {expected}")
+def _choice(choices: Sequence[Any], beside: str = "") -> Rule:
+    """Return the rule that a value is one of ``choices``; a list counts as the tuple of its items."""
+    return Rule(lambda value: _plain(value) in choices, " or ".join(map(_shown, choices)) + beside)
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _one_of(choices: Sequence[Any]) -> str:
-    return " or ".join(_shown(choice) for choice in choices)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,13 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from detection.data import iterate, training_loader
+from detection.datasets.types import DetectionDataset
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     checkpoint_to_resume,
     evaluation_metrics,
-    random_state,
     recompute_batch_norm,
-    set_random_state,
 )
-from detection.engines.initial_weights import draw_initial_weights
 from detection.engines.torchvision import supported
 from detection.engines.torchvision.inference import find_objects, load_weights
 from detection.engines.torchvision.model import Detector, build_model
@@ -36,12 +33,14 @@ from detection.engines.torchvision.solver import (
     learning_rate,
     set_learning_rate,
 )
-from detection.evaluation import PictureDetections
-from detection.voc import VocDataset
-from pretrain.checkpoint import remove_leftovers, save_last
-from pretrain.cli import Progress, format_seconds
-from pretrain.processes import Processes, join_processes
-from pretrain.run_folder import MetricsWriter, write_config
+from detection.evaluation.voc import PictureDetections
+from detection.run_data import RunData
+from detection.samples import TrainingSamples, iterate, training_loader
+from pretrain.run.checkpoint import save_last
+from pretrain.run.cli import Progress, format_seconds
+from pretrain.run.files import remove_leftovers
+from pretrain.run.processes import Processes, join_processes, random_state, set_random_state
+from pretrain.run.run_folder import MetricsWriter, write_config
 
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, as in Detectron2
 
@@ -63,8 +62,8 @@ def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
         )
 
 
-def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
-    """Fine-tune as ``cfg`` says, in this process or in those that ``torchrun`` started.
+def train(cfg: CfgNode, data: RunData, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
+    """Fine-tune on ``data`` as ``cfg`` says, in this process or in those that ``torchrun`` started.
 
     Writes into OUTPUT_DIR, under Detectron2's names: ``config.yaml``, ``metrics.json``, TensorBoard events, every
     CHECKPOINT_PERIOD iterations a checkpoint ``model_<last iteration>.pth``, ``last_checkpoint`` and
@@ -85,27 +84,30 @@ def train(cfg: CfgNode, *, resume: bool, launch: Launch = ONE_PROCESS) -> None:
         cfg = cfg.clone()
         cfg.SEED = processes.from_main(lambda: cfg.SEED)  # which each process may have drawn for itself
         if processes.size > 1 and cfg.MODEL.RESNETS.NORM == "SyncBN" and processes.device.type == "cpu":
-            raise ValueError("MODEL.RESNETS.NORM is 'SyncBN', which PyTorch synchronises on GPUs only; "
-                             "use 'naiveSyncBN' on the CPU")
-        _train(cfg, resume, processes)
+            raise ValueError(
+                "MODEL.RESNETS.NORM is 'SyncBN', which PyTorch synchronises on GPUs only; use 'naiveSyncBN' on the CPU"
+            )
+        _train(cfg, data, resume, processes)
 
 
-def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
+def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> None:
     output_dir = Path(cfg.OUTPUT_DIR)
     last = checkpoint_to_resume(cfg, resume=resume, entry="optimizer")
     start = last[0]["iteration"] + 1 if last else 0
     if len(set(processes.gather(start))) > 1:
-        raise ValueError(f"OUTPUT_DIR {output_dir} must be one folder that all machines share, but they find different "
-                         "checkpoints in it")
+        raise ValueError(
+            f"OUTPUT_DIR {output_dir} must be one folder that all machines share, but they find different "
+            "checkpoints in it"
+        )
     if start >= cfg.SOLVER.MAX_ITER:
         logger.info("%s: all %d iterations are done", last[1], cfg.SOLVER.MAX_ITER)
         return
     share = {"rank": processes.rank, "world_size": processes.size}
-    loader = training_loader(cfg, start_iteration=start, **share)
+    training_samples = TrainingSamples(cfg, data.train)
+    loader = training_loader(cfg, training_samples, start_iteration=start, **share)
 
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     model = build_model(cfg)
-    draw_initial_weights(model.detectron2_state_dict(), cfg.SEED)
     torch.manual_seed(cfg.SEED + processes.rank)  # after creating the model, which draws differently in Detectron2
     optimizer, precision = build_optimizer(cfg, model), MixedPrecision(cfg)
     if last:
@@ -116,7 +118,7 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
         card = None
         logger.info("MODEL.WEIGHTS is empty: all weights start at random")
     model.train()
-    learner = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
+    parallel_model = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
 
     writer = None
     if processes.is_main:
@@ -124,9 +126,17 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
         remove_leftovers(output_dir)
         write_config(cfg, output_dir)
         writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
-    logger.info("iterations %d to %d, %d pictures each, lr %g, seed %d, %d process(es) on %s, into %s", start,
-                cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SEED, processes.size,
-                processes.device.type, output_dir)
+    logger.info(
+        "iterations %d to %d, %d pictures each, lr %g, seed %d, %d process(es) on %s, into %s",
+        start,
+        cfg.SOLVER.MAX_ITER,
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.SOLVER.BASE_LR,
+        cfg.SEED,
+        processes.size,
+        processes.device.type,
+        output_dir,
+    )
     window = Window()
     try:
         with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress, closing(iterate(loader)) as batches:
@@ -138,7 +148,7 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
                 lr = learning_rate(cfg.SOLVER, iteration)
                 set_learning_rate(optimizer, lr)
                 with precision.forward():
-                    losses = learner(samples)
+                    losses = parallel_model(samples)
                     total_loss = sum(losses.values())
                 numbers = mean_over_processes({"total_loss": total_loss, **losses}, processes)
                 check_finite(iteration, numbers)
@@ -152,7 +162,7 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
                 is_last = done == cfg.SOLVER.MAX_ITER
                 evaluates = cfg.TEST.EVAL_PERIOD > 0 and done % cfg.TEST.EVAL_PERIOD == 0
                 if cfg.TEST.PRECISE_BN.ENABLED and (is_last or evaluates):
-                    with closing(iterate(training_loader(cfg, **share))) as first_batches:
+                    with closing(iterate(training_loader(cfg, training_samples, **share))) as first_batches:
                         recompute_batch_norm(cfg, model, first_batches)
                 if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
                     state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
@@ -160,14 +170,20 @@ def _train(cfg: CfgNode, resume: bool, processes: Processes) -> None:
                         name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
                         save_last(state, output_dir, name)
                 if evaluates and not is_last:  # the tool evaluates the final model
-                    scores = evaluate_together(cfg, model, processes)
+                    scores = evaluate_together(cfg, data.test, model, processes)
                     if writer:
                         writer.write(iteration, scores)
                 if writer and (is_last or done % LOG_PERIOD == 0):
                     values = {**window.close(), "lr": lr, "eta_seconds": progress.seconds_left()}
                     writer.write(iteration, values)
-                    logger.info("iteration %d: total_loss %.4f, lr %.3g, %.3f s each, %s left", iteration,
-                                values["total_loss"], lr, values["time"], format_seconds(values["eta_seconds"]))
+                    logger.info(
+                        "iteration %d: total_loss %.4f, lr %.3g, %.3f s each, %s left",
+                        iteration,
+                        values["total_loss"],
+                        lr,
+                        values["time"],
+                        format_seconds(values["eta_seconds"]),
+                    )
     finally:
         if writer:
             writer.close()
@@ -190,17 +206,19 @@ def check_finite(iteration: int, losses: dict[str, float]) -> None:
         )
 
 
-def evaluate_together(cfg: CfgNode, model: Detector, processes: Processes) -> dict[str, float]:
+def evaluate_together(
+    cfg: CfgNode, datasets: Sequence[DetectionDataset], model: Detector, processes: Processes
+) -> dict[str, float]:
     """Return ``evaluation_metrics`` of the present model; each process looks at a share of the pictures."""
     processes.copy_buffers(model)  # each process has statistics of its own where BN is not synchronised
 
-    def find(dataset: VocDataset) -> dict[str, PictureDetections]:
+    def find(dataset: DetectionDataset) -> dict[str, PictureDetections]:
         share = replace(dataset, pictures=dataset.pictures[processes.rank :: processes.size])
         shares = processes.gather(find_objects(model, cfg, share))
         found = {name: detections for part in shares for name, detections in part.items()}
         return {picture.image_id: found[picture.image_id] for picture in dataset.pictures}
 
-    return evaluation_metrics(cfg, find)
+    return evaluation_metrics(datasets, find)
 
 
 class Window:
@@ -225,9 +243,14 @@ class Window:
 
 
 def run_state(
-    cfg: CfgNode, model: Detector, optimizer: torch.optim.Optimizer, precision: MixedPrecision, iteration: int,
-    card: dict[str, Any] | None, processes: Processes,
-) -> dict[str, Any]:  # fmt: skip
+    cfg: CfgNode,
+    model: Detector,
+    optimizer: torch.optim.Optimizer,
+    precision: MixedPrecision,
+    iteration: int,
+    card: dict[str, Any] | None,
+    processes: Processes,
+) -> dict[str, Any]:
     """Return all that resuming and detecting need; ``iteration`` is the last one done, 0-based as in Detectron2.
 
     Every process must call it.
@@ -237,16 +260,21 @@ def run_state(
         "optimizer": optimizer.state_dict(),
         "scaler": precision.scaler.state_dict(),
         "iteration": iteration,
-        "rng": processes.gather(random_state()),
+        "rng": processes.gather(random_state(processes.device)),
         "card": card,
         "config": cfg.dump(),
     }
 
 
 def restore(
-    state: dict[str, Any], path: Path, model: Detector, optimizer: torch.optim.Optimizer, precision: MixedPrecision,
-    processes: Processes, seed: int,
-) -> dict[str, Any] | None:  # fmt: skip
+    state: dict[str, Any],
+    path: Path,
+    model: Detector,
+    optimizer: torch.optim.Optimizer,
+    precision: MixedPrecision,
+    processes: Processes,
+    seed: int,
+) -> dict[str, Any] | None:
     """Load a checkpoint of ``run_state`` into all that trains and draws; return the backbone's card."""
     report = model.load_detectron2_state_dict(state["model"])
     if report.missing or report.unexpected:
@@ -254,10 +282,15 @@ def restore(
     optimizer.load_state_dict(state["optimizer"])
     precision.scaler.load_state_dict(state["scaler"])
     if len(state["rng"]) == processes.size:
-        set_random_state(state["rng"][processes.rank])
+        set_random_state(state["rng"][processes.rank], processes.device)
     else:
         torch.manual_seed(seed + state["iteration"] + 1 + processes.rank)
-        logger.warning("%d process(es) wrote %s and %d go on: pictures and learning rate continue as they were, what "
-                       "the losses draw does not", len(state["rng"]), path, processes.size)
+        logger.warning(
+            "%d process(es) wrote %s and %d go on: pictures and learning rate continue as they were, what "
+            "the losses draw does not",
+            len(state["rng"]),
+            path,
+            processes.size,
+        )
     logger.info("resumed from %s, after iteration %d", path, state["iteration"])
     return state["card"]

@@ -75,17 +75,31 @@ def samples() -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     boxes = [[5, 6, 40, 50], [32, 24, 85, 60.5], [50, 10, 66, 22]]
     return [
-        {"image_id": "objects", "image": _noise(70, 94, generator), "height": 141, "width": 185,
-         "boxes": torch.tensor(boxes), "classes": torch.tensor([0, 1, 2])},
-        {"image_id": "empty", "image": _noise(77, 66, generator), "height": 77, "width": 66,
-         "boxes": torch.zeros(0, 4), "classes": torch.zeros(0, dtype=torch.int64)},
+        {
+            "image_id": "objects",
+            "image": _noise(70, 94, generator),
+            "height": 141,
+            "width": 185,
+            "boxes": torch.tensor(boxes),
+            "classes": torch.tensor([0, 1, 2]),
+        },
+        {
+            "image_id": "empty",
+            "image": _noise(77, 66, generator),
+            "height": 77,
+            "width": 66,
+            "boxes": torch.zeros(0, 4),
+            "classes": torch.zeros(0, dtype=torch.int64),
+        },
     ]
 
 
 def _noise(height: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """Return uint8 ``(3, height, width)`` with patches of all sizes, so that neighbouring boxes look different."""
-    noise = sum(nn.functional.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (height, width))[0]
-                for cells in (2, 5, 13, 40))
+    noise = sum(
+        nn.functional.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (height, width))[0]
+        for cells in (2, 5, 13, 40)
+    )
     return (128 + 35 * noise).clamp(0, 255).to(torch.uint8)
 
 
@@ -98,11 +112,18 @@ def calibrate() -> Callable[[nn.Module, list[dict[str, Any]]], None]:
     """
 
     def run(model: nn.Module, samples: list[dict[str, Any]]) -> None:
-        spread = {model.proposal_generator.rpn_head.cls_logits: 2.0, model.proposal_generator.rpn_head.bbox_pred: 0.4,
-                  model.roi_heads.box_predictor.cls_score: 2.0, model.roi_heads.box_predictor.bbox_pred: 1.0}
+        spread = {
+            model.proposal_generator.rpn_head.cls_logits: 2.0,
+            model.proposal_generator.rpn_head.bbox_pred: 0.4,
+            model.roi_heads.box_predictor.cls_score: 2.0,
+            model.roi_heads.box_predictor.bbox_pred: 1.0,
+        }
         hooks = [layer.register_forward_hook(_scale(std)) for layer, std in spread.items()]
-        hooks += [layer.register_forward_pre_hook(_measure) for layer in model.modules()
-                  if isinstance(layer, (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm))]
+        hooks += [
+            layer.register_forward_pre_hook(_measure)
+            for layer in model.modules()
+            if isinstance(layer, (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm))
+        ]
         model.eval()
         model(samples)
         for hook in hooks:

@@ -16,8 +16,11 @@ from torch import nn
 from detection.engines.torchvision.keys import detectron2_name
 from detection.engines.torchvision.model import Detector, build_model
 
-pytest.importorskip("detectron2", reason="needs Detectron2 as the reference; to install it see "
-                                         "https://detectron2.readthedocs.io/en/latest/tutorials/install.html")
+pytest.importorskip(
+    "detectron2",
+    reason="needs Detectron2 as the reference; to install it see "
+    "https://detectron2.readthedocs.io/en/latest/tutorials/install.html",
+)
 
 EXTRA_NORM = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
 UNUSUAL = {  # one value away from the default for as many keys as possible
@@ -102,13 +105,17 @@ def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector,
     return make
 
 
-@pytest.mark.parametrize("kind, changes", [
-    ("fpn", {}),
-    ("fpn", {"MODEL.RESNETS.NORM": "BN"}),
-    ("fpn", UNUSUAL),
-    ("c4", {}),
-    ("c4", {"MODEL.RESNETS.STRIDE_IN_1X1": True, **EXTRA_NORM}),
-], ids=["fpn", "fpn-bn", "fpn-unusual", "c4", "c4-unusual"])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        ("fpn", {}),
+        ("fpn", {"MODEL.RESNETS.NORM": "BN"}),
+        ("fpn", UNUSUAL),
+        ("c4", {}),
+        ("c4", {"MODEL.RESNETS.STRIDE_IN_1X1": True, **EXTRA_NORM}),
+    ],
+    ids=["fpn", "fpn-bn", "fpn-unusual", "c4", "c4-unusual"],
+)
 @torch.no_grad()
 def test_detections__are_equal(make_twins, samples, kind, changes):
     ours, reference = make_twins(kind, changes)
@@ -122,14 +129,18 @@ def test_detections__are_equal(make_twins, samples, kind, changes):
             assert torch.equal(found["classes"], wanted.pred_classes)
 
 
-@pytest.mark.parametrize("kind, changes", [
-    ("fpn", {}),
-    ("fpn", {"MODEL.RESNETS.NORM": "BN"}),
-    ("fpn", {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}),
-    ("fpn", {"MODEL.RESNETS.NORM": "SyncBN", **UNUSUAL}),
-    ("c4", {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 500}),  # more than there are anchors
-    ("c4", {"MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, **EXTRA_NORM}),
-], ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco"])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        ("fpn", {}),
+        ("fpn", {"MODEL.RESNETS.NORM": "BN"}),
+        ("fpn", {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}),
+        ("fpn", {"MODEL.RESNETS.NORM": "SyncBN", **UNUSUAL}),
+        ("c4", {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 500}),  # more than there are anchors
+        ("c4", {"MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, **EXTRA_NORM}),
+    ],
+    ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco"],
+)
 def test_training__is_equal(make_twins, samples, kind, changes):
     from detectron2.utils.events import EventStorage
 
@@ -139,8 +150,10 @@ def test_training__is_equal(make_twins, samples, kind, changes):
     ours_trained = {detectron2_name(name): p for name, p in ours.named_parameters() if p.requires_grad}
     reference_trained = {name: p for name, p in reference.named_parameters() if p.requires_grad}
     assert ours_trained.keys() == reference_trained.keys()
-    optimizers = [torch.optim.SGD(trained.values(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-                  for trained in (ours_trained, reference_trained)]
+    optimizers = [
+        torch.optim.SGD(trained.values(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        for trained in (ours_trained, reference_trained)
+    ]
     start = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     for step in range(3):
         torch.manual_seed(step)
@@ -172,7 +185,8 @@ def test_state_dict__has_the_same_keys_and_shapes(make_config, kind, depth, norm
     cfg = make_config(kind, {"MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NORM": norm})
     ours, reference = build_model(cfg).detectron2_state_dict(), build_detectron2(cfg).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {
-        name: tensor.shape for name, tensor in reference.items()}
+        name: tensor.shape for name, tensor in reference.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["c4", "fpn"])

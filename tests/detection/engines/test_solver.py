@@ -12,8 +12,9 @@ from detection.engines.torchvision.solver import MixedPrecision, build_optimizer
 def settings(optimizer, model, names=lambda name: name):
     """Return the tensor's name -> (rate, decay)."""
     by_id = {id(parameter): names(name) for name, parameter in model.named_parameters()}
-    return {by_id[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups
-            for p in group["params"]}  # fmt: skip
+    return {
+        by_id[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
 
 
 @pytest.mark.parametrize("changes", [

@@ -10,30 +10,42 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from detection.convert import convert_state_dict
 from detection.engines.torchvision.backbone import FrozenBatchNorm2d
 from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.rpn import AnchorGrid
 from detection.engines.torchvision.supported import CHOICES, check_supported
-from detection.layout import backbone_shapes
-from pretrain.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.weights.namings import convert_state_dict
+from pretrain.weights.resnet import backbone_shapes
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
-FULL_SIZE_C4 = {"MODEL.ROI_HEADS.NUM_CLASSES": 20, "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
-                "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14}
-FULL_SIZE_FPN = {"MODEL.ROI_HEADS.NUM_CLASSES": 20, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-                 "MODEL.FPN.OUT_CHANNELS": 256, "MODEL.ROI_BOX_HEAD.FC_DIM": 1024}
+FULL_SIZE_C4 = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+}
+FULL_SIZE_FPN = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+}
 
 
 def c4_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of R50-C4 on the 20 VOC classes (facts: Detectron2's own state dict)."""
-    shapes = {f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": shape
-              for name, shape in backbone_shapes(50).items()}
-    for name, shape in {"proposal_generator.rpn_head.conv": (1024, 1024, 3, 3),
-                        "proposal_generator.rpn_head.objectness_logits": (15, 1024, 1, 1),
-                        "proposal_generator.rpn_head.anchor_deltas": (60, 1024, 1, 1),
-                        "roi_heads.box_predictor.cls_score": (21, 2048),
-                        "roi_heads.box_predictor.bbox_pred": (80, 2048)}.items():
+    shapes = {
+        f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": shape
+        for name, shape in backbone_shapes(50).items()
+    }
+    for name, shape in {
+        "proposal_generator.rpn_head.conv": (1024, 1024, 3, 3),
+        "proposal_generator.rpn_head.objectness_logits": (15, 1024, 1, 1),
+        "proposal_generator.rpn_head.anchor_deltas": (60, 1024, 1, 1),
+        "roi_heads.box_predictor.cls_score": (21, 2048),
+        "roi_heads.box_predictor.bbox_pred": (80, 2048),
+    }.items():
         shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     return shapes
 
@@ -41,11 +53,15 @@ def c4_shapes() -> dict[str, tuple[int, ...]]:
 def fpn_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of R50-FPN on the 20 VOC classes."""
     shapes = {f"backbone.bottom_up.{name}": shape for name, shape in backbone_shapes(50).items()}
-    heads = {"proposal_generator.rpn_head.conv": (256, 256, 3, 3),
-             "proposal_generator.rpn_head.objectness_logits": (3, 256, 1, 1),
-             "proposal_generator.rpn_head.anchor_deltas": (12, 256, 1, 1),
-             "roi_heads.box_head.fc1": (1024, 256 * 7 * 7), "roi_heads.box_head.fc2": (1024, 1024),
-             "roi_heads.box_predictor.cls_score": (21, 1024), "roi_heads.box_predictor.bbox_pred": (80, 1024)}
+    heads = {
+        "proposal_generator.rpn_head.conv": (256, 256, 3, 3),
+        "proposal_generator.rpn_head.objectness_logits": (3, 256, 1, 1),
+        "proposal_generator.rpn_head.anchor_deltas": (12, 256, 1, 1),
+        "roi_heads.box_head.fc1": (1024, 256 * 7 * 7),
+        "roi_heads.box_head.fc2": (1024, 1024),
+        "roi_heads.box_predictor.cls_score": (21, 1024),
+        "roi_heads.box_predictor.bbox_pred": (80, 1024),
+    }
     for stage, channels in zip((2, 3, 4, 5), (256, 512, 1024, 2048), strict=True):
         heads[f"backbone.fpn_lateral{stage}"] = (256, channels, 1, 1)
         heads[f"backbone.fpn_output{stage}"] = (256, 256, 3, 3)
@@ -54,12 +70,17 @@ def fpn_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize("kind, changes, shapes, num_tensors, millions, millions_trained", [
-    ("c4", FULL_SIZE_C4, c4_shapes(), 275, 33.18, 32.95),
-    ("fpn", FULL_SIZE_FPN, fpn_shapes(), 295, 41.39, 41.17),
-], ids=["c4", "fpn"])
+@pytest.mark.parametrize(
+    "kind, changes, shapes, num_tensors, millions, millions_trained",
+    [
+        ("c4", FULL_SIZE_C4, c4_shapes(), 275, 33.18, 32.95),
+        ("fpn", FULL_SIZE_FPN, fpn_shapes(), 295, 41.39, 41.17),
+    ],
+    ids=["c4", "fpn"],
+)
 def test_build_model__has_detectron2s_tensors(
-        make_config, kind, changes, shapes, num_tensors, millions, millions_trained):
+    make_config, kind, changes, shapes, num_tensors, millions, millions_trained
+):
     model = build_model(make_config(kind, changes | {"MODEL.RESNETS.NORM": "FrozenBN"}))
     state = model.detectron2_state_dict()
     assert len(state) == num_tensors
@@ -114,9 +135,14 @@ def test_losses__diverged_weights_raise(make_config, samples):
 
 
 @pytest.mark.parametrize("kind", ["c4", "fpn"])
-@pytest.mark.parametrize("changes", [
-    {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0}, {"MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 10000},
-], ids=["no-score", "no-proposal"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0},
+        {"MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 10000},
+    ],
+    ids=["no-score", "no-proposal"],
+)
 def test_detections__can_be_empty(make_config, samples, kind, changes):
     for found in build_model(make_config(kind, changes)).eval()(samples):
         assert (found["boxes"].shape, found["boxes"].dtype) == ((0, 4), torch.float32)
@@ -156,15 +182,21 @@ def test_batch__is_normalised_then_padded(make_config, samples, kind, size):
     assert batch.shape == (2, 3, *size)
     for padded, sample in zip(batch, samples, strict=True):
         image = sample["image"]
-        inside = padded[:, :image.shape[1], :image.shape[2]]
+        inside = padded[:, : image.shape[1], : image.shape[2]]
         mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
         assert torch.allclose(inside * std + mean, image.float(), atol=1e-4)
         assert padded.count_nonzero() == inside.count_nonzero()
 
 
 def test_anchors__by_hand(make_config):
-    cfg = make_config("c4", {"MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32]], "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
-                             "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 4.0]]})
+    cfg = make_config(
+        "c4",
+        {
+            "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32]],
+            "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 4.0]],
+        },
+    )
     (anchors,) = AnchorGrid(cfg, [16])([torch.zeros(1, 8, 2, 3)])
     assert anchors.shape == (2 * 3 * 4, 4)
     # size 16: 16x16, then 8 wide and 32 high; size 32: 32x32, then 16 wide and 64 high; the first centre is (8, 8)
@@ -186,8 +218,9 @@ def test_frozen_norm__is_the_identity_when_fresh_and_one_map_in_both_branches():
     assert torch.allclose(norm(x.requires_grad_()), expected(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("freeze_at, frozen", [(0, ()), (2, ("conv1", "bn1", "layer1")),
-                                               (5, ("conv1", "bn1", "layer1", "layer2", "layer3"))])
+@pytest.mark.parametrize(
+    "freeze_at, frozen", [(0, ()), (2, ("conv1", "bn1", "layer1")), (5, ("conv1", "bn1", "layer1", "layer2", "layer3"))]
+)
 def test_freeze_at__stops_gradients_and_statistics(make_config, samples, freeze_at, frozen):
     model = build_model(make_config("c4", {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": freeze_at}))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -216,10 +249,13 @@ def test_load__a_whole_saved_state(make_config, samples, calibrate, tmp_path, ki
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-@pytest.mark.parametrize("kind, make_resnet, num_loaded, num_missing", [
-    ("c4", resnet50, 265, 10),
-    ("fpn", resnet18, 100, 16 + 6 + 4 + 4),  # missing: pyramid, RPN, two linear layers, predictor
-])
+@pytest.mark.parametrize(
+    "kind, make_resnet, num_loaded, num_missing",
+    [
+        ("c4", resnet50, 265, 10),
+        ("fpn", resnet18, 100, 16 + 6 + 4 + 4),  # missing: pyramid, RPN, two linear layers, predictor
+    ],
+)
 def test_load__a_converted_backbone(make_config, kind, make_resnet, num_loaded, num_missing, norm):
     model = build_model(make_config(kind, {"MODEL.RESNETS.NORM": norm})).eval()
     resnet = make_resnet().eval()
@@ -245,13 +281,20 @@ def test_load__a_converted_backbone(make_config, kind, make_resnet, num_loaded, 
             assert torch.equal(model.backbone.bottom_up(images)["res5"], deepest)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"roi_heads.box_predictor.cls_score.bias": torch.zeros(21)},
-     r"roi_heads.box_predictor.cls_score.bias has shape \(21,\), but the model needs \(4,\); .* number of classes"),
-    ({"roi_heads.box_predictor.cls_score.bias": 3}, r"cls_score.bias is a int; expected a tensor of shape \(4,\)"),
-    ({"stem.conv1.weight": torch.zeros(64, 3, 7, 7)},
-     r"hold backbone.bottom_up.stem.conv1.weight twice, as backbone.bottom_up.stem.conv1.weight and as stem.conv1"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"roi_heads.box_predictor.cls_score.bias": torch.zeros(21)},
+            r"roi_heads.box_predictor.cls_score.bias has shape \(21,\), but the model needs \(4,\); .* of classes",
+        ),
+        ({"roi_heads.box_predictor.cls_score.bias": 3}, r"cls_score.bias is a int; expected a tensor of shape \(4,\)"),
+        (
+            {"stem.conv1.weight": torch.zeros(64, 3, 7, 7)},
+            r"hold backbone.bottom_up.stem.conv1.weight twice, as backbone.bottom_up.stem.conv1.weight and as stem",
+        ),
+    ],
+)
 def test_load__refuses_what_does_not_fit_and_changes_nothing(make_config, change, message):
     model = build_model(make_config("fpn"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,193 @@
+"""From a weights file to a backbone file: read, find, convert, prove, write."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detection.convert.card import TOOLKIT, make_card
+from pretrain.run.files import sha256
+from pretrain.weights.files import read_weights
+from pretrain.weights.namings import check_backbone, convert_state_dict, count_dropped, dropped_by, revert_state_dict
+from pretrain.weights.networks import DETECTRON2, TORCHVISION, find_network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        card: as written into the file; its ``verification`` holds the figures, or None where they were not asked for.
+        num_converted: tensors written.
+        dropped: rule -> number of keys that the rule dropped.
+        notes: sentences for the user: which rules decided what, and what could not be checked.
+    """
+
+    card: dict[str, Any]
+    num_converted: int
+    dropped: dict[str, int]
+    notes: tuple[str, ...]
+
+    def tally(self) -> str:
+        """Return for example ``265 converted, 55 dropped: 2 fc, 53 num_batches_tracked``."""
+        rules = ", ".join(f"{count} {rule}" for rule, count in self.dropped.items())
+        return f"{self.num_converted} converted, {sum(self.dropped.values())} dropped{f': {rules}' if rules else ''}"
+
+
+def convert_file(
+    source: Path | str,
+    target: Path | str,
+    *,
+    prefix: str | None = None,
+    ema: bool = False,
+    reverse: bool = False,
+    verify: bool = True,
+) -> Conversion:
+    """Convert the ResNet in ``source`` to a Detectron2 backbone, prove it equal, and write it to ``target``.
+
+    Args:
+        target: ``.pth`` (tensors, safe to load) or ``.pkl`` (NumPy arrays, Detectron2's older convention), written only
+            after everything else succeeded; the card goes beside it as ``.card.json``.
+        prefix, ema: which network, where the file holds several; see `find_network`.
+        reverse: ``source`` is in Detectron2's names (a backbone or a whole detector), ``target`` a ``.pth`` checkpoint
+            ``{"model": torchvision's names, "arch": ..., "card": ...}`` without classifier.
+        verify: run both networks; see `detection.convert.verify`. Names, shapes and values are checked in any case.
+
+    Raises:
+        FileNotFoundError: ``source``, or the folder of ``target``, does not exist.
+        ValueError: the source cannot be read or converted, or the proof fails.
+    """
+    source, target = Path(source), Path(target)
+    _check_target(source, target, reverse=reverse)
+    network = find_network(read_weights(source), DETECTRON2 if reverse else TORCHVISION, prefix=prefix, ema=ema)
+    notes = list(network.notes)
+    state = _as_float32({key: value for key, value in network.state.items() if dropped_by(key) is None}, notes)
+    torchvision_state, detectron2_state = (
+        (revert_state_dict(state), state) if reverse else (state, convert_state_dict(state))
+    )
+    depth = check_backbone(detectron2_state)
+    if reverse and "card" not in network.metadata:
+        notes.append(
+            "the source has no card: taken to read RGB with ImageNet's mean and std, strides in its 3x3 "
+            "convolutions; its tensors cannot show that"
+        )
+    card = make_card(network, depth, source=source, source_sha256=sha256(source))
+
+    from detection.convert.verify import check_values
+
+    notes += check_values(detectron2_state)
+    if verify:
+        card["verification"] = _verify(torchvision_state, detectron2_state, card, target, notes)
+    if reverse:
+        _write_torchvision(torchvision_state, card, target)
+    else:
+        write_backbone(detectron2_state, card, target)
+    _write_card(card, target)
+    return Conversion(card, len(detectron2_state), {**count_dropped(network.state), **network.beside}, tuple(notes))
+
+
+def write_backbone(state: Mapping[str, Tensor], card: Mapping[str, Any], target: Path | str) -> None:
+    """Write a backbone in Detectron2's unprefixed names, whole or not at all, as ``.pth`` or ``.pkl``.
+
+    ``matching_heuristics`` has Detectron2's checkpointer put the tensors where they belong: res5 into the heads of a C4
+    detector, all of them under ``bottom_up`` with FPN.
+    """
+    from pretrain.run.checkpoint import save_checkpoint
+    from pretrain.run.files import atomic_write
+
+    content = {"model": dict(state), "__author__": TOOLKIT, "matching_heuristics": True, "card": dict(card)}
+    if Path(target).suffix == ".pkl":
+        content["model"] = {name: value.numpy() for name, value in state.items()}
+        with atomic_write(target) as file:
+            pickle.dump(content, file, protocol=4)  # Detectron2 accepts any protocol; 4 is every supported Python's
+    else:
+        save_checkpoint(content, target)
+
+
+def _write_torchvision(state: dict[str, Tensor], card: dict[str, Any], target: Path) -> None:
+    from pretrain.run.checkpoint import save_checkpoint
+
+    save_checkpoint(
+        {
+            "model": state,
+            "card": card,
+            **{key: card[key] for key in ("arch", "method", "top1", "top5", "pixel_mean", "pixel_std")},
+        },
+        target,
+    )
+
+
+def _write_card(card: dict[str, Any], target: Path) -> None:
+    from pretrain.run.files import atomic_write
+
+    with atomic_write(target.with_suffix(".card.json"), "w") as file:
+        json.dump(card, file, indent=2)
+        file.write("\n")
+
+
+def _check_target(source: Path, target: Path, *, reverse: bool) -> None:
+    allowed = SUFFIXES[:1] if reverse else SUFFIXES
+    if target.suffix not in allowed:
+        raise ValueError(f"target {target} ends in {target.suffix!r}; expected {' or '.join(allowed)}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"folder {target.parent} of the target does not exist")
+    if target.is_dir():
+        raise ValueError(f"target {target} is a folder; expected a file name")
+    if target.exists() and source.exists() and os.path.samefile(source, target):
+        raise ValueError(f"source and target are the same file, {source}")
+
+
+def _as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+    """Return copies of tensors or NumPy arrays as float32, each with memory of its own."""
+    import numpy as np
+    import torch
+
+    tensors, types = {}, set()
+    for key, value in state.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"{key!r} holds {kind} values; expected a dense floating-point tensor")
+        types.add(value.dtype)
+        tensors[key] = value.detach().to(torch.float32, copy=True).contiguous()
+    if types - {torch.float32}:
+        notes.append(f"{', '.join(sorted(map(str, types - {torch.float32})))} converted to torch.float32")
+    return tensors
+
+
+def _verify(
+    torchvision_state: dict[str, Tensor],
+    detectron2_state: dict[str, Tensor],
+    card: dict[str, Any],
+    target: Path,
+    notes: list[str],
+) -> dict[str, Any]:
+    from detection.convert.verify import SourceNetwork, verify, verify_with_detectron2
+
+    source = SourceNetwork(torchvision_state, card["depth"], pixel_mean=card["pixel_mean"], pixel_std=card["pixel_std"])
+    figures = verify(source, detectron2_state, card)
+    if importlib.util.find_spec("detectron2") is None:
+        notes.append("Detectron2 is not installed: its own backbone was not run")
+        return figures
+    suffix = target.suffix
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"backbone{suffix}"
+        write_backbone(detectron2_state, card, file)
+        try:
+            figures["detectron2"] = verify_with_detectron2(source, file, detectron2_state, card)
+        except ImportError as error:
+            notes.append(f"Detectron2 cannot be imported ({error}): its own backbone was not run")
+    return figures

@@ -1,0 +1,51 @@
+"""Datasets by name, whatever their format; their pictures; and class lists as the command line has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from detection.datasets.coco import is_coco, load_coco
+from detection.datasets.types import AnnotatedPicture, DetectionDataset, OnDefect, refuse
+from detection.datasets.voc import load_voc
+from pretrain.run.pictures import read_picture
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    check_pictures: bool = True,
+    on_defect: OnDefect = refuse,
+) -> DetectionDataset:
+    """Read the dataset ``name``: COCO's format for ``coco_<year>_<set>`` and ``<path>.json``, else VOC's.
+
+    Arguments and errors are those of ``detection.datasets.voc.load_voc`` and ``detection.datasets.coco.load_coco``.
+    """
+    load = load_coco if is_coco(name) else load_voc
+    return load(name, root=root, classes=classes, check_pictures=check_pictures, on_defect=on_defect)
+
+
+def read_checked(picture: AnnotatedPicture) -> Image.Image:
+    """Return ``read_picture`` of a dataset's picture, whose size must be the one that its boxes are for.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_picture``; or another size, with both files and sizes.
+    """
+    image = read_picture(picture.path)
+    if (image.width, image.height) != (picture.width, picture.height):
+        raise ValueError(
+            f"{picture.annotation}: the boxes are for a picture of {picture.width}x{picture.height} pixels, but"
+            f" {picture.path} has {image.width}x{image.height}"
+        )
+    return image
+
+
+def read_class_list(text: str) -> list[str]:
+    """Return the class names in ``text``, a comma-separated list or the path of a file with one name a line."""
+    path = Path(text)
+    names = path.read_text("utf-8").splitlines() if path.is_file() else text.split(",")
+    return [name.strip() for name in names if name.strip()]

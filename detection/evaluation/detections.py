@@ -1,0 +1,71 @@
+"""What a detector says about one picture, in memory. ``detection.evaluation.detection_files`` has the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from detection.datasets.types import DetectionDataset
+
+# The devkit counts pixels from 1 and includes the last one. Ours, like Detectron2's, are corner coordinates from 0, so
+# only xmin and ymin differ: pixels 1..10 of the devkit are the interval 0..10.
+VOC_SHIFT = np.array([1, 1, 0, 0])
+
+
+class PictureDetections(NamedTuple):
+    """N detections in one picture, in any order.
+
+    ``boxes`` (N, 4) float: xmin, ymin, xmax, ymax in pixels of the original picture, 0-based and half-open.
+    ``scores`` (N,) float: higher is surer. ``classes`` (N,) int: places in the dataset's class list.
+
+    Detectors give float32; detections read from files keep the float64 of the text.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+def check_detections(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> None:
+    """Refuse detections that cannot be evaluated, with the picture and the value in the message.
+
+    Raises:
+        ValueError: an id that ``dataset`` lacks, arrays whose shapes disagree, a class out of range, a value
+            that is not finite, or a box whose maximum lies before its minimum.
+    """
+    known = {picture.image_id for picture in dataset.pictures}
+    for image_id, found in detections.items():
+        if image_id not in known:
+            raise ValueError(f"detections for picture {image_id!r}, which {dataset.name} does not have")
+        count = len(found.scores)
+        if found.boxes.shape != (count, 4) or found.scores.shape != (count,) or found.classes.shape != (count,):
+            raise ValueError(
+                f"picture {image_id!r}: expected boxes (N, 4), scores (N,) and classes (N,), but got "
+                f"{found.boxes.shape}, {found.scores.shape} and {found.classes.shape}"
+            )
+    boxes, scores, classes, owner = concatenate(list(detections.values()))
+    checks = (
+        ("score is not finite", ~np.isfinite(scores), scores),
+        ("box is not finite", ~np.isfinite(boxes).all(axis=1), boxes),
+        ("box is inverted", (boxes[:, 2:] < boxes[:, :2]).any(axis=1), boxes),
+        (f"class is not in 0..{len(dataset.classes) - 1}", (classes < 0) | (classes >= len(dataset.classes)), classes),
+    )
+    for what, wrong, values in checks:
+        if wrong.any():
+            index = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"picture {list(detections)[owner[index]]!r}: {what}: {values[index].tolist()}")
+
+
+def concatenate(found: list[PictureDetections]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes (M, 4) and scores (M,) as precise as they came, classes (M,) int64 and places in ``found`` (M,)."""
+    if not found:
+        found = [PictureDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))]
+    counts = [len(one.scores) for one in found]
+    return (
+        np.concatenate([one.boxes for one in found]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.classes for one in found]).astype(np.int64),
+        np.repeat(np.arange(len(found)), counts),
+    )

@@ -1,0 +1,126 @@
+"""The pictures that a detector does worst and best on, and their boxes for the eye.
+
+A detector prints detections of every certainty; a person looks at the sure ones. Each class has its own score from
+which a detection is shown: the one with the best F1 over the split at IoU .5.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detection.datasets.types import AnnotatedPicture, DetectionDataset
+from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
+from pretrain.run.pictures import read_picture
+
+IOU = 0.5
+LONGEST_SIDE = 480  # of an embedded picture, in pixels
+JPEG_QUALITY = 80
+
+logger = logging.getLogger(__name__)
+
+
+class DrawnBox(NamedTuple):
+    """``kind`` is right, wrong, missed or difficult; left, top, width, height are shares of the picture (0..1)."""
+
+    kind: str
+    label: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class Illustration(NamedTuple):
+    """A picture of the report: its line in report.json, the JPEG (None if it cannot be read) and the boxes over it."""
+
+    entry: dict[str, Any]
+    jpeg: bytes | None
+    width: int
+    height: int
+    boxes: list[DrawnBox]
+
+
+def score_thresholds(matches: Matches) -> np.ndarray:
+    """Return, for each class, the score from which its detections are shown; infinite where none is right."""
+    outcomes = matches.outcomes(IOU)
+    result = np.full(len(matches.truth.num_positives), np.inf)
+    for label, num_positives in enumerate(matches.truth.num_positives):
+        span = matches.of_class(label)
+        right = np.cumsum(outcomes[span] == TRUE_POSITIVE)
+        shown = np.cumsum(outcomes[span] >= FALSE_POSITIVE)
+        if len(right) and right[-1]:
+            result[label] = matches.scores[span][np.argmax(2 * right / np.maximum(shown + num_positives, 1))]
+    return result
+
+
+def rank_pictures(dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray) -> list[dict[str, Any]]:
+    """Return the pictures that have objects or shown detections, the worst first.
+
+    Each is ``{"image_id", "right", "wrong", "missed", "f1"}``. The worst has the lowest F1, then the most errors, then
+    the fewest right detections; the best, at the end, is perfect and has the most objects.
+    """
+    size = len(dataset.pictures)
+    outcomes = matches.outcomes(IOU)
+    shown = matches.scores >= thresholds[matches.classes]
+    right = np.bincount(matches.pictures[shown & (outcomes == TRUE_POSITIVE)], minlength=size)
+    wrong = np.bincount(matches.pictures[shown & (outcomes == FALSE_POSITIVE)], minlength=size)
+    wanted = np.bincount(matches.truth.pictures[~matches.truth.difficult], minlength=size)
+    missed = wanted - right
+    entries = [
+        {"image_id": picture.image_id, "right": r, "wrong": w, "missed": m, "f1": 2 * r / (2 * r + w + m)}
+        for picture, r, w, m in zip(dataset.pictures, right.tolist(), wrong.tolist(), missed.tolist(), strict=True)
+        if r + w + m
+    ]
+    return sorted(entries, key=lambda e: (e["f1"], -e["wrong"] - e["missed"], e["right"], e["image_id"]))
+
+
+def illustrate(
+    dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray, entry: dict[str, Any]
+) -> Illustration:
+    """Return the picture of ``entry``, one of ``rank_pictures``, with its boxes."""
+    index = next(i for i, picture in enumerate(dataset.pictures) if picture.image_id == entry["image_id"])
+    picture, truth = dataset.pictures[index], matches.truth
+    outcomes = matches.outcomes(IOU)
+    shown = np.flatnonzero((matches.pictures == index) & (matches.scores >= thresholds[matches.classes]))
+    found = set(matches.best_object[shown[outcomes[shown] == TRUE_POSITIVE]].tolist())
+    boxes = []
+    for place in np.flatnonzero(truth.pictures == index).tolist():
+        if truth.difficult[place] or place not in found:
+            kind = "difficult" if truth.difficult[place] else "missed"
+            boxes.append(_relative(kind, dataset.classes[truth.classes[place]], truth.boxes[place], picture))
+    for place in shown[outcomes[shown] >= FALSE_POSITIVE][::-1].tolist():  # the surest last, so that it lies on top
+        kind = "right" if outcomes[place] == TRUE_POSITIVE else "wrong"
+        label = f"{dataset.classes[matches.classes[place]]} {matches.scores[place]:.2f}"
+        boxes.append(_relative(kind, label, matches.boxes[place], picture))
+    return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return ``jpeg`` as an address that a page can show without a file."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _relative(kind: str, label: str, box: np.ndarray, picture: AnnotatedPicture) -> DrawnBox:
+    """Return ``box``, in the XML's convention, as shares of the picture; what leaves the picture is cut off."""
+    size = np.array([picture.width, picture.height])
+    low = np.clip((box[:2] - 1) / size, 0, 1)
+    sides = np.clip(box[2:] / size, 0, 1) - low
+    return DrawnBox(kind, label, *low.tolist(), *np.maximum(sides, 0).tolist())
+
+
+def _jpeg(picture: AnnotatedPicture) -> bytes | None:
+    """Return the picture as the detector sees it, scaled down, as JPEG; None, with a warning, where there is none."""
+    try:
+        small = read_picture(picture.path)
+    except (OSError, ValueError) as error:
+        logger.warning("the report goes without a picture: %s", error)
+        return None
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()

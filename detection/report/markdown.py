@@ -1,0 +1,95 @@
+"""report.json as Markdown, for a terminal, a pull request or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import shorten
+from typing import Any
+
+from detection.evaluation.bootstrap import COVERAGE
+from detection.evaluation.matching import RULES, Rules
+
+LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Return the page for ``report``, the content of report.json."""
+    parts = {"VOC2007 (11 points)": report["voc07"], "VOC2010 on (area)": report["voc10"], "COCO": report["coco"]}
+    scored, classes = report["voc07"]["num_classes_scored"], report["classes"]
+    low, high = report["confidence"]["voc07"]["AP50"] or (None, None)
+    summary = [("metric", "AP", "AP50", "AP75")]
+    summary += [(name, *(percent(part[key]) for key in ("AP", "AP50", "AP75"))) for name, part in parts.items()]
+    per_class = [("class", "AP50 (11 points)", "AP50 (area)")]
+    per_class += [(name, *(percent(report[key]["per_class"][name]) for key in ("voc07", "voc10"))) for name in classes]
+    errors = [("error", "count", "gain in mAP")]
+    errors += [(name, str(part["count"]), f"{part['gain']:+.2f}") for name, part in report["errors"].items()]
+    sizes = [("objects", "number", "found, %", "AP50 (11 points)", "AP50 (area)")]
+    sizes += [
+        (name, str(part["objects"]), *(percent(part[key]) for key in ("found", "voc07", "voc10")))
+        for name, part in report["sizes"].items()
+    ]
+    protocol = [("", "")] + [(key, shorten(value, LONG_TEXT)) for key, value in flatten(report["protocol"])]
+    return "\n".join(
+        [
+            f"# Detection report: {report['dataset']}",
+            "",
+            f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
+            "a class without ground truth has no AP. AP in percent.",
+            "",
+            rules_in_words(report["protocol"]["evaluation_rules"]),
+            "",
+            *table(summary),
+            "",
+            f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}, "
+            f"{report['confidence']['level']} % interval {percent(low)} to {percent(high)} "
+            f"({report['confidence']['resamples']} resamples of the pictures). It is "
+            f"approximate: in simulations such intervals held in {COVERAGE} of the cases.",
+            "",
+            "## Classes",
+            "",
+            *table(per_class),
+            "",
+            "## Errors",
+            "",
+            *table(errors),
+            "",
+            "## Sizes",
+            "",
+            *table(sizes),
+            "",
+            "## Protocol",
+            "",
+            *table(protocol),
+            "",
+        ]
+    )
+
+
+def rules_in_words(rules: Rules) -> str:
+    """Return a sentence that names ``rules`` and says what they are."""
+    return f"Rules: {rules} ({RULES[rules]})."
+
+
+def percent(value: float | None) -> str:
+    """Return an AP in percent with two digits, a dash for None."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the leaves of nested mappings as (dotted key, text), a dash for None."""
+    rows = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            rows += flatten(item, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", "-" if item is None else str(item)))
+    return rows
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table whose first row is its head; numbers are aligned to the right."""
+    cells = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [cells[0], rule, *cells[1:]]
+    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]

@@ -1,0 +1,139 @@
+"""The report of one set of detections: ``report.json`` first, then Markdown and HTML rendered from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.datasets.types import DetectionDataset
+from detection.evaluation.average_precision import precision_recall
+from detection.evaluation.bootstrap import NUM_RESAMPLES, confidence
+from detection.evaluation.breakdown import break_down_errors, break_down_sizes
+from detection.evaluation.coco import evaluate_coco
+from detection.evaluation.detections import PictureDetections
+from detection.evaluation.matching import Matches, Rules, match_detections
+from detection.evaluation.voc import average_precisions
+from detection.report.html import render_html
+from detection.report.illustrations import illustrate, rank_pictures, score_thresholds
+from detection.report.markdown import render_markdown
+from detection.report.training_curves import read_training
+from pretrain.run.files import atomic_write
+from pretrain.run.run_folder import package_versions
+
+VERSIONED = ("python", "numpy", "pycocotools")  # what the numbers of the report are computed with
+NUM_PICTURES = 8  # shown of the worst, and of the best
+MAX_CURVE_POINTS = 200
+
+
+def write_report(
+    dataset: DetectionDataset,
+    detections: Mapping[str, PictureDetections],
+    output_dir: Path | str,
+    protocol: Mapping[str, Any],
+    *,
+    rules: Rules = "standard",
+    run_folder: Path | str | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate ``detections`` and write report.json, report.md and report.html into ``output_dir`` (made if absent).
+
+    Pictures without detections count as empty. Each file is replaced whole or not at all, and none before all three are
+    complete.
+
+    Args:
+        protocol: what made the detections (method, weights and their card, engine, config, seed, command: plain JSON
+            values). It stands in the report as it is, beside the protocol of the evaluation itself.
+        run_folder: where ``metrics.json`` of the training lies, for its curves.
+        num_resamples, seed: of the bootstrap behind the confidence intervals.
+
+    Returns the content of report.json.
+
+    Raises:
+        ValueError: detections that cannot be evaluated, no ground truth, or a protocol that JSON cannot hold.
+    """
+    matches = match_detections(dataset, detections, rules=rules)
+    thresholds = score_thresholds(matches)
+    ranked = rank_pictures(dataset, matches, thresholds)
+    worst = [entry for entry in ranked if entry["f1"] < 1][:NUM_PICTURES]
+    best = ranked[len(worst) :][: -NUM_PICTURES - 1 : -1]
+    report = {
+        "dataset": dataset.name,
+        "num_images": len(dataset.pictures),
+        "classes": list(dataset.classes),
+        **_without_nan(average_precisions(dataset, matches)),
+        "coco": evaluate_coco(dataset, detections),
+        "protocol": {
+            **protocol,
+            "image_set": dataset.image_set,
+            "evaluation_rules": rules,
+            "versions": {**protocol.get("versions", {}), **package_versions(VERSIONED)},
+        },
+        "num_objects": dict(zip(dataset.classes, matches.truth.num_positives.tolist(), strict=True)),
+        "num_detections": len(matches.scores),
+        "confidence": confidence(dataset, matches, num_resamples=num_resamples, seed=seed),
+        "curves": _curves(dataset, matches),
+        "errors": break_down_errors(dataset, matches),
+        "sizes": break_down_sizes(matches),
+        "pictures": {"worst": worst, "best": best},
+        "training": read_training(run_folder) if run_folder is not None else None,
+    }
+    try:
+        content = json.dumps(report, indent=2, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"the protocol must hold plain JSON values: {error}") from None
+    illustrations = {
+        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries]
+        for name, entries in report["pictures"].items()
+    }
+    files = {
+        "report.json": content + "\n",
+        "report.md": render_markdown(report),
+        "report.html": render_html(report, illustrations),
+    }
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        with atomic_write(output_dir / name, "w") as file:
+            file.write(text)
+    return report
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Return the main numbers on one line, with the metric that each one is."""
+    voc07, voc10 = report["voc07"], report["voc10"]
+    return (
+        f"{report['dataset']}: mAP {_percent(voc07['AP50'])} (VOC2007, 11 points, IoU .5), "
+        f"{_percent(voc10['AP50'])} (area, IoU .5), {_percent(voc10['AP'])} (area, IoU .50:.95), "
+        f"over {voc07['num_classes_scored']} of {len(report['classes'])} classes and {report['num_images']} pictures"
+    )
+
+
+def _curves(dataset: DetectionDataset, matches: Matches) -> dict[str, dict[str, list[float]] | None]:
+    """Return recall and precision (0..1) at IoU .5 after right detections, thinned out; None without ground truth."""
+    outcomes = matches.outcomes(0.5)
+    result: dict[str, dict[str, list[float]] | None] = {}
+    for label, name in enumerate(dataset.classes):
+        num_positives = matches.truth.num_positives[label]
+        if not num_positives:
+            result[name] = None
+            continue
+        recall, precision = precision_recall(outcomes[matches.of_class(label)], num_positives)
+        kept = np.unique(np.linspace(0, max(len(recall) - 1, 0), MAX_CURVE_POINTS).round().astype(int))[: len(recall)]
+        result[name] = {"recall": recall[kept].round(5).tolist(), "precision": precision[kept].round(5).tolist()}
+    return result
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """Return ``value`` with None for NaN, which only Detectron2's rules give and JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if value != value else value

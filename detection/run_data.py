@@ -1,0 +1,64 @@
+"""The datasets of a run: read once, checked, and handed down to everything that needs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from detection.config import class_count_faults, class_names, knows_classes
+from detection.datasets.check import DatasetCheck, check_before_training, check_dataset
+from detection.datasets.types import DetectionDataset
+from pretrain.run.settings import refuse_faults
+
+logger = logging.getLogger(__name__)
+
+
+class RunData(NamedTuple):
+    """DATASETS.TRAIN and DATASETS.TEST in their order; all have the same classes. Either may be empty."""
+
+    train: tuple[DetectionDataset, ...]
+    test: tuple[DetectionDataset, ...]
+
+
+def read_run_data(cfg: CfgNode, *, train: bool = True) -> tuple[CfgNode, RunData]:
+    """Read the data of the run ``cfg``, with ``train`` off only what it is tested on, and check all of it.
+
+    Returns ``cfg`` too, as a copy whose VOC.CLASSES holds what the training data (without any: the test data) name,
+    where the config leaves them to the data: their list where all have the same, else all in alphabetical order.
+
+    Raises:
+        FileNotFoundError, ValueError: the first defect that would stop the run later, and how many more there are; or
+            MODEL.ROI_HEADS.NUM_CLASSES is not the number of classes that were found.
+    """
+    names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))
+    checks: dict[str, DatasetCheck] = {}
+    if not knows_classes(cfg):
+        named_by = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+        cfg, checks = _find_classes(cfg, named_by)
+    for name in names:
+        if name not in checks:
+            checks[name] = check_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False)
+    check_before_training([checks[name] for name in names])
+    return cfg, RunData(
+        tuple(checks[name].dataset for name in (cfg.DATASETS.TRAIN if train else ())),
+        tuple(checks[name].dataset for name in cfg.DATASETS.TEST),
+    )
+
+
+def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str, DatasetCheck]]:
+    """Return ``cfg`` with the classes that the datasets ``names`` name, and these datasets with that list."""
+    checks = {name: check_dataset(name, root=cfg.VOC.ROOT, read_pictures=False) for name in names}
+    lists = [check.dataset.classes for check in checks.values()]
+    same = len(set(lists)) == 1
+    classes = lists[0] if same else tuple(sorted({name for one in lists for name in one}))
+    cfg = cfg.clone()
+    cfg.VOC.CLASSES = classes
+    logger.info("classes found in %s: %s", ", ".join(names), ", ".join(classes))
+    refuse_faults(class_count_faults(cfg, found_in=", ".join(names)))
+    return cfg, {
+        name: replace(check, dataset=replace(check.dataset, classes=classes)) for name, check in checks.items()
+    }

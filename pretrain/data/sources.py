@@ -1,0 +1,93 @@
+"""Class folders and CIFAR: numbered, labelled pictures that are read one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+
+from pretrain.data.decoding import read_picture
+
+
+class Source(Protocol):
+    """A numbered collection of labelled pictures."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
+        """Return picture and label; raises UnreadablePicture."""
+
+    def name(self, index: int) -> str:
+        """Return what names the picture in a message."""
+
+
+class ClassFolders:
+    """A folder with one sub-folder of pictures per class; classes are numbered in alphabetical order.
+
+    Raises:
+        FileNotFoundError: the folder is missing, has no class folders, or one of them has no pictures.
+    """
+
+    def __init__(self, folder: Path | str, decoder: str):
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such folder; DATA.ROOT must hold train/ and val/, a folder per class in each"
+            )
+        try:
+            listing = datasets.ImageFolder(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{folder}: {error}") from error
+        self.classes: list[str] = listing.classes
+        self.samples: list[tuple[str, int]] = listing.samples
+        self._decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
+        path, label = self.samples[index]
+        return read_picture(path, self._decoder), label
+
+    def name(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+class Cifar:
+    """CIFAR-10 or CIFAR-100 as torchvision reads it.
+
+    Raises:
+        FileNotFoundError: its files are not in ``root``, or altered, and ``download`` is off.
+    """
+
+    def __init__(self, name: str, root: Path, *, train: bool, download: bool):
+        reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        try:
+            self._pictures = reader(str(root), train=train, download=download)
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"{root}: {reader.base_folder} is not there or not whole; unpack {reader.url} there, "
+                "or set DATA.DOWNLOAD True"
+            ) from error
+        self.classes: list[str] = self._pictures.classes
+        self._label = f"{name} {'train' if train else 'test'}"
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def read(self, index: int) -> tuple[Tensor | Image.Image, int]:
+        return self._pictures[index]
+
+    def name(self, index: int) -> str:
+        return f"{self._label} picture {index}"
+
+
+def labels_of(source: Source) -> list[int]:
+    """Return the label of every picture of ``source``; files are not opened."""
+    if isinstance(source, ClassFolders):
+        return [label for _, label in source.samples]
+    return [source.read(index)[1] for index in range(len(source))]

@@ -1,0 +1,1 @@
+"""Looking at a finished network, and at what mixing does: attacks, class activation maps, contact sheets."""

@@ -1,0 +1,247 @@
+"""Pictures of what the mixing augmentations do, to be looked at before training (Figures 2 and 4 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.mixing import make_mixing
+from pretrain.mixing.saliencymix import SaliencyMix, extremes
+from pretrain.names import STYLES
+from pretrain.run.files import atomic_write
+from pretrain.run.pictures import read_picture
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, in its wheel
+COLUMNS = ("source", "its saliency", "target", "its saliency", "mixed")
+CELL_INCHES = 1.8
+CUT_COLOUR, PASTE_COLOUR = "#ff3b30", "#00c8ff"
+
+
+class PatchBox(NamedTuple):
+    """A patch in pixels: rows [top, top + height) and columns [left, left + width)."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Marked(NamedTuple):
+    """What is shown of a saliency map: the map and the pixels chosen in it, ``(row, col)`` each."""
+
+    map_: Tensor
+    anchors: list[tuple[int, int]]
+
+
+class Row(NamedTuple):
+    """One mixed picture and where it comes from; ``None`` where the method has no such thing."""
+
+    title: str
+    source: int | None  # index of a picture
+    target: int
+    mixed: Tensor  # uint8 (3, H, W)
+    weights: list[float]  # the label, a share of each picture
+    source_box: PatchBox | None = None
+    target_box: PatchBox | None = None
+    source_map: Marked | None = None
+    target_map: Marked | None = None
+
+
+def load_pictures(paths: Sequence[Path | str], size: int) -> tuple[list[str], Tensor]:
+    """Return names and ``uint8 (B, 3, size, size)`` pictures: shorter side scaled to ``size``, centre cut out.
+
+    Without ``paths``, scikit-image's photographs.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_picture``; or there are fewer than two pictures.
+    """
+    if paths:
+        names = [Path(path).stem for path in paths]
+        opened = [read_picture(path) for path in paths]
+    else:
+        try:
+            from skimage import data
+        except ImportError as error:
+            raise ValueError("give at least two --pictures, or install scikit-image for its photographs") from error
+        names, opened = list(PHOTOGRAPHS), [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
+    if len(opened) < 2:
+        raise ValueError(f"mixing needs at least 2 pictures, but got {len(opened)}")
+    squares = []
+    for picture in opened:
+        scale = size / min(picture.size)
+        width, height = (max(size, round(side * scale)) for side in picture.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        square = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        squares.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
+    return names, torch.stack(squares)
+
+
+def rows_of(method: str, images: Tensor, *, seed: int, share: float | None = None, **options: Any) -> list[Row]:
+    """Return a row for every picture as the target, its neighbour before it in ``images`` as the source.
+
+    ``options`` go to ``make_mixing``. ``share`` is the part of the target that SaliencyMix is asked to keep; it is
+    drawn where it is ``None``. Each picture is a class of its own.
+    """
+    mix = make_mixing(method, num_classes=len(images), **options)
+    if mix is None or method == "manifold_mixup":
+        raise ValueError(f"method {method!r} does not mix pictures, there is nothing to show")
+    torch.manual_seed(seed)
+    if isinstance(mix, SaliencyMix):
+        return _saliencymix_rows(mix, images, share)
+    mixed, weights = mix(images, torch.arange(len(images)))
+    mixed = mixed.round().clamp(0, 255).to(torch.uint8)
+    return [
+        Row(method, None if method == "cutout" else (target - 1) % len(images), target, mixed[target], weight)
+        for target, weight in enumerate(weights.tolist())
+    ]
+
+
+def rows_of_each(
+    methods: Sequence[str],
+    images: Tensor,
+    *,
+    saliencies: Sequence[str],
+    styles: Sequence[str],
+    num_targets: int | None = None,
+    seed: int,
+    share: float | None = None,
+    alpha: float = 1.0,
+    basnet_checkpoint: Path | str | None = None,
+    **options: Any,
+) -> list[Row]:
+    """Return ``rows_of`` each of ``methods`` in turn, of SaliencyMix once for every saliency and style.
+
+    ``num_targets``: only the first so many pictures are targets; None: all. ``alpha`` is that of the methods that draw
+    a share. ``basnet_checkpoint`` is for the saliency of that name, ``options`` are for SaliencyMix alone.
+    """
+    rows = []
+    for method in methods:
+        if method != "saliencymix":
+            drawn = {} if method == "cutout" else {"alpha": alpha}
+            rows += rows_of(method, images, seed=seed, **drawn)[:num_targets]
+            continue
+        for saliency in saliencies:
+            own = {"checkpoint": basnet_checkpoint} if saliency == "basnet" and basnet_checkpoint else {}
+            for style in styles:
+                rows += rows_of(
+                    method,
+                    images,
+                    seed=seed,
+                    share=share,
+                    alpha=alpha,
+                    saliency=saliency,
+                    saliency_options=own,
+                    style=style,
+                    **options,
+                )[:num_targets]
+    return rows
+
+
+def _saliencymix_rows(mix: SaliencyMix, images: Tensor, share: float | None) -> list[Row]:
+    count = len(images)
+    draws = mix.draw(count)._replace(mix=True, partners=torch.arange(count).roll(1))
+    if share is not None:
+        draws = draws._replace(lam=torch.full_like(draws.lam, share))
+    mixed, weights = mix.mix_as(images, torch.arange(count), draws)
+    patches = mix.locate(images, draws)
+    fields = [field.expand(count).tolist() for field in patches[:6]]
+    maps = mix.saliency(images)
+    cut, pasted = STYLES[mix.style]
+    cut_at = extremes(maps, cut).tolist()
+    paste_at = extremes(maps, pasted).tolist() if patches.moved else None
+
+    rows = []
+    for target, source in enumerate(draws.partners.tolist()):
+        source_top, source_left, target_top, target_left, height, width = (field[target] for field in fields)
+        rows.append(
+            Row(
+                f"{mix.saliency_name}\n{mix.style.replace('_to_', ' to ')}\n{mix.scope}, {mix.placement}",
+                source,
+                target,
+                mixed[target],
+                weights[target].tolist(),
+                PatchBox(source_top, source_left, height, width),
+                PatchBox(target_top, target_left, height, width),
+                Marked(maps[source], [tuple(cut_at[source])]),
+                Marked(maps[target], [tuple(paste_at[target])] if paste_at else []),
+            )
+        )
+    return rows
+
+
+def write_sheet(rows: Sequence[Row], names: Sequence[str], images: Tensor, path: Path | str) -> None:
+    """Draw ``rows`` under one another and write the sheet to ``path`` (PNG), whole or not at all.
+
+    Red marks the place of the cut and the pixel that chose it, blue the place of the paste.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    title_inches, header_inches = 1.6, 0.5
+    width = title_inches + len(COLUMNS) * CELL_INCHES
+    height = header_inches + len(rows) * (CELL_INCHES + 0.25)
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        len(rows),
+        len(COLUMNS),
+        left=title_inches / width,
+        right=0.995,
+        top=1 - header_inches / height,
+        bottom=0.02,
+        wspace=0.04,
+        hspace=0.16,
+    )
+    for number, row in enumerate(rows):
+        axes = [figure.add_subplot(grid[number, col]) for col in range(len(COLUMNS))]
+        for axis in axes:
+            axis.set_axis_off()
+        if number == 0:
+            for axis, column in zip(axes, COLUMNS, strict=True):
+                axis.set_title(column, fontsize=11, pad=16)
+        axes[0].text(-0.06, 0.5, row.title, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
+        if row.source is not None:
+            show_picture(axes[0], images[row.source], names[row.source], row.source_box, CUT_COLOUR)
+        _show_map(axes[1], row.source_map, CUT_COLOUR)
+        show_picture(axes[2], images[row.target], names[row.target], row.target_box, PASTE_COLOUR)
+        _show_map(axes[3], row.target_map, PASTE_COLOUR)
+        shares = {row.target: row.weights[row.target], row.source: 1 - row.weights[row.target]}
+        label = " + ".join(f"{share:.2f} {names[picture]}" for picture, share in shares.items() if picture is not None)
+        show_picture(axes[4], row.mixed, label, None, PASTE_COLOUR)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+
+
+def show_picture(axis: Any, picture: Tensor, caption: str, box: PatchBox | None, colour: str) -> None:
+    """Draw ``uint8 (3, H, W)`` on a matplotlib axis, the caption above it and ``box`` outlined."""
+    from matplotlib.patches import Rectangle
+
+    axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axis.text(0.5, 1.02, caption, transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5)
+    if box is not None and box.height and box.width:
+        # imshow puts the centre of pixel (0, 0) at the origin, so that its border is half a pixel before.
+        corner = (box.left - 0.5, box.top - 0.5)
+        axis.add_patch(Rectangle(corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=1.6))
+
+
+def _show_map(axis: Any, marked: Marked | None, colour: str) -> None:
+    if marked is None:
+        return
+    axis.imshow(marked.map_.numpy(), cmap="gray", interpolation="nearest")
+    for row, col in marked.anchors:
+        axis.plot(
+            col,
+            row,
+            marker="o",
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=2,
+            clip_on=False,
+        )

@@ -1,0 +1,33 @@
+"""What the values of the settings are called: every name that a config, a card or a report may hold.
+
+No import here, so that a wrong name is refused before anything heavy is loaded or any data is touched.
+"""
+
+METHODS = (
+    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
+)  # fmt: skip
+# torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
+ARCHITECTURES = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "wide_resnet28_10",
+)  # fmt: skip
+DATASETS = ("image_folder", "cifar10", "cifar100")
+CROPS = ("resized", "padded", "none")
+DECODERS = ("opencv", "pillow")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+# Where the patch is cut from and where it is pasted (paper, section 3.4).
+STYLES = {
+    "salient_to_corresponding": ("salient", "corresponding"),
+    "salient_to_salient": ("salient", "salient"),
+    "salient_to_nonsalient": ("salient", "nonsalient"),
+    "nonsalient_to_salient": ("nonsalient", "salient"),
+    "nonsalient_to_nonsalient": ("nonsalient", "nonsalient"),
+}
+SCOPES = ("image", "batch")
+PLACEMENTS = ("clip", "shift")
+# fine_grained is the detector of the authors' code, background_subtraction follows the one that the paper names.
+SALIENCIES = (
+    "fine_grained", "spectral_residual", "frequency_tuned", "background_subtraction", "official", "basnet",
+)  # fmt: skip
+ATTACKS = ("fgsm", "pgd")

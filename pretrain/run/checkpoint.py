@@ -1,0 +1,140 @@
+"""Checkpoint files that are whole, safe to open and describe themselves; both trainers use them.
+
+A file appears under its final name only when it is complete and on the disk. It holds tensors and plain Python values
+only, so that ``torch.load(weights_only=True)`` opens it and nothing inside is ever executed.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from pretrain.run.files import atomic_write
+
+LAST_CHECKPOINT = "last_checkpoint"  # a text file that names the newest checkpoint, as Detectron2 and fvcore have it
+
+logger = logging.getLogger(__name__)
+
+
+def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
+    """Write ``state`` (nested dicts, lists and tuples of tensors and plain values) to ``path``, whole or not at all.
+
+    Raises:
+        TypeError: a value that safe loading would refuse; its place in ``state`` is named and nothing is written.
+        OSError: the disk is full, say; whatever stood at ``path`` is untouched.
+    """
+    import torch
+
+    _check_plain(state, "state")
+    try:
+        with atomic_write(path) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # of a full disk PyTorch's zip writer tells either, without the path
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
+
+
+def save_last(state: dict[str, Any], folder: Path | str, name: str) -> Path:
+    """Save ``state`` as ``folder/name``, then point ``last_checkpoint`` to it. Returns the file's path."""
+    path = Path(folder) / name
+    save_checkpoint(state, path)
+    with atomic_write(path.parent / LAST_CHECKPOINT, "w") as file:
+        file.write(name)
+    return path
+
+
+def load_checkpoint(path: Path | str) -> Any:
+    """Return what ``path`` holds, tensors on the CPU, without executing anything in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged (checksums are verified) or needs more than safe loading gives.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.stat().st_size == 0:
+        raise ValueError(f"checkpoint {path} is empty (0 bytes)")
+    with open(path, "rb") as file:  # outside the try: a file that may not be read is another error than a damaged one
+        try:
+            damaged = _first_wrong_checksum(file)
+            if damaged is None:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # a cut or altered pickle stream can raise almost anything
+            raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+    raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+
+
+def _first_wrong_checksum(file: IO[bytes]) -> str | None:
+    """Return the first member of a zip file whose checksum is wrong; PyTorch does not look at those that it writes."""
+    damaged = None
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    file.seek(0)
+    return damaged
+
+
+def load_last(folder: Path | str) -> tuple[dict[str, Any], Path] | None:
+    """Return the newest readable checkpoint of ``folder`` and its path, or None where there is none.
+
+    The file that ``last_checkpoint`` names comes first, then the other ``*.pth`` files from the newest to the oldest. A
+    damaged one is passed over with a warning that names it and the one used instead.
+
+    Raises:
+        ValueError: there are checkpoints, but none can be read.
+    """
+    folder = Path(folder)
+    candidates = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    pointer = folder / LAST_CHECKPOINT
+    if pointer.is_file():
+        named = folder / pointer.read_text("utf-8", errors="replace").strip()
+        if named in candidates:
+            candidates.remove(named)
+            candidates.insert(0, named)
+    failures = []
+    for path in candidates:
+        try:
+            state = load_checkpoint(path)
+        except ValueError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            logger.warning("%s; resuming from %s instead", "; ".join(failures), path)
+        return state, path
+    if failures:
+        raise ValueError(f"no checkpoint in {folder} can be read: {'; '.join(failures)}")
+    return None
+
+
+def _check_plain(value: Any, place: str) -> None:
+    import torch
+
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, f"key {key!r} of {place}")
+            _check_plain(item, f"{place}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{place}[{index}]")
+    elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes)):
+        raise TypeError(
+            f"{place} is a {type(value).__module__}.{type(value).__name__}; expected tensors and plain values"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"\x1b\[[0-9;]*m", "", line)  # PyTorch writes part of its message in bold

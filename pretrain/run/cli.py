@@ -1,0 +1,176 @@
+"""What every tool shares at the terminal: its parser, its log, its progress and its way to fail.
+
+Nothing here imports PyTorch, so that ``--help`` of any tool answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+LOGGER_NAMES = ("pretrain", "detection", "tools")
+PLAIN_LINE_SECONDS = 15  # between two progress lines where there is no terminal
+
+logger = logging.getLogger(__name__)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the examples' line breaks and shows every default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, [], ()) else super()._get_help_string(action)
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser whose ``--help`` shows ``doc``: the tool's module docstring, with a runnable example."""
+    return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, example: str) -> None:
+    """Add ``--config-file FILE`` and the trailing ``KEY VALUE ...`` overrides, as Detectron2 spells them."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help=f"YAML experiment, for example {example}")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys set after the file")
+
+
+def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) -> None:
+    """Send the toolkit's log to stderr and, with ``output_dir``, append it to ``output_dir/log.txt``.
+
+    Only the toolkit's own loggers are touched, never the root logger. The file also receives debug records, among them
+    the traceback behind a one-line error. Calling again replaces the handlers of the call before. With ``quiet``, for
+    all but the first of several processes, only warnings are shown and there are no progress bars.
+    """
+    for text in (r".*torch\.jit\.script.* is deprecated", r"torch\.meshgrid: in an upcoming release"):
+        warnings.filterwarnings("ignore", message=text)  # fvcore's and Detectron2's own, on import and in use
+    console = _ConsoleHandler()
+    console.setLevel(logging.INFO)
+    console.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%H:%M:%S"))
+    handlers: list[logging.Handler] = [console]
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+        handlers.append(file)
+    for name in LOGGER_NAMES:
+        toolkit_logger = logging.getLogger(name)
+        toolkit_logger.setLevel(logging.WARNING if quiet else logging.DEBUG)
+        toolkit_logger.propagate = False
+        for old in list(toolkit_logger.handlers):
+            toolkit_logger.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            toolkit_logger.addHandler(handler)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes through tqdm, so that a log line does not tear a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class Progress:
+    """A tqdm bar on a terminal, a plain log line every few seconds elsewhere. Use it as a context manager.
+
+    Rate and remaining time count from this process's start, not from ``initial``: after a resume they are those of the
+    steps that really ran.
+    """
+
+    def __init__(self, total: int, description: str, *, initial: int = 0, unit: str = "it"):
+        self.total, self.description, self.initial, self.unit = total, description, initial, unit
+        self.done = initial
+        self._started = self._last_line = time.monotonic()
+        shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        self._bar = tqdm(total=total, desc=description, initial=initial, unit=unit, disable=not shown)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._bar.close()
+
+    def update(self, count: int = 1, **values: float) -> None:
+        """Advance by ``count`` and show ``values`` (name -> number) beside the bar."""
+        self.done += count
+        if not self._bar.disable:
+            if values:
+                self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = now
+            shown = "".join(f", {name} {value:.4g}" for name, value in values.items())
+            logger.info(
+                "%s %d/%d %s, %s left%s",
+                self.description,
+                self.done,
+                self.total,
+                self.unit,
+                format_seconds(self.seconds_left()),
+                shown,
+            )
+
+    def seconds_left(self) -> float:
+        """Expected seconds until ``total``, from the rate of this process's own steps (infinite before the first)."""
+        steps = self.done - self.initial
+        if steps == 0:
+            return float("inf")
+        return (self.total - self.done) * (time.monotonic() - self._started) / steps
+
+
+def format_seconds(seconds: float) -> str:
+    """Return ``h:mm:ss``, or ``unknown`` for a duration that is not finite."""
+    if seconds == float("inf"):
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a tool's ``main`` and exit: 0, its own status, 2 with one line for a user's error, 130 after Ctrl-C.
+
+    ``ValueError``, ``OSError``, ``ImportError`` and ``FloatingPointError`` are the errors that a user can cause; any
+    other exception is a bug of ours and keeps its traceback.
+    """
+    tool = Path(sys.argv[0]).name
+    set_thread_waiting()
+    try:
+        sys.exit(main() or 0)
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted; files under their final names are complete", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)  # the reader of our output went away (`| head`), which is no error of anyone's
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        logger.debug("the traceback behind the error", exc_info=True)
+        print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def set_thread_waiting() -> None:
+    """Make PyTorch's CPU threads wait by sleeping after a short spin; must come before PyTorch is imported.
+
+    By default they spin for milliseconds, which halves the speed of training, or worse, on a machine that does anything
+    else (data loading included). Sleeping at once costs a quiet machine more than half the speed of short operations,
+    such as saliency maps. A spin of some microseconds costs neither. What the user's environment says stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of ``error`` on one line; of an error in a data-loading worker, the worker's own message."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    message = str(error).strip() or type(error).__name__
+    if message.startswith("Caught ") and "worker process" in message:  # PyTorch packs the worker's traceback in front
+        message = message.splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())

@@ -1,0 +1,123 @@
+"""The processes of one run: one by itself, or as many as ``torchrun`` started on one or more machines.
+
+No process management of our own: everything comes from the environment variables that ``torchrun`` sets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among ``size`` of them, and what they tell each other. Every one must make every call.
+
+    ``device`` is where this process computes.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over the processes, on ``device``; the input is left as it is."""
+        total = values.to(self.device, copy=True)
+        if self.size == 1:
+            return total
+        torch.distributed.all_reduce(total)
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's ``value`` (anything that can be pickled) in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """Return what ``make()`` returns in the main process, in every process."""
+        if self.size == 1:
+            return make()
+        box = [make() if self.is_main else None]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers, such as the running statistics of BatchNorm."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+
+SINGLE_CPU_PROCESS = Processes(torch.device("cpu"))
+
+
+@contextmanager
+def join_processes(device_name: str) -> Iterator[Processes]:
+    """Join the other processes that ``torchrun`` started; the value is this one's place among them.
+
+    ``device_name`` is the config key DEVICE. Each process of a machine takes a CUDA device of its own, by its local
+    rank; on the CPU they share the cores. Without ``torchrun`` there is one process, and nothing is joined.
+
+    Raises:
+        ValueError: the device is not there, or there are more processes than GPUs.
+    """
+    device = select_device(device_name)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Processes(device)
+        return
+    if device.type == "cuda":
+        local_rank, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        if device.index is not None or here > torch.cuda.device_count():
+            raise ValueError(
+                f"{here} processes were started on a machine with {torch.cuda.device_count()} GPUs and DEVICE "
+                f"{device_name!r}; start at most one a GPU, with DEVICE auto or cuda"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield Processes(device, torch.distributed.get_rank(), size)
+    torch.distributed.destroy_process_group()  # not after an error: the others may be waiting; torchrun ends them
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device of config key ``DEVICE``; ``auto`` is CUDA where PyTorch sees one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"DEVICE is {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"DEVICE is {name!r}, but PyTorch sees no CUDA device; use auto or cpu")
+    return device
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of PyTorch's generators that this process draws from: the CPU's and, if it is one, the GPU's."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore what ``random_state`` returned; the GPU's only where there was one and is one."""
+    torch.set_rng_state(state["cpu"])
+    cuda = state["cuda"]
+    if isinstance(cuda, list):  # detectors of version 0.1 kept those of all GPUs
+        cuda = cuda[device.index or 0] if len(cuda) > (device.index or 0) else None
+    if device.type == "cuda" and cuda is not None:
+        torch.cuda.set_rng_state(cuda, device)

@@ -1,0 +1,243 @@
+"""One configuration idiom for everything: YAML files with ``_BASE_``, then ``KEY VALUE`` pairs, checked by name.
+
+A config (pretraining, detection, a study) is a tree of keys with defaults, a table of ``Rule`` that says what a good
+value is, and ``Effects`` that say which keys do not decide about a result.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from fvcore.common.config import CfgNode
+
+MAX_FAULTS = 10  # that one error lists
+
+
+class Rule(NamedTuple):
+    """What holds for a good value of a key, and how to say it after "expected"."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def one_of(*options: Any) -> Rule:
+    """Return the rule that a value is among ``options``."""
+    listed = f"one of {', '.join(options)}" if all(isinstance(option, str) for option in options) else None
+    return Rule(lambda value: value in options, listed or " or ".join(map(repr, options)))
+
+
+def at_least(least: float) -> Rule:
+    """Return the rule that a number is finite and not below ``least``."""
+    return Rule(lambda value: is_number(value) and value >= least, f"at least {least}")
+
+
+def above(least: float) -> Rule:
+    """Return the rule that a number is finite and above ``least``."""
+    return Rule(lambda value: is_number(value) and value > least, f"a finite number above {least}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether ``value`` is a finite int or float; a bool is none."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, "within 0 and 1")
+SHARE_BELOW_1 = Rule(lambda value: is_number(value) and 0 <= value < 1, "at least 0 and below 1")
+NOT_NEGATIVE = Rule(at_least(0).holds, "a finite number of at least 0")
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config; ``faults`` has a sentence for each, the message one a line."""
+
+    def __init__(self, faults: Sequence[str]):
+        shown = list(faults[:MAX_FAULTS])
+        if len(faults) > MAX_FAULTS:
+            shown.append(f"and {len(faults) - MAX_FAULTS} more faults")
+        self.faults = tuple(shown)
+        super().__init__("\n".join(shown))
+
+
+def find_faults(cfg: CfgNode, rules: Mapping[str, Rule], *, note: str = "") -> list[str]:
+    """Return a sentence for each key whose value breaks its rule; ``note`` stands behind the value."""
+    faults = []
+    for key, rule in rules.items():
+        value = get_value(cfg, key)
+        if not rule.holds(value):
+            faults.append(f"{key} is {value!r}{note}; expected {rule.expected}")
+    return faults
+
+
+def refuse_faults(faults: Sequence[str]) -> None:
+    """Raise ``ConfigError`` unless there are no ``faults``."""
+    if faults:
+        raise ConfigError(faults)
+
+
+def check_choice(key: str, value: Any, known: Collection[str]) -> None:
+    """Refuse a ``value`` that is none of ``known`` with a ``ValueError`` that names ``key``."""
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(known)}")
+
+
+def get_value(cfg: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key."""
+    value: Any = cfg
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The keys of a config that do not decide what a run computes; all others are part of its result.
+
+    Attributes:
+        place: where files lie, which are written how often, when a run gives up.
+        speed: device, memory layout, workers, compilation: they change a result by rounding at most, and a timing.
+        test: read only when a finished network is tested.
+        first_defaults: key -> the default that it had when it was new, where that was changed since. What was made
+            before a key existed was made by that value.
+    """
+
+    place: frozenset[str]
+    speed: frozenset[str]
+    test: frozenset[str] = frozenset()
+    first_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def free_on_resume(self) -> frozenset[str]:
+        """Keys that may differ between the two halves of a resumed run."""
+        return self.place | self.speed | self.test
+
+    def of_training(self, cfg: CfgNode) -> dict[str, Any]:
+        """Return the keys, with their values, that decide about trained weights."""
+        return _without(cfg, self.free_on_resume)
+
+    def of_testing(self, cfg: CfgNode) -> dict[str, Any]:
+        """Return the keys that decide about the numbers of a trained network."""
+        return _without(cfg, self.place | self.speed)
+
+    def of_timing(self, cfg: CfgNode) -> dict[str, Any]:
+        """Return the keys that decide about how long training takes."""
+        return _without(cfg, self.place | self.test)
+
+    def first_values(self, defaults: CfgNode) -> dict[str, Any]:
+        """Return what each key of ``defaults`` means where it is absent."""
+        return {**plain_leaves(defaults), **self.first_defaults}
+
+
+def plain_leaves(cfg: CfgNode) -> dict[str, Any]:
+    """Return dotted keys and values as YAML gives them back (a tuple is a list)."""
+    return dict(leaves(yaml.safe_load(cfg.dump())))
+
+
+def _without(cfg: CfgNode, dropped: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in plain_leaves(cfg).items() if key not in dropped and key != "VERSION"}
+
+
+def check_same_run(saved: str, cfg: CfgNode, defaults: CfgNode, effects: Effects) -> None:
+    """Refuse to resume a run under a config that changes its meaning.
+
+    ``saved`` is the YAML text that the checkpoint carries. A key that it lacks was not there yet and had its first
+    default; keys that ``effects`` frees may differ.
+
+    Raises:
+        ValueError: lists every other key whose value differs, with both values.
+    """
+    before = {**effects.first_values(defaults), **dict(leaves(yaml.safe_load(saved)))}
+    now = plain_leaves(cfg)
+    changed = [
+        f"{key} was {before.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}"
+        for key in sorted({*before, *now} - effects.free_on_resume)
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"cannot resume: the config differs from the checkpoint's ({'; '.join(changed)}); "
+            "set these keys back, or start anew in another OUTPUT_DIR"
+        )
+
+
+def load_config(defaults: CfgNode, config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return a copy of ``defaults`` with the YAML file's values and then the ``KEY VALUE`` pairs merged in.
+
+    ``_BASE_`` in a file names the file (or list of files) that it differs from, relative to itself. A string that reads
+    as a Python literal is taken as that literal, as in Detectron2 (``"('voc_2007_trainval',)"``); an integer is taken
+    where a float is expected and a list where a tuple is.
+
+    Raises:
+        FileNotFoundError: a config file does not exist.
+        ValueError: not YAML, an unknown key (the nearest known one is named), or a value of another type.
+    """
+    cfg = defaults.clone()
+    if config_file is not None:
+        for key, value in leaves(_read_yaml(Path(config_file)), defaults):
+            _set(cfg, key, value, str(config_file))
+    if len(opts) % 2:
+        raise ValueError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no value")
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        _set(cfg, key, value, "command line")
+    return cfg
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    try:
+        content = CfgNode.load_yaml_with_base(str(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
+        raise ValueError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    except (AssertionError, TypeError, AttributeError) as error:  # fvcore's answers to a file that is not a mapping
+        raise ValueError(f"{path}: expected a mapping of config keys ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of config keys, but got {type(content).__name__}")
+    return content
+
+
+def leaves(tree: dict[str, Any], defaults: CfgNode | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; a mapping is descended into unless ``defaults`` has a plain value at its key."""
+    for name, value in tree.items():
+        known = defaults.get(name) if isinstance(defaults, CfgNode) else None
+        if isinstance(value, dict) and (known is None or isinstance(known, CfgNode)):
+            yield from leaves(value, known, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    """Set one dotted key of ``cfg``; ``source`` says in errors where the value came from."""
+    *parents, leaf = key.split(".")
+    node = cfg
+    for name in parents:
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node:
+        known = [name for name, _ in leaves(cfg, None)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise ValueError(f"{source}: unknown config key {key}; did you mean {near[0]}?")
+    if isinstance(node[leaf], CfgNode):
+        raise ValueError(f"{source}: {key} is a group of keys ({', '.join(node[leaf])}), but got the value {value!r}")
+    node[leaf] = _coerce(key, value, node[leaf], source)
+
+
+def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+    if isinstance(value, str) and not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):  # it stays a string, which the type check below names
+            value = ast.literal_eval(value)
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted in (tuple, list) and isinstance(value, (tuple, list)):
+        return wanted(value)
+    if default is not None and type(value) is not wanted:  # None stands for "not set" and says nothing of the type
+        raise ValueError(f"{source}: {key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
+    return value

@@ -1,0 +1,149 @@
+"""Read what a weights file holds without executing anything in it.
+
+The file's first bytes, not its name, say what it is: PyTorch's zip or its older pickle, a plain pickle of NumPy arrays
+(Detectron2's model zoo), or safetensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+_TORCH_LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, little-endian
+
+
+def read_weights(path: Path | str) -> Any:
+    """Return the file's content: usually a dict of tensors, or one of plain values and such dicts; on the CPU.
+
+    A safetensors file gives one flat dict; the arrays of a NumPy pickle come as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: empty, truncated, not a weights file, or one that needs more than tensors and plain values; the text
+            then names the type and a command that makes a safe copy.
+        ImportError: a safetensors file, and the package of that name is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        raise ValueError(f"{path} is empty (0 bytes)")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(f"{path} is a web page, not weights: the download probably ended at an error or login page")
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`")
+    if head.startswith(b"PK") or (head.startswith(b"\x80") and _TORCH_LEGACY_MAGIC in head):
+        return _read_torch(path)
+    if head.startswith(b"\x80"):
+        return _read_pickle(path)
+    if head[8:9] == b"{":  # after the header's length in eight bytes comes its JSON
+        return _read_safetensors(path)
+    raise ValueError(
+        f"{path} is not a weights file: it starts with {head[:12]!r}; "
+        "expected a PyTorch, safetensors or NumPy pickle file"
+    )
+
+
+def _read_torch(path: Path) -> Any:
+    from pretrain.run.checkpoint import load_checkpoint
+
+    try:
+        return load_checkpoint(path)
+    except ValueError as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
+        if refused is None or _is_cut_in(path, refused[1].rpartition(".")[2]):
+            raise _damaged(path, EOFError("its pickle cannot be read safely")) from error
+        raise ValueError(
+            _unsafe(path, refused[1], "torch.load({path!r}, map_location='cpu', weights_only=False)")
+        ) from error
+
+
+class _UnsafeTypeError(Exception):
+    """A pickle names something that no array consists of."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain values and NumPy arrays; it never looks up, imports or calls anything else."""
+
+    _ALLOWED = {  # noqa: RUF012 - a constant table
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_reconstruct",): np.zeros(1).__reduce__()[0],  # its module's name differs between NumPy 1 and 2
+        ("_frombuffer",): np.zeros(1).__reduce_ex__(5)[0],
+        ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how protocol 2 spells bytes
+        ("collections", "OrderedDict"): dict,
+    }
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file, encoding="latin1")  # arrays written by Python 2
+
+    def find_class(self, module: str, name: str) -> Any:
+        from_numpy = module in (
+            "numpy.core.multiarray",
+            "numpy._core.multiarray",
+            "numpy.core.numeric",
+            "numpy._core.numeric",
+        )
+        allowed = self._ALLOWED.get((name,) if from_numpy else (module, name))
+        if allowed is None:
+            raise _UnsafeTypeError(f"{module}.{name}")
+        return allowed
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return _ArrayUnpickler(file).load()
+    except _UnsafeTypeError as error:
+        raise ValueError(_unsafe(path, str(error), "pickle.load(open({path!r}, 'rb'))")) from error
+    except OSError:
+        raise
+    except Exception as error:  # a cut or altered pickle stream can raise almost anything
+        raise _damaged(path, error) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"{path} is a safetensors file; reading it needs `pip install safetensors`") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _is_cut_in(path: Path, name: str) -> bool:
+    """Whether the file ends in the middle of the type's name; PyTorch takes the last byte for a line break."""
+    with open(path, "rb") as file:
+        file.seek(-(len(name) + 1), 2)
+        return file.read()[:-1] == name.encode()
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f"{path} is damaged or cut short: {reason}")
+
+
+def _unsafe(path: Path, type_name: str, load: str) -> str:
+    # The state dict under its usual names, or the whole; of a pickled network, its own state dict.
+    code = (
+        f"import pickle, torch; d = {load.format(path=str(path))}; "
+        "d = d.get('state_dict', d.get('model', d)) if isinstance(d, dict) else d; "
+        f"torch.save(getattr(d, 'state_dict', lambda: d)(), {f'{path}.safe.pth'!r})"
+    )
+    return (
+        f"{path} holds a {type_name}, which is more than tensors and plain values; nothing in it was executed. "
+        f"Only if you trust where it comes from (this line executes what it holds), make a safe copy: "
+        f"python -c {shlex.quote(code)}"
+    )

@@ -1,0 +1,264 @@
+"""Find the ResNet in what a weights file holds.
+
+A file may hold several networks (MoCo's query and key encoder, a network and its moving average), each under a prefix.
+Prefixes are found by matching whole sets of keys, never by stripping strings. Where several match, the rules written in
+this file decide and say so; without a rule it is the user's choice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pretrain.weights.namings import CIFAR_STEM, convert_state_dict, revert_state_dict
+
+# A dict of this name holds the moving average of the weights: ours, torchvision's reference script, timm.
+EMA_NAMES = ("ema", "model_ema", "state_dict_ema")
+
+# (taken, left, why), each the end of a prefix: where both match, the first is converted
+PREFERRED = (
+    ("encoder_q.", "encoder_k.", "MoCo trains encoder_q, and encoder_k is its moving average"),
+    ("base_encoder.", "momentum_encoder.", "MoCo v3 trains base_encoder, and momentum_encoder is its moving average"),
+)
+
+# rule name -> pattern of keys beside a network that are dropped on purpose
+BESIDE = {
+    "queue": re.compile(r"(module\.)?queue(_ptr)?"),  # MoCo's negatives
+    "predictor": re.compile(r"(module\.)?predictor\..+"),  # MoCo v3's second head
+    "n_averaged": re.compile(r"n_averaged"),  # the counter of torch.optim.swa_utils.AveragedModel
+    "detector": re.compile(  # the rest of a Faster R-CNN around its backbone
+        r"proposal_generator\..+|roi_heads\.(box_head|box_predictor|res5\.norm)\..+|backbone\.fpn_(lateral|output)\d\..+"
+        r"|pixel_mean|pixel_std"
+    ),
+}
+
+# What a card is made of, at the top of a file: ours; the authors' releases (best_err*); PyTorch's ImageNet example.
+METADATA = (
+    "arch",
+    "method",
+    "config",
+    "top1",
+    "top5",
+    "pixel_mean",
+    "pixel_std",
+    "card",
+    "best_err1",
+    "best_err5",
+    "best_acc1",
+)
+
+
+class Naming(NamedTuple):
+    """One of the two namings of a ResNet's tensors."""
+
+    title: str
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]]  # into the other naming; an error for all but a whole ResNet
+    anchor: str  # a key that every network has; what stands before it is its prefix
+    inner: re.Pattern[str]  # what may follow the prefix
+
+
+TORCHVISION = Naming("torchvision", convert_state_dict, "layer1.0.conv1.weight", re.compile(r".+"))
+DETECTRON2 = Naming("Detectron2", revert_state_dict, "res2.0.conv1.weight", re.compile(r"(stem|res[2-5])\..+"))
+# In a C4 detector the last stage is part of the heads.
+C4_BACKBONE, C4_RES5 = "backbone.", "roi_heads."
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet found in a file.
+
+    Attributes:
+        state: key without prefix -> the file's own tensor, classifier and counters included.
+        prefix: where it lay: names of nested dicts and the prefix of its keys, such as ``state_dict.module.``.
+        ema: whether these are averaged weights.
+        beside: rule -> number of keys beside the network that the rule drops.
+        notes: sentences for the user, one for each rule that decided something.
+        metadata: those of `METADATA` that stand at the top of the file, 0-d tensors as numbers.
+    """
+
+    state: dict[str, Any]
+    prefix: str
+    ema: bool
+    beside: dict[str, int]
+    notes: tuple[str, ...]
+    metadata: dict[str, Any]
+
+
+def find_network(
+    content: Any, naming: Naming = TORCHVISION, *, prefix: str | None = None, ema: bool = False
+) -> Network:
+    """Return the one ResNet that ``content``, a file's content as `read_weights` gives it, holds.
+
+    Args:
+        naming: whose names its keys have.
+        prefix: take the network under this prefix, given with or without the names of the nested dicts, and drop what
+            lies beside it. Without it the rules of this module decide.
+        ema: take averaged weights instead of the trained ones.
+
+    Raises:
+        ValueError: no whole ResNet (the nearest one's fault is named), several without a rule, or a key beside the
+            network that no rule drops.
+    """
+    holders = list(_tensor_dicts(content))
+    candidates = [match for place, holder in holders for match in _matches(place, holder, naming)]
+    eligible = candidates
+    if prefix is not None:
+        eligible = [match for match in candidates if prefix in (match.full_prefix, match.prefix)]
+        if not eligible:
+            raise ValueError(f"no {naming.title} ResNet under the prefix {prefix!r}; {_offer(candidates)}")
+    whole = [match for match in eligible if match.fault is None]
+    if not whole:
+        raise ValueError(_nearest_fault(eligible, holders, naming))
+    if prefix is not None and len(exact := [match for match in whole if match.full_prefix == prefix]) == 1:
+        match, notes = exact[0], [f"took {exact[0].title}, as --prefix says"]
+    else:
+        match, notes = _choose(whole, ema=ema)
+    others = [other for other in candidates if other.fault is None and other is not match]
+    beside = _beside(match, others, explicit=prefix is not None)
+    return Network(match.state(), match.full_prefix, match.ema, beside, tuple(notes), _metadata(content))
+
+
+@dataclass
+class _Match:
+    """Keys of one dict that share a prefix, and what keeps them from being a whole ResNet, if anything."""
+
+    place: str  # names of the nested dicts around it, each followed by a dot
+    prefix: str
+    keys: dict[str, str]  # key without prefix -> key in the holder
+    holder: Mapping[str, Any]
+    fault: str | None = None
+
+    @property
+    def full_prefix(self) -> str:
+        return self.place + self.prefix
+
+    @property
+    def title(self) -> str:
+        return repr(self.full_prefix) if self.full_prefix else "the keys without prefix"
+
+    @property
+    def ema(self) -> bool:
+        return any(name in EMA_NAMES for name in self.place.split("."))
+
+    def state(self) -> dict[str, Any]:
+        return {name: self.holder[key] for name, key in self.keys.items()}
+
+
+def _tensor_dicts(content: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (names of the nested dicts, dict) for each dict that has text keys and tensors, the outer one first."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return
+    if any(hasattr(value, "shape") for value in content.values()):
+        yield place, content
+    for name, value in content.items():
+        yield from _tensor_dicts(value, f"{place}{name}.")
+
+
+def _matches(place: str, holder: Mapping[str, Any], naming: Naming) -> Iterator[_Match]:
+    for anchor in holder:
+        prefix = anchor[: -len(naming.anchor)]
+        if not anchor.endswith(naming.anchor) or (prefix and not prefix.endswith(".")):
+            continue
+        keys = {
+            key[len(prefix) :]: key
+            for key in holder
+            if key.startswith(prefix) and naming.inner.fullmatch(key, len(prefix))
+        }
+        if naming is DETECTRON2 and prefix.endswith(C4_BACKBONE) and not any(key.startswith("res5.") for key in keys):
+            heads = prefix[: -len(C4_BACKBONE)] + C4_RES5
+            keys |= {key[len(heads) :]: key for key in holder if re.match(re.escape(heads) + r"res5\.[0-9]", key)}
+        match = _Match(place, prefix, keys, holder)
+        match.fault = _fault(match, naming)
+        yield match
+
+
+def _fault(match: _Match, naming: Naming) -> str | None:
+    for key in match.keys.values():
+        if not hasattr(match.holder[key], "shape"):
+            return f"{key!r} holds a {type(match.holder[key]).__name__}, not a tensor"
+    try:
+        naming.convert(match.state())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _nearest_fault(candidates: list[_Match], holders: list[tuple[str, Mapping[str, Any]]], naming: Naming) -> str:
+    for place, holder in holders:
+        for key, value in holder.items():
+            if key.endswith("conv1.weight") and tuple(getattr(value, "shape", ()))[1:] == (3, 3, 3):
+                return f"{place}{key} has shape {tuple(value.shape)}: {CIFAR_STEM}"
+    if candidates:
+        nearest = max(candidates, key=lambda match: len(match.keys))
+        return f"{nearest.title}: {nearest.fault}"
+    other = DETECTRON2 if naming is TORCHVISION else TORCHVISION
+    if any(match.fault is None for place, holder in holders for match in _matches(place, holder, other)):
+        return f"the network has {other.title}'s names already" + (
+            "; --reverse turns it back" if other is DETECTRON2 else "; convert it without --reverse"
+        )
+    num_keys = sum(len(holder) for _, holder in holders)
+    some = ", ".join(list(holders[0][1])[:3]) if holders else ""
+    return (
+        f"no ResNet in {naming.title}'s names: none of {num_keys} keys{f' ({some}, ...)' if some else ''} "
+        f"ends in {naming.anchor}"
+    )
+
+
+def _choose(whole: list[_Match], *, ema: bool) -> tuple[_Match, list[str]]:
+    notes = []
+    pool = [match for match in whole if match.ema == ema]
+    if not pool:
+        raise ValueError(
+            f"--ema asks for averaged weights (a dict named {', '.join(EMA_NAMES)}); {_offer(whole)}"
+            if ema
+            else f"only averaged weights found ({_offer(whole)}); take them with --ema"
+        )
+    if len(pool) < len(whole):
+        notes.append(
+            "averaged weights taken, as --ema says"
+            if ema
+            else "trained weights taken; the file also holds averaged ones, which --ema takes"
+        )
+    for taken, left, why in PREFERRED:
+        rivals = {match.full_prefix[: -len(taken)] + left for match in pool if match.prefix.endswith(taken)}
+        if rivals & {match.full_prefix for match in pool}:
+            pool = [match for match in pool if match.full_prefix not in rivals]
+            notes.append(f"{taken} taken rather than {left}: {why}")
+    if len(pool) > 1:
+        raise ValueError(f"several whole networks and no rule to choose by; {_offer(pool)}; name one with --prefix")
+    if pool[0].full_prefix:
+        notes.append(f"the network lies under {pool[0].full_prefix!r}")
+    return pool[0], notes
+
+
+def _offer(matches: list[_Match]) -> str:
+    return "found " + (", ".join(match.title for match in matches) if matches else "no network at all")
+
+
+def _beside(match: _Match, others: list[_Match], *, explicit: bool) -> dict[str, int]:
+    """Count the keys of the holder that are not the network's, by the rule that drops each; an error without a rule."""
+    owner = {key: f"{other.prefix}*" for other in others if other.holder is match.holder for key in other.keys.values()}
+    counts: Counter[str] = Counter()
+    for key in match.holder.keys() - set(match.keys.values()):
+        rule = (
+            "outside --prefix"
+            if explicit
+            else owner.get(key) or next((name for name, pattern in BESIDE.items() if pattern.fullmatch(key)), None)
+        )
+        if rule is None:
+            raise ValueError(
+                f"no rule for the key {key!r} beside the network under {match.full_prefix!r}; "
+                f"to drop all keys beside it say --prefix {match.full_prefix or repr('')}"
+            )
+        counts[rule] += 1
+    return dict(sorted(counts.items()))
+
+
+def _metadata(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {}
+    known = {key: content[key] for key in METADATA if key in content}
+    return {key: value.item() if hasattr(value, "item") else value for key, value in known.items()}

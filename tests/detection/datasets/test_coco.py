@@ -1,0 +1,171 @@
+"""COCO files mean what the same objects mean in the VOC layout, and every defect in them is named."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from detection.config import get_cfg
+from detection.datasets.coco import load_coco
+from detection.datasets.load import load_dataset
+from detection.datasets.types import AnnotatedObject
+from detection.run_data import read_run_data
+from detection.samples import TrainingSamples
+
+
+def content():
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.png", "width": 64, "height": 48},
+            {"id": 3, "file_name": "b.png", "width": 48, "height": 64},
+        ],
+        "categories": [{"id": 9, "name": "person"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 2, "bbox": [4, 5, 26, 35], "iscrowd": 0},
+            {"id": 2, "image_id": 7, "category_id": 9, "bbox": [33.5, 2, 20, 40]},
+            {"id": 3, "image_id": 3, "category_id": 9, "bbox": [0, 0, 48, 64], "iscrowd": 1},
+        ],
+    }
+
+
+def write(root, file="annotations/train.json", data=None, pictures="images"):
+    path = root / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data if data is not None else content()))
+    (root / pictures).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 48)).save(root / pictures / "a.png")
+    Image.new("RGB", (48, 64)).save(root / pictures / "b.png")
+    return path
+
+
+def test_load_coco__is_a_voc_dataset(tmp_path):
+    path = write(tmp_path)
+    dataset = load_dataset("annotations/train.json", root=tmp_path)
+    assert (dataset.name, dataset.image_set, dataset.folder) == ("annotations_train", "train", tmp_path)
+    assert dataset.classes == ("dog", "person")  # by number, as in Detectron2
+    first, second = dataset.pictures
+    assert (first.image_id, first.path, first.annotation) == ("7", tmp_path / "images" / "a.png", path)
+    assert (first.width, first.height) == (64, 48)
+    assert first.objects == (
+        AnnotatedObject("dog", (5, 6, 30, 40), False),
+        AnnotatedObject("person", (34.5, 3, 53.5, 42), False),
+    )
+    assert second.objects == (AnnotatedObject("person", (1, 1, 48, 64), True, True),)
+
+
+@pytest.mark.parametrize(
+    "name, file, pictures",
+    [
+        ("coco_2017_val", "coco/annotations/instances_val2017.json", "coco/val2017"),
+        ("instances_default.json", "instances_default.json", "images"),
+        ("valid/_annotations.coco.json", "valid/_annotations.coco.json", "valid"),
+        ("annotations/part.json", "annotations/part.json", "part"),
+        ("annotations/part.json", "annotations/part.json", "."),
+    ],
+)
+def test_load_coco__finds_the_pictures(tmp_path, name, file, pictures):
+    write(tmp_path, file, pictures=pictures)
+    found = load_coco(name, root=tmp_path).pictures[0].path
+    assert found.samefile(tmp_path / pictures / "a.png")
+
+
+def test_load_coco__detectron2_reads_the_same(tmp_path):
+    coco = pytest.importorskip("detectron2.data.datasets.coco", reason="Detectron2 is not installed")
+    path = write(tmp_path)
+    records = {record["image_id"]: record for record in coco.load_coco_json(str(path), str(tmp_path / "images"), "own")}
+    for picture in load_coco("annotations/train.json", root=tmp_path).pictures:
+        record = records[int(picture.image_id)]
+        assert (record["file_name"], record["width"]) == (str(picture.path), picture.width)
+        for theirs, ours in zip(record["annotations"], picture.objects, strict=True):
+            left, top, width, height = theirs["bbox"]
+            assert (left, top, left + width, top + height) == (ours.box[0] - 1, ours.box[1] - 1, *ours.box[2:])
+            assert theirs["category_id"] == ("dog", "person").index(ours.name)
+
+
+def test_training_samples__leave_crowds_out(tmp_path):
+    write(tmp_path)
+    cfg = get_cfg()
+    cfg.VOC.ROOT, cfg.VOC.CLASSES = str(tmp_path), ("dog", "person")
+    cfg.DATASETS.TRAIN = ("annotations/train.json",)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP, cfg.SEED = (48,), "none", 0
+    samples = TrainingSamples(cfg, read_run_data(cfg)[1].train)
+    assert [picture.image_id for picture in samples.pictures] == ["7"]
+    assert samples[0, 0]["boxes"].tolist() == [[4, 5, 30, 40], [33.5, 2, 53.5, 42]]
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert TrainingSamples(cfg, read_run_data(cfg)[1].train)[1, 0]["boxes"].shape == (0, 4)
+
+
+def test_load_coco__a_size_that_is_absent_comes_from_the_picture(tmp_path):
+    data = content()
+    del data["images"][0]["width"]
+    write(tmp_path, data=data)
+    assert load_coco("annotations/train.json", root=tmp_path).pictures[0].width == 64
+
+
+def change(*keys, **values):
+    """Return a damage: the entry at ``keys`` gets ``values``; None removes."""
+
+    def damage(data):
+        for key in keys:
+            data = data[key]
+        for name, value in values.items():
+            if value is None:
+                del data[name]
+            else:
+                data[name] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage, error, text",
+    [
+        (change(images=None), ValueError, r"train.json: expected a list 'images'; it holds categories, annotations"),
+        (change(images=[]), ValueError, r"train.json names no picture"),
+        (change(categories=[]), ValueError, r"train.json has no category"),
+        (change("categories", 1, name="person"), ValueError, r"categories\[1\]: a second category 2 or 'person'"),
+        (change("categories", 1, name=None), ValueError, r"categories\[1\] without name"),
+        (change("images", 1, id=7), ValueError, r"images\[1\]: duplicate id 7"),
+        (change("images", 1, id=None), ValueError, r"images\[1\] without id"),
+        (change("images", 1, file_name="c.png"), FileNotFoundError, r"picture .*c.png of images\[1\] does not exist"),
+        (change("images", 0, file_name="c.png"), FileNotFoundError, r"the first picture, c.png, is in none of "),
+        (change("annotations", 2, image_id=8), ValueError, r"annotations\[2\]: image_id 8 is not among the images"),
+        (change("annotations", 2, image_id=[3]), ValueError, r"annotations\[2\]: image_id \[3\] is not among"),
+        (change("annotations", 2, category_id=1), ValueError, r"category_id 1 is not among the categories"),
+        (change("annotations", 2, bbox=None), ValueError, r"annotations\[2\] without bbox"),
+        (change("annotations", 2, bbox=[1, 2, 3]), ValueError, r"bbox must be four finite numbers, but is \[1, 2, 3\]"),
+        (change("annotations", 2, bbox=[1, 2, 3, float("nan")]), ValueError, r"bbox must be four finite numbers"),
+    ],
+)
+def test_load_coco__names_the_file_and_the_entry(tmp_path, damage, error, text):
+    data = content()
+    damage(data)
+    write(tmp_path, data=data)
+    with pytest.raises(error, match=text):
+        load_coco("annotations/train.json", root=tmp_path)
+
+
+def test_load_coco__unknown_class_and_files_that_are_none(tmp_path):
+    path = write(tmp_path)
+    with pytest.raises(ValueError, match=r"annotations\[1\]: unknown class 'person'; the known ones are dog"):
+        load_coco("annotations/train.json", root=tmp_path, classes=["dog"])
+    path.write_text('{"images":\n [}')
+    with pytest.raises(ValueError, match=r"train.json, line 2: not JSON"):
+        load_coco("annotations/train.json", root=tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"expected an object with images, annotations, categories, but got list"):
+        load_coco("annotations/train.json", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"COCO file .*none.json does not exist"):
+        load_coco("none.json", root=tmp_path)
+
+
+def test_load_coco__on_defect_is_told_of_every_defect_and_the_rest_is_read(tmp_path):
+    data = content()
+    data["images"].append({"id": 3, "file_name": "b.png"})
+    data["annotations"][0]["bbox"] = "wide"
+    data["annotations"][1]["category_id"] = 1
+    write(tmp_path, data=data)
+    defects = []
+    dataset = load_coco("annotations/train.json", root=tmp_path, on_defect=defects.append)
+    assert [len(picture.objects) for picture in dataset.pictures] == [0, 1]
+    assert ["duplicate id 3" in str(defects[0]), "bbox must" in str(defects[1]), len(defects)] == [True, True, 3]

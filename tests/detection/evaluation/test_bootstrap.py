@@ -1,0 +1,105 @@
+"""Resampled AP against a dataset in which the drawn pictures really stand as often as they were drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
+from detection.evaluation.bootstrap import confidence, draw_pictures, interval, resampled_ap, summarise_resamples
+from detection.evaluation.matching import match_detections
+from detection.evaluation.voc import METRICS, PictureDetections, average_precisions, evaluate_voc
+
+CLASSES = ("dog", "cat", "cow")
+
+
+def random_case(seed: int, num_pictures: int = 9):
+    rng = np.random.default_rng(seed)
+    pictures, detections = [], {}
+    for index in range(num_pictures):
+        corners = rng.integers(1, 80, (rng.integers(0, 5), 2))
+        boxes = np.concatenate([corners, corners + rng.integers(5, 40, corners.shape)], axis=1)
+        labels = rng.integers(0, 2, len(boxes))  # no cow anywhere
+        objects = tuple(
+            AnnotatedObject(CLASSES[label], tuple(map(float, box)), bool(rng.random() < 0.2))
+            for label, box in zip(labels, boxes, strict=True)
+        )
+        pictures.append(AnnotatedPicture(f"{index:03d}", Path("x.jpg"), Path("x.xml"), 150, 150, objects))
+        found = np.repeat(boxes, 2, axis=0) - [1, 1, 0, 0] + rng.normal(0, 4, (2 * len(boxes), 4))
+        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2])
+        detections[f"{index:03d}"] = PictureDetections(found, rng.random(len(found)), rng.integers(0, 3, len(found)))
+    return DetectionDataset("made", Path("."), "made", CLASSES, tuple(pictures)), detections
+
+
+def repeated(dataset, detections, counts):
+    """The same with picture i standing ``counts[i]`` times, under ids of its own that keep the order."""
+    pictures, found = [], {}
+    for picture, count in zip(dataset.pictures, counts.tolist(), strict=True):
+        for copy in range(count):
+            image_id = f"{picture.image_id}-{copy}"
+            pictures.append(AnnotatedPicture(image_id, picture.path, picture.annotation, 150, 150, picture.objects))
+            found[image_id] = detections[picture.image_id]
+    return DetectionDataset("made", Path("."), "made", CLASSES, tuple(pictures)), found
+
+
+@pytest.mark.parametrize("rules", ["standard", "devkit"])
+@pytest.mark.parametrize("seed", range(3))
+def test_resampled_ap__equals_evaluation_with_repeated_pictures(seed, rules):
+    dataset, detections = random_case(seed)
+    counts = draw_pictures(len(dataset.pictures), num_resamples=20, seed=seed)
+    summary = summarise_resamples(resampled_ap(match_detections(dataset, detections, rules=rules), counts))
+    for column in range(20):
+        expected = evaluate_voc(*repeated(dataset, detections, counts[:, column]), rules=rules)
+        for index, metric in enumerate(METRICS):
+            for name, samples in summary.items():
+                assert samples[index, column] == pytest.approx(expected[metric][name], abs=1e-9)
+
+
+def test_resampled_ap__every_picture_once_is_the_evaluation():
+    dataset, detections = random_case(7)
+    once = np.ones((len(dataset.pictures), 1), np.uint8)
+    table = resampled_ap(match_detections(dataset, detections), once)
+    per_class = evaluate_voc(dataset, detections)["voc10"]["per_class"]
+    assert 100 * table[1, 0, :2, 0] == pytest.approx([per_class["dog"], per_class["cat"]])
+    assert np.isnan(table[:, :, 2]).all()
+
+
+def test_draw_pictures__each_resample_draws_as_many_as_there_are():
+    counts = draw_pictures(50, num_resamples=30, seed=1)
+    assert (counts.sum(axis=0) == 50).all()
+    assert not np.array_equal(counts[:, 0], counts[:, 1])
+    np.testing.assert_array_equal(counts, draw_pictures(50, num_resamples=30, seed=1))
+
+
+def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
+    widths = []
+    for size in (40, 400):
+        dataset, detections = random_case(0, size)
+        low, high = confidence(dataset, match_detections(dataset, detections), num_resamples=200)["voc10"]["AP50"]
+        assert low < evaluate_voc(dataset, detections)["voc10"]["AP50"] < high
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.35)
+
+
+def test_interval__has_the_spread_of_the_samples_around_the_estimate():
+    samples = np.array([np.nan, *range(11), *[10] * 90])  # mean 955 / 101, quantiles 2.5 and 10
+    assert interval(samples, 50.0) == pytest.approx([50 + 2.5 - 955 / 101, 50 + 10 - 955 / 101])
+    assert interval(samples, 99.8) == pytest.approx([99.8 + 2.5 - 955 / 101, 100])  # no AP exceeds 100
+    assert interval(np.array([np.nan]), 50.0) is None
+
+
+def test_confidence__holds_the_expected_ap_as_often_as_it_says():
+    population, detections = random_case(0, 2000)
+    rng, intervals, estimates = np.random.default_rng(0), [], []
+    for _ in range(40):
+        some = sorted(rng.choice(len(population.pictures), 60, replace=False).tolist())
+        split = DetectionDataset(
+            "made", Path("."), "made", CLASSES, tuple(population.pictures[index] for index in some)
+        )
+        matches = match_detections(split, {one.image_id: detections[one.image_id] for one in split.pictures})
+        intervals.append(confidence(split, matches, num_resamples=100)["voc10"]["AP50"])
+        estimates.append(average_precisions(split, matches)["voc10"]["AP50"])
+    expected = np.mean(estimates)
+    assert np.mean([low <= expected <= high for low, high in intervals]) >= 0.85  # 95 % of 40, less three deviations

@@ -1,0 +1,89 @@
+"""The pages in a real browser: nothing asked of the network, a quiet console, every picture shown, tables that sort."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from detection.datasets.voc import load_voc
+from detection.evaluation.comparison import Run, compare_runs
+from detection.evaluation.voc import PictureDetections
+from detection.report.comparison import write_comparison
+from detection.report.write import write_report
+
+WIDTHS = (400, 1400)
+
+
+@pytest.fixture
+def dataset(voc_root):
+    return load_voc("voc_2007_test", root=voc_root, classes=("dog", "person", "car"))
+
+
+@pytest.fixture
+def detections():
+    boxes = np.float32([[9, 9, 40, 40], [0, 0, 9, 9]])
+    return {"000005": PictureDetections(boxes, np.float32([0.5, 0.7]), np.array([0, 2]))}
+
+
+@pytest.fixture
+def report(dataset, detections, tmp_path):
+    lines = (json.dumps({"iteration": i, "total_loss": 2 / (i + 1), "lr": 0.1}) for i in range(30))
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    write_report(dataset, detections, tmp_path, {"note": "x" * 500}, run_folder=tmp_path, num_resamples=50)
+    return tmp_path / "report.html"
+
+
+@pytest.fixture
+def comparison(dataset, detections, tmp_path):
+    runs = [Run("baseline", "a", {}, {}), Run("cutmix", "b", {}, detections), Run("cutmix", "c", {}, detections)]
+    write_comparison(compare_runs(dataset, runs, num_resamples=50), tmp_path)
+    return tmp_path / "comparison.html"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_page__quiet_and_no_wider_than_the_window(browser, request, kind, width):
+    page = request.getfixturevalue(kind)
+    browser.open(page, width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("[...document.querySelectorAll('section')].every(section => section.offsetHeight > 40)")
+    browser.check_quiet(page)
+
+
+def test_page__every_picture_is_shown_with_its_boxes(browser, report):
+    browser.open(report, 1400)
+    shown = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.clientWidth > 100)")
+    assert shown == [True, True]  # the worst, and the best of what is left
+    assert browser.evaluate("document.querySelectorAll('.frame rect').length") == 3  # a dog, a missed car, a person
+    assert browser.evaluate("document.querySelectorAll('#training svg').length") == 2
+
+
+def test_page__tables_sort(browser, report):
+    browser.open(report, 1400)
+    names = "[...document.querySelectorAll('#classes tbody tr')].map(row => row.cells[0].textContent)"
+    press = "document.querySelectorAll('#classes thead button')[{}].click()"
+    assert browser.evaluate(names) == ["dog", "person", "car"]
+    browser.evaluate(press.format(0))
+    assert browser.evaluate(names) == ["car", "dog", "person"]
+    browser.evaluate(press.format(2))
+    assert browser.evaluate(names) == ["person", "car", "dog"]  # no AP comes before 0
+    browser.evaluate(press.format(2))
+    assert browser.evaluate(names) == ["dog", "car", "person"]
+    assert browser.evaluate("document.querySelectorAll('#classes th[aria-sort]').length") == 1
+    browser.check_quiet(report)
+
+
+@pytest.mark.parametrize(
+    "dark, media, paper, ink",
+    [
+        (False, "screen", "rgb(251, 251, 250)", "rgb(28, 32, 36)"),
+        (True, "screen", "rgb(16, 19, 23)", "rgb(232, 234, 237)"),
+        (True, "print", "rgb(255, 255, 255)", "rgb(28, 32, 36)"),
+    ],
+)
+def test_page__light_dark_and_print(browser, report, dark, media, paper, ink):
+    browser.open(report, 1400, dark=dark, media=media)
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    assert browser.evaluate("getComputedStyle(document.querySelector('h1')).color") == ink

@@ -1,0 +1,135 @@
+"""The report: one JSON, two renderings, and nothing written unless all is well."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detection.datasets.types import AnnotatedObject, AnnotatedPicture
+from detection.datasets.voc import VOC_CLASSES, load_voc
+from detection.evaluation.voc import PictureDetections, evaluate_voc
+from detection.report.illustrations import LONGEST_SIDE
+from detection.report.write import NUM_PICTURES, headline, write_report
+
+CLASSES = ("dog", "person", "car")
+
+
+@pytest.fixture
+def dataset(voc_root):
+    return load_voc("voc_2007_test", root=voc_root, classes=CLASSES)
+
+
+@pytest.fixture
+def detections():
+    """The dog is found, the car is not, and the person is difficult."""
+    return {"000005": PictureDetections(np.float32([[9, 9, 40, 40]]), np.float32([0.5]), np.array([0]))}
+
+
+def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
+    report = write_report(dataset, detections, tmp_path / "out", {"engine": "torchvision", "seed": 1})
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    assert (report["dataset"], report["num_images"], report["classes"]) == ("voc_2007_test", 3, list(CLASSES))
+    assert {key: report[key] for key in ("voc07", "voc10")} == evaluate_voc(dataset, detections)
+    assert report["voc10"]["per_class"] == {"dog": 100, "person": None, "car": 0}
+    assert (report["voc10"]["AP50"], report["voc10"]["num_classes_scored"]) == (50, 2)
+    assert report["coco"]["AP50"] == pytest.approx(50)
+    assert report["protocol"]["engine"] == "torchvision"
+    assert report["protocol"]["evaluation_rules"] == "standard"
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "Rules: standard (a detection matches where its IoU exceeds the threshold)" in text
+    assert headline(report).startswith("voc_2007_test: mAP 50.00 (VOC2007, 11 points, IoU .5), 50.00 (area, IoU .5)")
+    assert headline(report).endswith("over 2 of 3 classes and 3 pictures")
+
+
+def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.5}\n')
+    report = write_report(dataset, detections, tmp_path, {}, run_folder=tmp_path, num_resamples=50, seed=3)
+    low, high = report["confidence"]["voc10"]["AP50"]
+    assert 0 <= low < 10 < 90 < high <= 100  # a resample has the found dog, the missed car, or both
+    assert (report["confidence"]["resamples"], report["confidence"]["seed"]) == (50, 3)
+    assert report["curves"] == {
+        "dog": {"recall": [1], "precision": [1]},
+        "person": None,
+        "car": {"recall": [], "precision": []},
+    }
+    assert (report["errors"]["missed"]["count"], report["errors"]["missed"]["gain"]) == (1, pytest.approx(50))
+    assert report["num_objects"] == {"dog": 1, "person": 0, "car": 1}
+    assert [entry["image_id"] for entry in report["pictures"]["worst"]] == ["000007"]
+    assert report["training"]["total_loss"]["value"] == [2.5]
+    assert "total_loss" in (tmp_path / "report.html").read_text()
+
+
+def test_write_report__shows_the_very_best_pictures(dataset, detections, tmp_path):
+    ids = [f"{index:06d}" for index in range(100, 120)]
+    many = replace(dataset, pictures=tuple(replace(dataset.pictures[0], image_id=image_id) for image_id in ids))
+    found = dict.fromkeys(ids[2:], detections["000005"])
+    shown = write_report(many, found, tmp_path, {}, num_resamples=10)["pictures"]
+    assert [entry["image_id"] for entry in shown["worst"]] == ids[:2]
+    assert [entry["image_id"] for entry in shown["best"]] == ids[:-9:-1]
+
+
+def test_write_report__markdown_has_every_class(dataset, detections, tmp_path):
+    write_report(dataset, detections, tmp_path, {"weights": {"sha256": "a|b"}})
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"^\| person +\| - +\| - +\|$", text, re.MULTILINE)
+    assert "weights.sha256" in text
+    assert "a\\|b" in text
+
+
+def test_write_report__page_is_self_contained_and_escaped(dataset, detections, tmp_path):
+    write_report(dataset, detections, tmp_path, {"note": "<script>alert(1)</script>"})
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_write_report__nan_of_detectron2_becomes_null(dataset, detections, tmp_path):
+    detections["000006"] = PictureDetections(np.float32([[0, 0, 5, 5]]), np.float32([0.5]), np.array([1]))
+    report = write_report(dataset, detections, tmp_path, {}, rules="detectron2")
+    assert report["voc10"]["AP50"] is None
+    assert report["voc07"]["AP50"] == pytest.approx(100 / 3)
+    assert report["confidence"]["voc07"]["AP50"] is None
+
+
+@pytest.mark.parametrize("protocol", [{"weights": object()}, {"loss": float("nan")}])
+def test_write_report__refuses_a_protocol_that_json_cannot_hold(dataset, detections, tmp_path, protocol):
+    with pytest.raises(ValueError, match="JSON"):
+        write_report(dataset, detections, tmp_path / "out", protocol)
+    assert not (tmp_path / "out").exists()
+
+
+def test_write_report__page_of_voc07_test_size_is_below_8_mb(dataset, tmp_path):
+    """The worst case: every picture shown is square noise under 100 boxes, and curves and config are long."""
+    rng = np.random.default_rng(0)
+    noise = tmp_path / "noise.png"
+    Image.fromarray(rng.integers(0, 256, (LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8)).save(noise)
+    pictures, detections = [], {}
+    for index in range(4952):
+        count = 100 if index < 2 * NUM_PICTURES else 1
+        corners = 1 + 399 * rng.random((count, 2))
+        boxes = np.concatenate([corners, corners + 60], axis=1)
+        labels = rng.integers(0, 20, count)
+        objects = tuple(
+            AnnotatedObject(VOC_CLASSES[label], tuple(box), False)
+            for label, box in zip(labels.tolist(), boxes.tolist(), strict=True)
+        )
+        pictures.append(AnnotatedPicture(f"{index:06d}", noise, noise, LONGEST_SIDE, LONGEST_SIDE, objects))
+        found = boxes - [1, 1, 0, 0] + (100 if index < NUM_PICTURES else 0)  # all wrong in the first pictures
+        detections[f"{index:06d}"] = PictureDetections(found, rng.random(count), labels)
+    with open(tmp_path / "metrics.json", "w") as file:
+        for index in range(1000):
+            file.write(json.dumps({"iteration": index, **{f"loss_{n}": rng.random() for n in range(8)}}) + "\n")
+    full = replace(dataset, classes=VOC_CLASSES, pictures=tuple(pictures))
+    protocol = {"config": "KEY: value\n" * 2000}
+    write_report(full, detections, tmp_path / "out", protocol, run_folder=tmp_path, num_resamples=5)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * NUM_PICTURES
+    assert page.count("<rect") > 2 * NUM_PICTURES * 80
+    assert len(page.encode()) < 8e6

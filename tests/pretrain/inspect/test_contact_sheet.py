@@ -1,0 +1,80 @@
+"""The contact sheet: pictures brought to one size, and a row for each mixed picture."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.inspect.contact_sheet import load_pictures, rows_of, rows_of_each
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = []
+    for number, size in enumerate([(40, 30), (24, 24), (31, 50)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        paths.append(tmp_path / f"picture{number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def test_rows_of__the_boxes_are_where_the_pixels_come_from(pictures):
+    _, images = load_pictures(pictures, 24)
+    moved = 0
+    for row in rows_of("saliencymix", images, seed=1, share=0.5, style="salient_to_nonsalient"):
+        cut, paste = row.source_box, row.target_box
+        expected = images[row.target].clone()
+        expected[:, paste.top : paste.top + paste.height, paste.left : paste.left + paste.width] = images[row.source][
+            :, cut.top : cut.top + cut.height, cut.left : cut.left + cut.width
+        ]
+        assert (row.mixed == expected).all()
+        assert row.weights[row.target] == pytest.approx(1 - paste.height * paste.width / 24**2)
+        assert row.source == (row.target - 1) % 3
+        moved += cut != paste
+    assert moved
+
+
+def test_rows_of_each__methods_in_turn_and_every_saliency_and_style_of_saliencymix(pictures):
+    _, images = load_pictures(pictures, 24)
+    rows = rows_of_each(
+        ["cutout", "saliencymix", "mixup"],
+        images,
+        saliencies=["fine_grained", "frequency_tuned"],
+        styles=["salient_to_corresponding", "salient_to_salient"],
+        num_targets=2,
+        seed=1,
+        share=0.5,
+        scope="batch",
+    )
+    assert [row.target for row in rows] == [0, 1] * 6
+    assert [row.title.split("\n")[:2] for row in rows[::2]] == [
+        ["cutout"],
+        ["fine_grained", "salient to corresponding"],
+        ["fine_grained", "salient to salient"],
+        ["frequency_tuned", "salient to corresponding"],
+        ["frequency_tuned", "salient to salient"],
+        ["mixup"],
+    ]
+    assert all(row.title.endswith("batch, clip") for row in rows[2:-2])
+    (alone, *_) = rows_of("mixup", images, seed=1, alpha=1.0)
+    assert (rows[-2].mixed == alone.mixed).all()
+
+
+def test_load_pictures__shorter_side_and_centre(tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    names, images = load_pictures([tmp_path / "wide.png"] * 2, 20)
+    assert names == ["wide", "wide"]
+    assert images.shape == (2, 3, 20, 20)
+    assert (images == 200).all()
+
+
+def test_load_pictures__upright(tmp_path):
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[:10] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 3  # held upside down
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    _, images = load_pictures([tmp_path / "turned.png"] * 2, 20)
+    assert (images[:, :, :10] == 0).all()
+    assert (images[:, :, 10:] == 200).all()

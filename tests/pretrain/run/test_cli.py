@@ -1,0 +1,73 @@
+"""How tools fail, and what they print on the way."""
+
+import json
+
+import pytest
+
+from pretrain.run import cli
+from pretrain.run.run_folder import MetricsWriter
+
+
+@pytest.mark.parametrize("error, status, line", [
+    (ValueError("batch size 7\nis odd"), 2, "error: batch size 7 is odd"),
+    (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "error: a.txt: No such file or directory"),
+    (ImportError("needs x"), 2, "error: needs x"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (ValueError('Caught ValueError in DataLoader worker process 0.\nTraceback ...\nValueError: a.jpg: cannot be read'),
+     2, "error: a.jpg: cannot be read"),
+])  # fmt: skip
+def test_run_tool__one_line_and_a_status(capsys, error, status, line):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run_tool(main)
+    captured = capsys.readouterr()
+    assert stop.value.code == status
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_run_tool__a_bug_keeps_its_traceback():
+    def main():
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        cli.run_tool(main)
+
+
+def test_setup_logging__the_file_has_the_traceback_behind_the_line(tmp_path, capsys):
+    cli.setup_logging(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.run_tool(lambda: int("x"))
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_progress__rate_counts_from_this_process(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    with cli.Progress(1000, "steps", initial=900) as progress:
+        assert progress.seconds_left() == float("inf")
+        now[0] += 20.0
+        progress.update(10)  # 2 s a step, 90 steps left; counting the 900 of the run before would say 0.02 s a step
+        assert progress.seconds_left() == pytest.approx(180.0)
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (3661.4, "1:01:01"), (float("inf"), "unknown")])
+def test_format_seconds(seconds, text):
+    assert cli.format_seconds(seconds) == text
+
+
+def test_metrics_writer__a_resumed_run_has_each_iteration_once(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for iteration in (1, 2, 3):
+        writer.write(iteration, {"loss": float(iteration)})
+    writer.close()
+    with (tmp_path / "metrics.json").open("a") as file:
+        file.write('{"iteration": 4, "lo')  # killed while writing
+    writer = MetricsWriter(tmp_path, resume_iteration=2)
+    writer.write(3, {"loss": 30.0})
+    writer.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines == [{"iteration": 1, "loss": 1.0}, {"iteration": 2, "loss": 2.0}, {"iteration": 3, "loss": 30.0}]

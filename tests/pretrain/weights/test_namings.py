@@ -1,0 +1,178 @@
+import random
+
+import pytest
+import torch
+import torchvision
+
+from pretrain.weights.namings import convert_state_dict, count_dropped, recognise_depth, revert_state_dict
+from pretrain.weights.networks import DETECTRON2, TORCHVISION, find_network
+from pretrain.weights.resnet import BLOCKS, backbone_shapes
+
+
+def meta_resnet(name):
+    with torch.device("meta"):
+        return torchvision.models.get_model(name).state_dict()
+
+
+@pytest.mark.parametrize("depth, num_tensors", [(18, 100), (34, 180), (50, 265), (101, 520), (152, 775)])
+def test_convert_state_dict__there_and_back_is_bit_equal(depth, num_tensors, random_resnet):
+    source = random_resnet(depth, seed=depth)
+    converted = convert_state_dict(source)
+    back = revert_state_dict(converted)
+    assert len(converted) == num_tensors
+    kept = {key for key in source if not key.startswith("fc.") and not key.endswith("num_batches_tracked")}
+    assert set(back) == kept
+    assert all(torch.equal(back[key], source[key]) for key in kept)
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer1.0.downsample.0.weight", "res2.0.shortcut.weight"),
+        ("layer1.0.downsample.1.bias", "res2.0.shortcut.norm.bias"),
+        ("layer3.5.conv2.weight", "res4.5.conv2.weight"),
+        ("layer4.2.bn3.running_mean", "res5.2.conv3.norm.running_mean"),
+    ],
+)
+def test_convert_state_dict__known_names(source, expected):
+    state = meta_resnet("resnet50")
+    assert convert_state_dict(state)[expected] is state[source]
+
+
+def test_convert_state_dict__leaves_the_source_alone(resnet18):
+    before = dict(resnet18)
+    convert_state_dict(resnet18)
+    assert list(resnet18) == list(before)
+    assert all(resnet18[key] is before[key] for key in before)
+
+
+def test_count_dropped__by_rule():
+    assert count_dropped(meta_resnet("resnet50")) == {"fc": 2, "num_batches_tracked": 53}
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_backbone_shapes__are_those_of_detectron2(depth):
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.config import get_cfg
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    with torch.device("meta"):
+        state = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == dict(backbone_shapes(depth))
+
+
+def without(key):
+    return lambda state: state.pop(key)
+
+
+def reshaped(key, *shape):
+    return lambda state: state.update({key: torch.empty(shape, device="meta")})
+
+
+@pytest.mark.parametrize(
+    "break_it, message",
+    [
+        (without("bn1.bias"), r"compared with ResNet-18 the file lacks stem\.conv1\.norm\.bias"),
+        (without("layer2.0.downsample.0.weight"), r"lacks res3\.0\.shortcut\.weight"),
+        (reshaped("layer1.0.se.weight", 4), r"no rule for the key 'layer1\.0\.se\.weight'"),
+        (reshaped("layer1.2.conv1.weight", 64, 64, 3, 3), r"has in excess res2\.2\.conv1\.weight"),
+        (reshaped("layer9.0.conv1.weight", 64), r"no rule for the key 'layer9\.0\.conv1\.weight'"),
+        (reshaped("layer1.00.conv1.weight", 64, 64, 3, 3), r"no rule for the key 'layer1\.00\.conv1\.weight'"),
+        (reshaped("layer1.0.num_batches_tracked"), r"no rule for the key 'layer1\.0\.num_batches_tracked'"),
+        (
+            reshaped("layer1.0.bn1.bias", 63),
+            r"layer1\.0\.bn1\.bias \(res2\.0\.conv1\.norm\.bias\) has shape \(63,\), "
+            r"ResNet-18 needs \(64,\)",
+        ),
+        (reshaped("conv1.weight", 64, 3, 3, 3), "a CIFAR stem"),
+        (reshaped("conv1.weight", 64, 1, 7, 7), "for pictures of 1 channels; detection reads 3"),
+    ],
+)
+def test_convert_state_dict__refuses(break_it, message):
+    state = dict(meta_resnet("resnet18"))
+    break_it(state)
+    with pytest.raises(ValueError, match=message):
+        convert_state_dict(state)
+
+
+@pytest.mark.parametrize("name, reason", [("wide_resnet50_2", "a Wide ResNet"), ("resnext50_32x4d", "grouped")])
+def test_convert_state_dict__refuses_other_networks_with_the_reason(name, reason):
+    with pytest.raises(ValueError, match=reason):
+        convert_state_dict(meta_resnet(name))
+
+
+def test_revert_state_dict__refuses_an_unknown_key():
+    state = convert_state_dict(meta_resnet("resnet18"))
+    with pytest.raises(ValueError, match=r"no rule for the key 'res2\.0\.conv1\.norm\.extra'"):
+        revert_state_dict(state | {"res2.0.conv1.norm.extra": torch.empty(64)})
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_recognise_depth__from_names_alone(depth):
+    assert recognise_depth(backbone_shapes(depth)) == depth
+
+
+def fuzz(state, other, rng):
+    """Change names, shapes or both in one to four random ways."""
+    state = dict(state)
+    for _ in range(rng.randint(1, 4)):
+        key = rng.choice(list(state))
+        kind = rng.randrange(11)
+        if kind == 0:
+            del state[key]
+        elif kind == 1:  # another character somewhere in the name
+            place = rng.randrange(len(key) + 1)
+            state[key[:place] + rng.choice("0123456789.abnorm") + key[place + 1 :]] = state.pop(key)
+        elif kind == 2:
+            state[key] = torch.empty([rng.choice((1, 3, 64, 65)) for _ in state[key].shape], device="meta")
+        elif kind == 3:
+            state[key] = state[rng.choice(list(state))]
+        elif kind == 4:
+            state[f"{rng.choice(('module.', 'fc.', 'x', 'layer5.0.'))}{key}"] = state.pop(key)
+        elif kind == 5:
+            prefix = rng.choice(("module.", "module.encoder_q.", "backbone.", "a.b."))
+            state = {prefix + name: value for name, value in state.items()}
+        elif kind == 6:
+            state |= {f"module.encoder_k.{name}": value for name, value in other.items()}
+        elif kind == 7:
+            state |= other
+        elif kind == 8:
+            state[rng.choice(("queue", "fc.9", "n_averaged", "epoch"))] = torch.empty((), device="meta")
+        elif kind == 9:  # harmless
+            state = dict(rng.sample(list(state.items()), len(state)))
+        else:
+            ending = rng.choice(("fc.weight", "fc.bias", "bn1.bias", "num_batches_tracked"))
+            state = {name: value for name, value in state.items() if not name.endswith(ending)}
+        if not state:
+            return state
+    return state
+
+
+def test_find_network__ten_thousand_fuzzed_key_sets_load_whole_or_not_at_all():
+    rng = random.Random(0)
+    networks = [dict(meta_resnet("resnet18")), dict(meta_resnet("resnet18"))]
+    shorter = dict(meta_resnet("resnet18"))  # of another width of head, and without counters
+    shorter = {key: value for key, value in shorter.items() if not key.endswith("num_batches_tracked")}
+    networks.append(convert_state_dict(shorter))
+    outcomes = {"converted": 0, "refused": 0}
+    for _ in range(10_000):
+        state = fuzz(rng.choice(networks), shorter, rng)
+        try:
+            network = find_network(state, rng.choice((TORCHVISION, TORCHVISION, DETECTRON2)))
+            if "stem.conv1.weight" in network.state:
+                converted = convert_state_dict(revert_state_dict(network.state))
+            else:
+                converted = convert_state_dict(network.state)
+        except ValueError:
+            outcomes["refused"] += 1
+            continue
+        outcomes["converted"] += 1
+        assert {name: tuple(value.shape) for name, value in converted.items()} == dict(backbone_shapes(18))
+    assert min(outcomes.values()) > 500, outcomes

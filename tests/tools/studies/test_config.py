@@ -1,0 +1,113 @@
+"""What a study's YAML may say, and how it is told what is wrong."""
+
+import pytest
+import yaml
+
+from tools.studies.config import ROOT, experiments, load_study
+
+CONFIG = "pretrain/configs/imagenet_r50_baseline.yaml"
+STUDY = {
+    "KIND": "classification",
+    "SEEDS": [0, 1],
+    "EXPERIMENTS": [{"METHOD": "baseline", "CONFIG": CONFIG}],
+    "PRETRAIN": {"DATA_ROOT": "pictures"},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return a function that writes STUDY with changes to mine.yaml and loads that."""
+
+    def load(opts=(), **changes):
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(STUDY | changes))
+        return load_study(path, opts)
+
+    return load
+
+
+def test_load_study__takes_lists_for_tuples_and_makes_its_folder_absolute(load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load()
+    assert cfg.SEEDS == (0, 1)
+    assert str(tmp_path / "output" / "studies") == cfg.OUTPUT_DIR
+    assert str(tmp_path / "elsewhere") == load(["OUTPUT_DIR", "elsewhere"]).OUTPUT_DIR
+
+
+def test_experiments__labels_make_the_name_and_options_become_text(load):
+    entry = {
+        "METHOD": "cutmix",
+        "MODEL": "ResNet-50",
+        "DATA": "ImageNet",
+        "CONFIG": CONFIG,
+        "OPTS": ["SOLVER.BASE_LR", 0.2],
+        "PAPER": {"top1_error": 21.4},
+    }
+    (experiment,) = experiments(load(EXPERIMENTS=[entry]))
+    assert experiment.name == "ResNet-50/ImageNet/cutmix"
+    assert experiment.config == ROOT / CONFIG
+    assert experiment.opts == ("SOLVER.BASE_LR", "0.2")
+    assert experiment.paper == {"top1_error": 21.4}
+
+
+GOOD = {"METHOD": "baseline", "CONFIG": CONFIG}
+BAD_EXPERIMENTS = [
+    ([], "EXPERIMENTS is empty"),
+    (["baseline"], r"EXPERIMENTS, entry 1: expected a mapping with METHOD and CONFIG, but got 'baseline'"),
+    ([GOOD, {"METHOD": "cutmix"}], "EXPERIMENTS, entry 2 has no CONFIG"),
+    ([{"CONFIG": CONFIG}], "EXPERIMENTS, entry 1 has no METHOD"),
+    ([GOOD | {"OPT": []}], "entry 1: unknown key OPT; expected METHOD, MODEL"),
+    ([GOOD | {"OPTS": ["SEED"]}], r"entry 1: OPTS expects a list of KEY VALUE pairs, but got \['SEED'\]"),
+    ([GOOD | {"OPTS": "SEED 1"}], "entry 1: OPTS expects a list of KEY VALUE pairs, but got 'SEED 1'"),
+    ([GOOD | {"PAPER": {"top1_error": "low"}}], "entry 1: PAPER expects a mapping from metrics to numbers"),
+    ([GOOD | {"DATA": "CIFAR/10"}], "entry 1: 'CIFAR/10' names a folder and must not hold a slash"),
+    ([GOOD | {"METHOD": ".."}], "entry 1: '..' names a folder"),
+    ([GOOD, GOOD], "baseline stands there twice; give every row its own METHOD, MODEL or DATA"),
+]
+
+
+@pytest.mark.parametrize("entries, message", BAD_EXPERIMENTS, ids=[message for _, message in BAD_EXPERIMENTS])
+def test_load_study__refuses_experiments_by_number(load, entries, message):
+    with pytest.raises(ValueError, match=message):
+        load(EXPERIMENTS=entries)
+
+
+@pytest.mark.parametrize("opts, message", [
+    (["SEED", "1"], "unknown config key SEED; did you mean SEEDS"),
+    (["KIND", "detection"], "KIND is 'detection'; expected one of transfer, classification"),
+    (["SEEDS", "()"], r"SEEDS is \(\); expected different whole numbers"),
+    (["SEEDS", "(1, 1)"], r"SEEDS is \(1, 1\); expected different whole numbers"),
+    (["SEEDS", "(-1,)"], r"SEEDS is \(-1,\); expected different whole numbers"),
+    (["THREADS", "-1"], "THREADS is -1; expected at least 0"),
+    (["GPUS", "0"], "GPUS is 0; expected at least 1"),
+    (["SLURM.MINUTES", "0"], "SLURM.MINUTES is 0; expected at least 1"),
+    (["ATTACK.EPSILONS", "(0.0,)"], r"ATTACK.EPSILONS is \(0.0,\); expected different numbers above 0"),
+    (["ATTACK.METHODS", "('cw',)"], r"ATTACK.METHODS is \('cw',\); expected one or more of fgsm, pgd"),
+    (["PRETRAIN.OPTS", "['SEED']"], r"PRETRAIN.OPTS is \['SEED'\]; expected KEY VALUE pairs"),
+    (["COST.PRETRAIN_RATE", "-1"], "COST.PRETRAIN_RATE is -1.0; expected at least 0"),
+    (["DIGITS.TRAIN_PER_CLASS", "5"], "PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
+    (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),
+    (["PRETRAIN.SEED", "0"], "but KIND classification has no fine-tuning; leave it at -1"),
+    (["KIND", "transfer"], "DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml"),
+    (["DETECTION.ENGINE", "mmdet"], "DETECTION.ENGINE is 'mmdet'; expected one of auto, detectron2, torchvision"),
+])  # fmt: skip
+def test_load_study__refuses_values_by_name(load, opts, message):
+    with pytest.raises(ValueError, match=message):
+        load(opts)
+
+
+def test_load_study__made_scenes_are_needed_to_fine_tune(load):
+    opts = [
+        "KIND",
+        "transfer",
+        "DETECTION.CONFIG",
+        "x.yaml",
+        "PRETRAIN.DATA_ROOT",
+        "",
+        "DIGITS.TRAIN_PER_CLASS",
+        "5",
+        "DIGITS.VAL_PER_CLASS",
+        "5",
+    ]
+    with pytest.raises(ValueError, match=r"DIGITS.SCENES and DIGITS.TEST_SCENES must be at least 1"):
+        load(opts)

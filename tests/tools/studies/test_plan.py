@@ -1,0 +1,245 @@
+"""Stages, their fingerprints, and which of them a change reaches."""
+
+import pytest
+
+import detection.config
+import pretrain.config
+import tools.studies.plan
+import tools.studies.stages
+from detection.config import load_detection_config
+from pretrain.config import load_pretrain_config
+from tools.studies.records import REQUEST, write_record
+
+CONFIG = "pretrain/configs/demo_r18_saliencymix.yaml"
+ALL_OF_CUTMIX = {
+    f"cutmix/seed{seed}/{kind}" for seed in (0, 1) for kind in ("pretrain", "convert", "fine_tune", "evaluate")
+}
+
+
+def names(plan):
+    return {stage.name for stage in plan.stages}
+
+
+def changed_names(before, after):
+    """The stages that both plans have, under different fingerprints."""
+    prints = {stage.name: stage.fingerprint for stage in before.stages}
+    return {stage.name for stage in after.stages if prints.get(stage.name, stage.fingerprint) != stage.fingerprint}
+
+
+def test_make_plan__of_a_transfer(plan_of):
+    plan = plan_of()
+    chain = ("pretrain", "convert", "fine_tune", "evaluate")
+    expected = {f"{method}/seed{seed}/{kind}" for method in ("baseline", "cutmix") for seed in (0, 1) for kind in chain}
+    assert names(plan) == {"data/pictures", "data/VOCdevkit", "study/comparison", *expected}
+    assert plan.folder.name == "study"
+    stages = {stage.name: stage for stage in plan.stages}
+    order = [stage.name for stage in plan.stages]
+    for stage in plan.stages:
+        assert all(order.index(parent.name) < order.index(stage.name) for parent in stage.parents)
+        assert stage.folder == plan.folder.parent / f"{stage.name}-{stage.fingerprint[:8]}"
+    parents = {name: [parent.name for parent in stages[f"cutmix/seed1/{name}"].parents] for name in chain}
+    assert parents == {
+        "pretrain": ["data/pictures"],
+        "convert": ["cutmix/seed1/pretrain"],
+        "fine_tune": ["data/VOCdevkit", "cutmix/seed1/convert"],
+        "evaluate": ["data/VOCdevkit", "cutmix/seed1/fine_tune"],
+    }
+    compared = [parent.name for parent in stages["study/comparison"].parents]
+    runs = [f"{method}/seed{seed}/evaluate" for seed in (0, 1) for method in ("baseline", "cutmix")]
+    assert compared == ["data/VOCdevkit", *runs]
+
+
+def test_make_plan__commands_say_what_the_fingerprint_says(plan_of):
+    opts = [
+        "PRETRAIN.OPTS",
+        "['SOLVER.EPOCHS', '2', 'SOLVER.STEPS', '()']",
+        "DETECTION.OPTS",
+        "['SOLVER.MAX_ITER', '7']",
+    ]
+    stages = {stage.name: stage for stage in plan_of(opts).stages}
+    pretrain, data = stages["cutmix/seed1/pretrain"], stages["data/pictures"]
+    words = list(pretrain.command)
+    cfg = load_pretrain_config(words[words.index("--config-file") + 1], words[words.index("--resume") + 1 :])
+    assert cfg.MIXING.METHOD == "cutmix"
+    assert (cfg.SEED, cfg.SOLVER.EPOCHS) == (1, 2)
+    assert str(data.folder / "pictures") == cfg.DATA.ROOT
+    assert str(pretrain.folder) == cfg.OUTPUT_DIR
+    assert pretrain.inputs["MIXING.METHOD"] == "cutmix"
+    assert not {"OUTPUT_DIR", "DATA.ROOT", "DEVICE"} & set(pretrain.inputs)
+
+    fine_tune = stages["cutmix/seed1/fine_tune"]
+    words = list(fine_tune.command)
+    cfg = load_detection_config(words[words.index("--config-file") + 1], words[words.index("--config-file") + 2 :])
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (1, 7, ())
+    assert str(stages["cutmix/seed1/convert"].folder / "backbone.pth") == cfg.MODEL.WEIGHTS
+    assert "--resume" in words
+    assert "--eval-only" in stages["cutmix/seed1/evaluate"].command
+
+
+def test_make_plan__a_method_s_options_reach_only_that_method(plan_of):
+    def with_options(*opts):
+        return plan_of(
+            EXPERIMENTS=[
+                {"METHOD": "baseline", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "baseline"]},
+                {"METHOD": "cutmix", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "cutmix", *opts]},
+            ]
+        )
+
+    before = with_options()
+    assert changed_names(before, with_options("MIXING.ALPHA", 0.5)) == {*ALL_OF_CUTMIX, "study/comparison"}
+    assert changed_names(before, with_options("MIXING.ALPHA", 1.0)) == set()  # says what is so already
+    assert changed_names(before, with_options("LOG_PERIOD", 7, "DATA.NUM_WORKERS", 2)) == set()  # changes no result
+
+
+@pytest.mark.parametrize("opts, kinds", [
+    (["DETECTION.OPTS", "['SOLVER.MAX_ITER', '9']"], {"fine_tune", "evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['TEST.DETECTIONS_PER_IMAGE', '9']"], {"evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['TEST.EVAL_PERIOD', '2']"], {"evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['TEST.PRECISE_BN.ENABLED', 'True']"], {"fine_tune", "evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['MODEL.RPN.POST_NMS_TOPK_TEST', '9']"], {"evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['MODEL.DEVICE', 'cpu', 'SOLVER.CHECKPOINT_PERIOD', '1']"], set()),
+    (["GPUS", "2"], {"pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['INPUT.MIN_SIZE_TEST', '99']"], {"evaluate", "comparison"}),
+    (["DETECTION.ENGINE", "detectron2"], {"fine_tune", "evaluate", "comparison"}),
+    (["PRETRAIN.OPTS", "['SOLVER.BASE_LR', '0.5']"], {"pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
+    (["DIGITS.SIDE", "64"], {"pictures", "pretrain", "convert", "fine_tune", "evaluate", "comparison"}),
+    (["DIGITS.TEST_SCENES", "5"], {"VOCdevkit", "fine_tune", "evaluate", "comparison"}),
+    (["THREADS", "2"], set()),
+    (["TITLE", "mine"], set()),
+    (["COST.PRETRAIN_RATE", "5"], set()),
+])  # fmt: skip
+def test_make_plan__a_setting_reaches_what_depends_on_it(plan_of, opts, kinds):
+    changed = changed_names(plan_of(), plan_of(opts))
+    assert {name.rpartition("/")[2] for name in changed} == kinds
+
+
+def test_make_plan__another_seed_leaves_the_others_alone(plan_of):
+    before, after = plan_of(), plan_of(["SEEDS", "(0, 1, 2)"])
+    assert changed_names(before, after) == {"study/comparison"}
+    assert names(after) - names(before) == {
+        f"{method}/seed2/{kind}"
+        for method in ("baseline", "cutmix")
+        for kind in ("pretrain", "convert", "fine_tune", "evaluate")
+    }
+
+
+@pytest.mark.parametrize("opts", [
+    ["PRETRAIN.OPTS", "['CHANNELS_LAST', 'True']"], ["PRETRAIN.OPTS", "['DEVICE', 'cpu']"],
+    ["PRETRAIN.OPTS", "['DATA.NUM_WORKERS', '1']"], ["PRETRAIN.OPTS", "['SOLVER.BATCH_SIZE', '8']"], ["THREADS", "2"],
+])  # fmt: skip
+def test_make_plan__a_timing_depends_on_what_changes_the_speed(plan_of, opts):
+    assert changed_names(plan_of(["KIND", "timing"]), plan_of(["KIND", "timing", *opts])) == {"study/timing"}
+
+
+def test_make_plan__a_new_key_makes_nothing_stale(plan_of, monkeypatch):
+    before = plan_of()
+    for module in (pretrain.config, detection.config):
+        monkeypatch.setattr(module, "get_cfg", with_new_key(module.get_cfg))
+    monkeypatch.setattr(tools.studies.plan, "get_pretrain_cfg", pretrain.config.get_cfg)
+    monkeypatch.setattr(tools.studies.plan, "get_detection_cfg", detection.config.get_cfg)
+    assert changed_names(before, plan_of()) == set()
+    set_it = plan_of(["PRETRAIN.OPTS", "['SOLVER.NEW', '1']"])
+    assert "cutmix/seed0/pretrain" in changed_names(before, set_it)
+
+
+def with_new_key(get_cfg):
+    def get():
+        cfg = get_cfg()
+        cfg.SOLVER.NEW = 0
+        return cfg
+
+    return get
+
+
+def test_make_plan__the_code_of_a_stage_reaches_it_and_what_follows(plan_of, monkeypatch):
+    before = plan_of()
+    real = tools.studies.stages.stage_version
+    monkeypatch.setattr(
+        tools.studies.stages,
+        "stage_version",
+        lambda kind, engine: "changed" if kind == "convert" else real(kind, engine),
+    )
+    changed = changed_names(before, plan_of())
+    assert {name.rpartition("/")[2] for name in changed} == {"convert", "fine_tune", "evaluate", "comparison"}
+
+
+def test_make_plan__one_pretraining_for_all_seeds(plan_of):
+    plan = plan_of(["PRETRAIN.SEED", "5"])
+    stages = {stage.name: stage for stage in plan.stages}
+    assert {"cutmix/seed5/pretrain", "cutmix/seed5/convert", "cutmix/seed0/fine_tune"} <= set(stages)
+    assert stages["cutmix/seed0/fine_tune"].parents == stages["cutmix/seed1/fine_tune"].parents
+    assert list(stages["cutmix/seed5/pretrain"].command)[-2:] == ["SEED", "5"]
+    assert len([name for name in stages if name.endswith("pretrain")]) == 2
+    alone = {stage.name: stage for stage in plan_of(["SEEDS", "(5,)"]).stages}
+    assert alone["cutmix/seed5/pretrain"].folder == stages["cutmix/seed5/pretrain"].folder
+
+
+@pytest.mark.parametrize("kind, expected", [
+    ("classification", {"data/pictures", *(f"{m}/seed{s}/pretrain" for m in ("baseline", "cutmix") for s in (0, 1))}),
+    ("robustness", {"data/pictures", *(f"{m}/seed{s}/{k}" for m in ("baseline", "cutmix") for s in (0, 1)
+                              for k in ("pretrain", "attack"))}),
+    ("timing", {"data/pictures", "study/timing"}),
+    ("cam", {"data/pictures", "study/cam", "baseline/seed0/pretrain", "cutmix/seed0/pretrain"}),
+])  # fmt: skip
+def test_make_plan__of_the_other_kinds(plan_of, kind, expected):
+    assert names(plan_of(["KIND", kind])) == expected
+
+
+def test_make_plan__several_gpus(plan_of):
+    command = {stage.name: list(stage.command) for stage in plan_of(["GPUS", "4"]).stages}
+    assert command["cutmix/seed0/pretrain"][1:6] == [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "4",
+    ]
+    assert "--nproc-per-node" in command["cutmix/seed0/fine_tune"]
+    assert "--nproc-per-node" not in command["cutmix/seed0/evaluate"]
+    detectron2 = {
+        stage.name: list(stage.command) for stage in plan_of(["GPUS", "4", "DETECTION.ENGINE", "detectron2"]).stages
+    }
+    assert "--nproc-per-node" not in detectron2["cutmix/seed0/fine_tune"]
+    assert detectron2["cutmix/seed0/fine_tune"][detectron2["cutmix/seed0/fine_tune"].index("--num-gpus") + 1] == "4"
+
+
+def test_make_plan__real_data_is_known_by_its_path(plan_of):
+    def real(*opts):
+        return plan_of(["DIGITS.TRAIN_PER_CLASS", "0", "PRETRAIN.DATA_ROOT", "/a", "DETECTION.VOC_ROOT", "/b", *opts])
+
+    assert not [name for name in names(real()) if name.startswith("data/")]
+    assert {name.rpartition("/")[2] for name in changed_names(real(), real("DETECTION.VOC_ROOT", "/c"))} == {
+        "fine_tune",
+        "evaluate",
+        "comparison",
+    }
+    assert "baseline/seed0/pretrain" in changed_names(real(), real("PRETRAIN.DATA_ROOT", "/c"))
+
+
+def test_make_plan__names_the_experiment_whose_config_is_wrong(plan_of):
+    entry = {"METHOD": "mine", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "cutmax"]}
+    with pytest.raises(ValueError, match=r"experiment mine: MIXING.METHOD is 'cutmax'; expected one of baseline"):
+        plan_of(EXPERIMENTS=[entry])
+    with pytest.raises(FileNotFoundError, match=r"config file .*no\.yaml does not exist"):
+        plan_of(EXPERIMENTS=[{"METHOD": "mine", "CONFIG": "no.yaml"}])
+    with pytest.raises(ValueError, match=r"unknown config key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER"):
+        plan_of(["DETECTION.OPTS", "['SOLVER.MAX_ITERS', '1']"])
+
+
+def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
+    before = plan_of()
+    begun = {"data/pictures", "baseline/seed0/pretrain"}
+    for stage in before.stages:
+        if stage.name in begun:
+            stage.folder.mkdir(parents=True)
+            write_record(
+                stage.folder / REQUEST,
+                {"fingerprint": stage.fingerprint, "meaning": stage.meaning, "code": stage.code, "made_from": {}},
+            )
+    monkeypatch.setattr(tools.studies.stages, "stage_version", lambda kind, engine: "newer")
+    assert changed_names(before, plan_of()) == names(before)
+    accepted = {stage.name: stage for stage in plan_of(accept_code=True).stages}
+    kept = {stage.name for stage in before.stages if accepted[stage.name].folder == stage.folder}
+    assert kept == begun
+    assert accepted["baseline/seed0/pretrain"].code != "newer"
+    assert accepted["baseline/seed0/pretrain"].present_code == "newer"

@@ -1,0 +1,157 @@
+"""The content of study.json: means, spreads and differences by hand, and what is shown of what was not run."""
+
+import json
+import math
+
+import pytest
+
+from tools.studies.cost import Estimates
+from tools.studies.records import FAILURE, write_record
+from tools.studies.results import study_result
+from tools.studies.values import read_values
+
+
+def result_of(values, *, seconds=10.0, attempts=1, link=None):
+    return {"values": values, "link": link, "seconds": seconds, "attempts": attempts}
+
+
+def with_numbers(plan, numbers):
+    """The results of all stages of those runs of ``numbers``, (method, seed) -> mAP, and of nothing else."""
+    results = {}
+    for stage in plan.stages:
+        if stage.experiment is None or (stage.experiment.method, stage.seed) not in numbers:
+            continue
+        ap = numbers[stage.experiment.method, stage.seed]
+        values = {"voc07_AP50": ap, "voc10_AP50": ap + 1, "voc10_AP": ap / 2} if stage.kind == "evaluate" else {}
+        results[stage.name] = result_of(values, link="inference/x/report.html" if stage.kind == "evaluate" else None)
+    return results
+
+
+def test_study_result__means_spreads_and_differences_by_hand(plan_of):
+    plan = plan_of(["SEEDS", "(0, 1, 2)"])
+    numbers = {
+        ("baseline", 0): 40.0,
+        ("baseline", 1): 42.0,
+        ("baseline", 2): 44.0,
+        ("cutmix", 0): 41.0,
+        ("cutmix", 1): 44.0,
+        ("cutmix", 2): 44.0,
+    }
+    result = study_result(plan, with_numbers(plan, numbers), {})
+    baseline, cutmix = result["rows"]
+    ap = baseline["summary"]["voc07_AP50"]
+    assert (ap["n"], ap["mean"], ap["std"]) == (3, 42.0, 2.0)
+    half = 4.303 * 2.0 / math.sqrt(3)  # Student's t for two degrees of freedom
+    assert ap["interval"] == pytest.approx([42 - half, 42 + half])
+    assert ap["difference"] is None
+    difference = cutmix["summary"]["voc07_AP50"]["difference"]  # +1, +2, 0, paired by seed
+    assert (difference["mean"], difference["n"]) == (1.0, 3)
+    assert difference["interval"] == pytest.approx([1 - 4.303 / math.sqrt(3), 1 + 4.303 / math.sqrt(3)])
+    assert cutmix["summary"]["voc10_AP"]["mean"] == 21.5
+    assert baseline["paper"] == {"voc07_AP50": 76.71}
+    assert baseline["runs"][1]["seconds"] == 40.0  # four stages
+    chain = {stage.name: stage for stage in plan.stages}
+    folder = chain["baseline/seed1/evaluate"].folder.relative_to(plan.folder.parent)
+    assert baseline["runs"][1]["link"] == f"../{folder}/inference/x/report.html"
+    assert result["progress"] == {"done": 24, "total": 27, "failed": 0}
+    json.dumps(result, allow_nan=False)
+
+
+def test_study_result__what_was_not_run_has_no_number(plan_of):
+    plan = plan_of()
+    result = study_result(plan, with_numbers(plan, {("cutmix", 0): 41.0}), {"cutmix/seed1/convert": "no space"})
+    baseline, cutmix = result["rows"]
+    assert [run["state"] for run in baseline["runs"]] == ["not run", "not run"]
+    assert [run["state"] for run in cutmix["runs"]] == ["done", "failed"]
+    assert cutmix["runs"][1]["values"] is None
+    assert set(baseline["summary"].values()) == {None}
+    ap = cutmix["summary"]["voc07_AP50"]
+    assert (ap["n"], ap["mean"], ap["std"], ap["interval"], ap["difference"]) == (1, 41.0, None, None, None)
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    assert stages["cutmix/seed1/convert"]["state"] == "failed"
+    assert stages["cutmix/seed1/convert"]["message"] == "no space"
+    assert stages["cutmix/seed1/fine_tune"]["state"] == "not run"
+
+
+def test_study_result__a_failure_of_an_earlier_call_is_still_told(plan_of):
+    plan = plan_of()
+    stage = next(stage for stage in plan.stages if stage.kind == "convert")
+    stage.folder.mkdir(parents=True)
+    write_record(stage.folder / FAILURE, {"message": "no space", "attempts": 1})
+    told = next(one for one in study_result(plan, {}, {})["stages"] if one["name"] == stage.name)
+    assert (told["state"], told["message"]) == ("failed", "no space")
+
+
+def test_study_result__differences_only_over_seeds_that_both_have(plan_of):
+    plan = plan_of()
+    numbers = {("baseline", 0): 40.0, ("cutmix", 0): 41.5, ("cutmix", 1): 50.0}
+    cutmix = study_result(plan, with_numbers(plan, numbers), {})["rows"][1]
+    assert cutmix["summary"]["voc07_AP50"]["difference"] == {"mean": 1.5, "interval": None, "n": 1}
+
+
+def test_study_result__the_baseline_is_that_of_the_same_model_and_data(plan_of):
+    config = "pretrain/configs/demo_r18_saliencymix.yaml"
+    rows = [
+        {"METHOD": method, "MODEL": model, "CONFIG": config, "OPTS": ["MIXING.METHOD", method]}
+        for model in ("small", "large")
+        for method in ("baseline", "cutmix")
+    ]
+    plan = plan_of(["KIND", "classification", "SEEDS", "(0,)"], EXPERIMENTS=rows)
+    errors = {"small/baseline": 10.0, "small/cutmix": 9.0, "large/baseline": 5.0, "large/cutmix": 5.5}
+    results = {
+        stage.name: result_of({"top1_error": errors[stage.experiment.name], "top5_error": 1.0})
+        for stage in plan.stages
+        if stage.kind == "pretrain"
+    }
+    told = study_result(plan, results, {})
+    differences = [row["summary"]["top1_error"]["difference"] for row in told["rows"]]
+    assert [one and one["mean"] for one in differences] == [None, -1.0, None, 0.5]
+
+
+def test_study_result__of_timing_attacks_and_pictures(plan_of):
+    plan = plan_of(["KIND", "timing"])
+    values = {
+        "baseline": {"seconds_per_iteration": 0.2, "relative_time": 1.0},
+        "cutmix": {"seconds_per_iteration": 0.21, "relative_time": 1.05},
+    }
+    told = study_result(plan, {"study/timing": result_of(values, link="timing.json")}, {})
+    assert [row["summary"]["relative_time"]["mean"] for row in told["rows"]] == [1.0, 1.05]
+    assert len(told["rows"][0]["runs"]) == 1
+
+    plan = plan_of(["KIND", "robustness", "ATTACK.EPSILONS", "(0.5, 8.0)", "ATTACK.METHODS", "('fgsm',)"])
+    assert [metric["key"] for metric in study_result(plan, {}, {})["metrics"]] == ["clean_top1", "fgsm_0.5", "fgsm_8"]
+
+    plan = plan_of(["KIND", "cam"])
+    cam = next(stage for stage in plan.stages if stage.kind == "cam")
+    told = study_result(plan, {"study/cam": result_of({})}, {})
+    assert told["rows"] == told["metrics"] == []
+    assert told["figures"][0]["src"] == f"{cam.folder.name}/cam.png"
+
+
+def test_read_values__of_what_each_command_leaves(tmp_path):
+    (tmp_path / "metrics.json").write_text(
+        '{"iteration": 5, "val/top1_error": 50.0, "val/top5_error": 9.0}\n{"iteration": 9, "loss": 1.0}\n'
+        '{"iteration": 10, "val/top1_error": 40.0, "val/top5_error": 8.0}\n{"iteration": 10, "loss": 1.0}\n'
+    )
+    assert read_values("pretrain", tmp_path, ["model_final.pth"]) == ({"top1_error": 40.0, "top5_error": 8.0}, None)
+    (tmp_path / "attack.json").write_text(
+        json.dumps({"clean_top1": 60.0, "attacks": [{"attack": "fgsm", "epsilon": 0.5, "top1": 20.0}]})
+    )
+    assert read_values("attack", tmp_path, ["attack.json"])[0] == {"clean_top1": 60.0, "fgsm_0.5": 20.0}
+    (tmp_path / "metrics.json").write_text('{"iteration": 9, "loss": 1.0}\n')
+    with pytest.raises(ValueError, match=r"metrics\.json has no evaluation"):
+        read_values("pretrain", tmp_path, ["model_final.pth"])
+
+
+def test_estimates__from_what_was_measured_else_from_stated_rates(plan_of):
+    plan = plan_of(["COST.PRETRAIN_RATE", "100", "GPUS", "4", "PRETRAIN.OPTS", "['SOLVER.EPOCHS', '10']"])
+    stages = {stage.name: stage for stage in plan.stages}
+    first, second = stages["baseline/seed0/pretrain"], stages["cutmix/seed0/pretrain"]
+    estimates = Estimates(plan.cfg)
+    assert first.work == 10 * 40  # epochs of 4 pictures of each of 10 digits
+    assert estimates.seconds(first) == 400 / 100 / 4
+    assert estimates.seconds(stages["baseline/seed0/convert"]) is None
+    estimates.add(first, result_of({}, seconds=7.0, attempts=2))  # says only how long its last part took
+    assert estimates.seconds(second) == 1.0
+    estimates.add(first, result_of({}, seconds=7.0))
+    assert estimates.seconds(second) == pytest.approx(7.0)

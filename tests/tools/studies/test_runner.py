@@ -1,0 +1,246 @@
+"""Running stages: order, failures, what is done again and what is not, and what a killed study leaves."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tools.studies.config import ROOT, get_cfg
+from tools.studies.cost import Estimates
+from tools.studies.launchers import LocalLauncher
+from tools.studies.records import FAILURE, LOG, REQUEST, RESULT, read_record
+from tools.studies.runner import finished, prepare, run, select
+from tools.studies.worker import is_running, run_stage
+
+COUNT = "open(F.parent / 'runs.txt', 'a').write(F.name.split('-')[0] + ' ')"  # what ran, in order
+MAKE = f"{COUNT}; (F / 'out.txt').write_text('made')"
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """Return a function: the names of the stages whose commands were run since it was called last."""
+    file = tmp_path / "out" / "runs.txt"
+
+    def ran():
+        names = file.read_text().split() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return names
+
+    return ran
+
+
+def go(stages, jobs=1):
+    return run(stages, LocalLauncher(jobs, gpus=0), Estimates(get_cfg()))
+
+
+def test_run__does_what_is_missing_and_nothing_twice(make_stage, ran):
+    first = make_stage("first", MAKE)
+    second = make_stage("second", f"assert (F.parent / 'first-12345678/out.txt').exists(); {MAKE}", parents=[first])
+    assert go([first, second]) == {}
+    assert ran() == ["first", "second"]
+    result = finished([first, second])["second"]
+    assert result["attempts"] == 1
+    assert result["outputs"]["out.txt"]["bytes"] == 4
+    assert go([first, second]) == {}
+    assert ran() == []
+    third = make_stage("third", MAKE, parents=[second])
+    assert go([first, second, third]) == {}
+    assert ran() == ["third"]
+
+
+def test_run__ends_chains_before_it_begins_others(make_stage, ran):
+    stages = []
+    for number in (0, 1):
+        parent = make_stage(f"parent{number}", MAKE)
+        stages += [parent, make_stage(f"child{number}", MAKE, parents=[parent])]
+    parents_first = sorted(stages, key=lambda stage: bool(stage.parents))
+    go(parents_first)
+    assert ran() == ["parent0", "child0", "parent1", "child1"]
+
+
+def test_run__goes_on_past_a_failure_and_mends_it_the_next_time(make_stage, tmp_path, ran):
+    refuse = "os.path.exists(F.parent / 'mended') or sys.exit('bad.py: error: no weights here')"
+    bad = make_stage("bad", f"{COUNT}; {refuse}; {MAKE}")
+    child, other = make_stage("child", MAKE, parents=[bad]), make_stage("other", MAKE)
+    grandchild = make_stage("grandchild", MAKE, parents=[child])
+    stages = [bad, child, grandchild, other]
+    assert go(stages) == {"bad": "exit status 1: bad.py: error: no weights here"}
+    assert ran() == ["bad", "other"]
+    assert not child.folder.exists()
+    assert (bad.folder / FAILURE).exists()
+    (tmp_path / "out" / "mended").touch()
+    assert go(stages) == {}
+    assert ran() == ["bad", "bad", "child", "grandchild"]
+    assert not (bad.folder / FAILURE).exists()
+    assert finished(stages)["bad"]["attempts"] == 2
+
+
+@pytest.mark.parametrize("code, reason", [
+    ("pass", "the command succeeded, but its output is not what was expected: .*out.txt"),
+    ("os.kill(os.getpid(), 9)", "ended by signal 9"),
+    ("sys.exit(2)", "exit status 2: "),
+])  # fmt: skip
+def test_run__says_why_a_stage_failed(make_stage, code, reason):
+    stage = make_stage("bad", code)
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(go([stage])["bad"])
+    assert finished([stage]) == {}
+
+
+def test_run__refuses_a_stage_whose_code_changed_while_the_study_ran(make_stage, ran):
+    stage = dataclasses.replace(make_stage("late", MAKE), present_code="of this morning")
+    assert go([stage])["late"].startswith("its code has changed since the study was called; call it again")
+    assert ran() == []
+
+
+def test_run__a_changed_output_is_made_again_with_what_follows(make_stage, ran):
+    first = make_stage("first", f"{COUNT}; (F / 'out.txt').write_text(str(time.time()))")
+    second = make_stage("second", MAKE, parents=[first])
+    go([first, second])
+    before = (first.folder / "out.txt").read_text()
+    (first.folder / "out.txt").write_text("mine")
+    assert finished([first, second]) == {}
+    ran()
+    assert go([first, second]) == {}
+    assert ran() == ["first", "second"]  # what was made from the old output is made from the new one
+    assert (first.folder / "out.txt").read_text() not in ("mine", before)
+    assert (first.folder.with_name(f"{first.folder.name}.old1") / "out.txt").read_text() == "mine"
+
+
+def test_run__an_output_that_is_made_again_the_same_repeats_nothing_else(make_stage, ran):
+    first = make_stage("first", MAKE)
+    second = make_stage("second", MAKE, parents=[first])
+    go([first, second])
+    (first.folder / "out.txt").unlink()
+    ran()
+    go([first, second])
+    assert ran() == ["first"]
+
+
+def test_finished__a_copied_folder_is_read_again_and_found_the_same(make_stage):
+    stage = make_stage("first", MAKE)
+    go([stage])
+    os.utime(stage.folder / "out.txt", (1, 1))
+    assert list(finished([stage])) == ["first"]
+    (stage.folder / RESULT).write_text("{")
+    assert finished([stage]) == {}
+
+
+def test_run__passes_threads_and_goes_on_with_what_is_left(make_stage):
+    code = (
+        "n = len(list(F.glob('part*'))); (F / f'part{n}').touch(); n == 0 and sys.exit(1); "
+        "(F / 'out.txt').write_text(os.environ['OMP_NUM_THREADS'])"
+    )
+    stage = make_stage("resumes", code, threads=3)
+    assert list(go([stage])) == ["resumes"]
+    assert go([stage]) == {}
+    assert (stage.folder / "out.txt").read_text() == "3"
+    assert (stage.folder / LOG).read_text().count("$ ") == 2
+
+
+def test_run__a_finished_stage_keeps_its_final_weights_alone(make_stage):
+    code = "[(F / f'model_{n}.pth').touch() for n in ('0000050', '0000100', 'best', 'final')]"
+    stage = make_stage("trains", code, outputs=["model_final.pth"])
+    assert go([stage]) == {}
+    assert sorted(path.name for path in stage.folder.glob("*.pth")) == ["model_best.pth", "model_final.pth"]
+
+
+def test_run__several_at_a_time(make_stage):
+    code = (
+        "(F / 'here').touch(); t = time.time()\n"
+        "while not all((F.parent / f'{n}-12345678/here').exists() for n in 'ab'):\n"
+        "    time.sleep(.01); assert time.time() - t < 60\n"
+        "(F / 'out.txt').touch()"
+    )
+    stages = [make_stage(name, code) for name in "ab"]
+    assert go(stages, jobs=2) == {}  # each waits for the other
+
+
+def start_worker(stage):
+    command = [sys.executable, "-m", "tools.studies.worker", str(stage.folder)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+SLOW = (
+    f"{COUNT}; (F / 'begun').touch(); t = time.time()\n"
+    "while not (F.parent / 'go').exists():\n    time.sleep(.01); assert time.time() - t < 60\n"
+    "(F / 'out.txt').write_text('made')"
+)
+
+
+def test_run__waits_for_a_stage_that_an_earlier_study_left_running(make_stage, tmp_path, ran):
+    stage = make_stage("slow", SLOW)
+    prepare(stage, {})
+    worker = start_worker(stage)
+    wait_for((stage.folder / "begun").exists)
+    assert is_running(stage.folder)
+    study = LocalLauncher(1, gpus=0)
+    study.start(stage)
+    time.sleep(0.5)
+    assert not study.ended(stage)
+    (tmp_path / "out" / "go").touch()
+    wait_for(lambda: study.ended(stage))
+    assert worker.wait(60) == 0
+    assert ran() == ["slow"]  # the second found it done
+    assert not is_running(stage.folder)
+
+
+def test_worker__killed__its_command_is_waited_for(make_stage, tmp_path, ran):
+    stage = make_stage("slow", SLOW)
+    prepare(stage, {})
+    worker = start_worker(stage)
+    wait_for((stage.folder / "begun").exists)
+    worker.kill()
+    worker.wait()
+    assert is_running(stage.folder)  # the command has inherited the lock
+    second = start_worker(stage)
+    time.sleep(0.5)
+    assert second.poll() is None
+    (tmp_path / "out" / "go").touch()
+    assert second.wait(60) == 0
+    assert finished([stage])["slow"]["attempts"] == 2
+
+
+def test_worker__asked_to_stop__stops_its_command(make_stage):
+    stage = make_stage("slow", SLOW)
+    prepare(stage, {})
+    worker = start_worker(stage)
+    wait_for((stage.folder / "begun").exists)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 130
+    assert not is_running(stage.folder)
+    assert "KeyboardInterrupt" in (stage.folder / LOG).read_text()
+
+
+def test_select__by_part_and_by_pattern(make_stage):
+    data = make_stage("data")
+    first = make_stage("cutmix/seed0/pretrain", parents=[data])
+    second = make_stage("cutmix/seed0/convert", parents=[first])
+    other = make_stage("mixup/seed0/pretrain", parents=[data])
+    plan = SimpleNamespace(stages=(data, first, second, other))
+    assert select(plan, []) == [data, first, second, other]
+    assert select(plan, ["cutmix"]) == [data, first, second]
+    assert select(plan, ["pretrain"]) == [data, first, other]
+    assert select(plan, ["*/seed0/convert"]) == [data, first, second]
+    assert select(plan, ["data"]) == [data]
+    with pytest.raises(ValueError, match="--only cutmax names no stage; parts of names are convert, cutmix, data, mix"):
+        select(plan, ["cutmax"])
+
+
+def test_worker__refuses_a_folder_without_a_request(tmp_path):
+    (tmp_path / REQUEST).write_text("not JSON")
+    with pytest.raises(FileNotFoundError, match=r"request\.json is missing or damaged; call tools/study\.py again"):
+        run_stage(tmp_path)
+    assert read_record(tmp_path / REQUEST) is None

@@ -1,0 +1,1 @@
+"""The insides of the bench_*.py: what is timed beside what."""

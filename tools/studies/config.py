@@ -1,0 +1,229 @@
+"""Every setting of a study: which experiments, over which seeds, on what data, and how the work is spread out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from detection.engines import ENGINES
+from pretrain.names import ATTACKS
+from pretrain.run.settings import (
+    Rule,
+    at_least,
+    find_faults,
+    is_number,
+    load_config,
+    one_of,
+    refuse_faults,
+)
+
+ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
+
+KINDS = ("transfer", "classification", "robustness", "timing", "cam")
+EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER")
+
+
+class Experiment(NamedTuple):
+    """A row of a study's table: how its networks are pretrained, and what the paper reports for it."""
+
+    method: str  # the row's label; more than MIXING.METHOD where a study compares variants of one method
+    model: str
+    data: str
+    config: Path
+    opts: tuple[str, ...]  # KEY VALUE pairs
+    paper: dict[str, float]  # metric -> published number
+
+    @property
+    def name(self) -> str:
+        """The labels as a path, such as ``ResNet-50/ImageNet/cutmix``."""
+        return "/".join(label for label in (self.model, self.data, self.method) if label)
+
+
+def get_cfg() -> CfgNode:
+    """Return every setting of a study with its default."""
+    cfg = CfgNode()
+    cfg.TITLE = ""  # heading of the page
+    cfg.KIND = "transfer"  # one of KINDS: what is done with the pretrained networks, and which numbers are reported
+    cfg.OUTPUT_DIR = "output/studies"  # studies in one folder share stages, and each has its page there
+    cfg.SEEDS = (0, 1, 2)
+    cfg.NOTES = []  # sentences for the page
+    cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
+    cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
+    # A list of mappings with EXPERIMENT_KEYS: METHOD, MODEL and DATA label the row; CONFIG is a file of pretraining,
+    # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers.
+    cfg.EXPERIMENTS = []
+    cfg.PAPER = CfgNode()
+    cfg.PAPER.TABLE = ""  # which of the paper's tables or figures this is
+    cfg.PAPER.PROTOCOL = ""  # what its numbers are, in a sentence
+
+    cfg.PRETRAIN = CfgNode()
+    cfg.PRETRAIN.DATA_ROOT = ""  # DATA.ROOT of every pretraining; empty where DIGITS makes the data
+    cfg.PRETRAIN.OPTS = []  # KEY VALUE pairs for every experiment, before its own
+    cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper did; -1: one for each
+
+    cfg.DETECTION = CfgNode()  # kind transfer only
+    cfg.DETECTION.CONFIG = ""  # file of fine-tuning, from the repository's root
+    cfg.DETECTION.OPTS = []
+    cfg.DETECTION.ENGINE = "auto"  # one of ENGINES
+    cfg.DETECTION.VOC_ROOT = ""  # VOC.ROOT; empty: $DETECTRON2_DATASETS, or what DIGITS makes
+
+    cfg.DIGITS = CfgNode()  # data that is made, for a look without a download (see detection/digits.py)
+    cfg.DIGITS.TRAIN_PER_CLASS = 0  # 0: real data
+    cfg.DIGITS.VAL_PER_CLASS = 0
+    cfg.DIGITS.SIDE = 32  # pixels
+    cfg.DIGITS.SCENES = 0  # of each trainval set; kind transfer only, as are the two below
+    cfg.DIGITS.TEST_SCENES = 0
+    cfg.DIGITS.SCENE_SIDE = 96
+    cfg.DIGITS.SEED = 0  # the data is the same for all SEEDS
+
+    cfg.ATTACK = CfgNode()  # kind robustness only
+    cfg.ATTACK.METHODS = ("fgsm", "pgd")
+    cfg.ATTACK.EPSILONS = (1.0, 2.0, 4.0, 8.0)  # largest change of a pixel, levels of 255
+    cfg.ATTACK.STEPS = 10  # of PGD
+    cfg.ATTACK.STEP_SIZE = 0.0  # of PGD, levels of 255; 0: 2.5 epsilon / STEPS
+    cfg.ATTACK.NUM_IMAGES = 0  # of the validation pictures; 0: all
+
+    cfg.TIMING = CfgNode()  # kind timing only
+    cfg.TIMING.ROUNDS = 10  # in each of which every method takes its turn
+    cfg.TIMING.ITERATIONS = 20  # of a turn
+
+    cfg.CAM = CfgNode()  # kind cam only
+    cfg.CAM.NUM_IMAGES = 4  # mixed pictures on the contact sheet
+
+    cfg.COST = CfgNode()  # for the estimates before anything is measured; what this study has measured comes first
+    cfg.COST.TRAIN_PICTURES = 0  # of an epoch of pretraining
+    cfg.COST.TEST_PICTURES = 0  # of the detector's test set
+    cfg.COST.PRETRAIN_RATE = 0.0  # pictures per second of one process; 0: not known
+    cfg.COST.FINE_TUNE_RATE = 0.0
+    cfg.COST.EVALUATE_RATE = 0.0
+    cfg.COST.SOURCE = ""  # who measured that, on what
+
+    cfg.SLURM = CfgNode()  # --launcher slurm only; a job per stage, on one machine
+    cfg.SLURM.PARTITION = ""
+    cfg.SLURM.MINUTES = 1440  # limit of a job; one that reaches it is requeued and resumes
+    cfg.SLURM.CPUS = 8  # a process
+    cfg.SLURM.MEM_GB = 64
+    cfg.SLURM.PARAMETERS = []  # NAME VALUE pairs for sbatch, such as [account, vision, constraint, h100]
+    return cfg
+
+
+def _seeds(values: Sequence[Any]) -> bool:
+    return bool(values) and all(type(seed) is int and seed >= 0 for seed in values) and len(set(values)) == len(values)
+
+
+def _epsilons(values: Sequence[Any]) -> bool:
+    return bool(values) and all(is_number(value) and 0 < value <= 255 for value in values) and _different(values)
+
+
+def _different(values: Sequence[Any]) -> bool:
+    return len(set(values)) == len(values)
+
+
+PAIRS = Rule(lambda value: len(value) % 2 == 0, "KEY VALUE pairs")
+AT_LEAST_1 = at_least(1)
+RULES: dict[str, Rule] = {
+    "KIND": one_of(*KINDS),
+    "SEEDS": Rule(_seeds, "different whole numbers of at least 0, such as (0, 1, 2)"),
+    "THREADS": at_least(0),
+    "GPUS": AT_LEAST_1,
+    "PRETRAIN.OPTS": PAIRS,
+    "DETECTION.OPTS": PAIRS,
+    "DETECTION.ENGINE": one_of(*ENGINES),
+    "ATTACK.METHODS": Rule(
+        lambda value: bool(value) and set(value) <= set(ATTACKS), f"one or more of {', '.join(ATTACKS)}"
+    ),
+    "ATTACK.EPSILONS": Rule(_epsilons, "different numbers above 0, levels of 255"),
+    "ATTACK.STEPS": AT_LEAST_1,
+    "ATTACK.STEP_SIZE": at_least(0),
+    "ATTACK.NUM_IMAGES": at_least(0),
+    "TIMING.ROUNDS": AT_LEAST_1,
+    "TIMING.ITERATIONS": AT_LEAST_1,
+    "CAM.NUM_IMAGES": AT_LEAST_1,
+    "SLURM.MINUTES": AT_LEAST_1,
+    "SLURM.CPUS": AT_LEAST_1,
+    "SLURM.MEM_GB": AT_LEAST_1,
+    "SLURM.PARAMETERS": PAIRS,
+    **{f"DIGITS.{name}": at_least(0) for name in get_cfg().DIGITS},
+    **{f"COST.{name}": at_least(0) for name, value in get_cfg().COST.items() if value != ""},
+}
+
+
+def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the checked, frozen config of a study; OUTPUT_DIR is absolute.
+
+    The configs that it names are not read here; ``tools.studies.plan`` does that.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the key, its value and what would be right.
+    """
+    cfg = load_config(get_cfg(), config_file, opts)
+    refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
+    names = [experiment.name for experiment in experiments(cfg)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"EXPERIMENTS: {name} stands there twice; give every row its own METHOD, MODEL or DATA")
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
+    cfg.freeze()
+    return cfg
+
+
+def experiments(cfg: CfgNode) -> list[Experiment]:
+    """Return EXPERIMENTS in order.
+
+    Raises:
+        ValueError: an entry with a missing, unknown or wrong key; its number, from 1, and the key are named.
+    """
+    if not cfg.EXPERIMENTS:
+        raise ValueError("EXPERIMENTS is empty; list at least one, with METHOD and CONFIG")
+    return [_experiment(number, entry) for number, entry in enumerate(cfg.EXPERIMENTS, start=1)]
+
+
+def _experiment(number: int, entry: Any) -> Experiment:
+    where = f"EXPERIMENTS, entry {number}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected a mapping with METHOD and CONFIG, but got {entry!r}")
+    unknown = [key for key in entry if key not in EXPERIMENT_KEYS]
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]}; expected {', '.join(EXPERIMENT_KEYS)}")
+    for key in ("METHOD", "CONFIG"):
+        if not entry.get(key):
+            raise ValueError(f"{where} has no {key}")
+    opts, paper = entry.get("OPTS", []), entry.get("PAPER", {})
+    if not isinstance(opts, list) or len(opts) % 2:
+        raise ValueError(f"{where}: OPTS expects a list of KEY VALUE pairs, but got {opts!r}")
+    if not isinstance(paper, dict) or not all(type(value) in (int, float) for value in paper.values()):
+        raise ValueError(f"{where}: PAPER expects a mapping from metrics to numbers, but got {paper!r}")
+    labels = [str(entry.get(key, "")) for key in ("METHOD", "MODEL", "DATA")]
+    for label in labels:
+        if "/" in label or label.startswith("."):
+            raise ValueError(f"{where}: {label!r} names a folder and must not hold a slash or begin with a dot")
+    return Experiment(*labels, repository_file(entry["CONFIG"]), tuple(map(str, opts)), paper)
+
+
+def repository_file(path: Path | str) -> Path:
+    """Return the absolute path of a config that a study names: from here, else from the repository's root."""
+    return path.resolve() if (path := Path(path)).is_file() else ROOT / path
+
+
+def _contradictions(cfg: CfgNode) -> list[str]:
+    made = cfg.DIGITS.TRAIN_PER_CLASS > 0
+    faults = []
+    if made and cfg.PRETRAIN.DATA_ROOT:
+        faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
+    if made and cfg.DIGITS.VAL_PER_CLASS < 1:
+        faults.append("DIGITS.VAL_PER_CLASS is 0; expected at least 1, since the networks are evaluated on them")
+    if cfg.PRETRAIN.SEED >= 0 and cfg.KIND != "transfer":
+        faults.append(
+            f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "
+            "no fine-tuning; leave it at -1 and set SEEDS"
+        )
+    if cfg.KIND == "transfer":
+        if not cfg.DETECTION.CONFIG:
+            faults.append("DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml")
+        if made and min(cfg.DIGITS.SCENES, cfg.DIGITS.TEST_SCENES) < 1:
+            faults.append("DIGITS.SCENES and DIGITS.TEST_SCENES must be at least 1 to fine-tune on made scenes")
+    return faults

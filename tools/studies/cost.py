@@ -1,0 +1,66 @@
+"""What a study costs: how long stages take, from what it has measured, else from the rates that its YAML states."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from pretrain.run.cli import format_seconds
+from tools.studies.plan import Plan
+from tools.studies.stages import Stage
+
+RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
+
+
+class Estimates:
+    """Seconds per unit of work of each kind of stage; ``add`` improves them as stages end."""
+
+    def __init__(self, cfg: CfgNode, finished: Iterable[tuple[Stage, Mapping[str, Any]]] = ()):
+        self.cfg = cfg
+        self.measured: dict[str, list[float]] = {}
+        for stage, result in finished:
+            self.add(stage, result)
+
+    def add(self, stage: Stage, result: Mapping[str, Any]) -> None:
+        """Learn from the result of ``stage``; one that was interrupted says nothing about the whole."""
+        if result["attempts"] == 1:
+            self.measured.setdefault(stage.kind, []).append(result["seconds"] / max(stage.work, 1))
+
+    def seconds(self, stage: Stage) -> float | None:
+        """Return how long ``stage`` takes, None where nothing is known about its kind."""
+        if stage.kind in self.measured:
+            return median(self.measured[stage.kind]) * max(stage.work, 1)
+        rate = self.cfg.COST[RATES[stage.kind]] if stage.kind in RATES else 0
+        return stage.work / rate / max(stage.processes, 1) if rate and stage.work else None
+
+
+def describe_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage], estimates: Estimates) -> list[str]:
+    """Return lines: each of the ``missing`` stages with its command, and what all of them should cost."""
+    lines = []
+    seconds = {stage.name: estimates.seconds(stage) for stage in missing}
+    for stage in missing:
+        expected = "duration unknown" if seconds[stage.name] is None else format_seconds(seconds[stage.name])
+        begun = ", goes on" if (stage.folder / "request.json").exists() else ""
+        lines.append(f"{stage.name}: {expected}{begun}")
+        lines.append(f"    {shlex.join(stage.command)}")
+    done = len(stages) - len(missing)
+    lines.append("")
+    lines.append(f"{len(stages)} stages: {done} done, {len(missing)} to run, into {plan.cfg.OUTPUT_DIR}")
+    if not missing:
+        return lines
+    known = {name: value for name, value in seconds.items() if value is not None}
+    hours = sum(known[stage.name] * stage.processes for stage in missing if stage.name in known) / 3600
+    left_out = f", {len(missing) - len(known)} of unknown duration left out" if len(known) < len(missing) else ""
+    total = format_seconds(sum(known.values()))
+    lines.append(f"{total} one after the other{left_out}; {hours:.1f} GPU hours where there are GPUs")
+    measured = ", ".join(sorted(estimates.measured))
+    sources = [
+        f"measured in this study: {measured}" if measured else "",
+        f"rates of the config: {plan.cfg.COST.SOURCE}" if plan.cfg.COST.SOURCE else "",
+    ]
+    lines.append("; ".join(filter(None, sources)) or "no rates are known")
+    return lines

@@ -1,0 +1,201 @@
+"""Where stages run: as processes of this machine, or as jobs of a SLURM cluster through submitit.
+
+A launcher starts ``tools.studies.worker`` on a stage's folder and says when that has ended; the folder tells how.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from fvcore.common.config import CfgNode
+
+from tools.studies.config import ROOT
+from tools.studies.records import read_record, write_record
+from tools.studies.stages import Stage
+from tools.studies.worker import GRACE_SECONDS, StageJob
+
+LAUNCHERS = ("local", "slurm", "submitit-local")
+JOB = "job.json"  # in a stage's folder: the number of its job in the cluster's queue
+NO_LIMIT = 10**6  # stages at a time: the cluster's queue has its own
+MAX_REQUEUES = 1000  # each goes on where the one before ended
+UNKNOWN_MINUTES = 60 * 24 * 365  # submitit's local executor wants a limit
+
+
+class Launcher(Protocol):
+    """Starts stages and knows which have ended."""
+
+    slots: int  # stages at a time
+
+    def start(self, stage: Stage) -> None: ...
+
+    def ended(self, stage: Stage) -> bool: ...
+
+    def stop(self) -> None:
+        """End what should not outlive the study."""
+
+
+class LocalLauncher:
+    """Processes of this machine, ``jobs`` at a time; each gets GPUs of its own where there are enough.
+
+    ``stop`` ends them all: they were started at this terminal.
+    """
+
+    def __init__(self, jobs: int, *, gpus: int):
+        self.slots, self.gpus = jobs, gpus
+        self.processes: dict[str, tuple[subprocess.Popen[bytes], list[int]]] = {}
+
+    def start(self, stage: Stage) -> None:
+        environment, taken = dict(os.environ), self._free_gpus(stage.processes)
+        if taken:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, taken))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tools.studies.worker", str(stage.folder)],
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the study, which passes it on once
+        )
+        self.processes[stage.name] = process, taken
+
+    def ended(self, stage: Stage) -> bool:
+        if self.processes[stage.name][0].poll() is None:
+            return False
+        del self.processes[stage.name]
+        return True
+
+    def stop(self) -> None:
+        running = [process for process, _ in self.processes.values() if process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)  # the worker passes it on to its command as Ctrl-C
+        deadline = time.monotonic() + GRACE_SECONDS + 5
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            process.kill()
+
+    def _free_gpus(self, count: int) -> list[int]:
+        """Return the numbers of ``count`` GPUs, those that the fewest stages use."""
+        load = dict.fromkeys(range(self.gpus), 0)
+        for _, taken in self.processes.values():
+            for number in taken:
+                load[number] += 1
+        return sorted(sorted(load, key=load.__getitem__)[: count or 1])
+
+
+class SubmititLauncher:
+    """Jobs of a cluster (``slurm``), or of submitit's executor for trying that out on one machine (``local``).
+
+    Jobs outlive the study; called again, it finds those of SLURM that still wait or run and takes them up.
+
+    Raises:
+        ImportError: submitit is not installed.
+        ValueError: there is no SLURM here, or it does not know a parameter.
+    """
+
+    def __init__(self, cluster: str, cfg: CfgNode, *, jobs: int):
+        try:
+            import submitit
+        except ImportError as error:
+            raise ImportError(f"--launcher {cluster} needs submitit ({error}); pip install submitit") from error
+        self.cluster, self.slots, self.cfg = cluster, jobs, cfg
+        self.folder = Path(cfg.OUTPUT_DIR) / "submitit"
+        # Jobs inherit it, and must find this package also where it is not installed.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            self.executor = submitit.AutoExecutor(
+                folder=self.folder / "%j", cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_REQUEUES}
+            )
+            self._configure(1)
+        except (RuntimeError, ValueError, NameError) as error:
+            raise ValueError(f"--launcher {cluster}: {error}") from error
+        self.jobs: dict[str, Any] = {}
+
+    def start(self, stage: Stage) -> None:
+        job = self._waiting_job(stage)
+        if job is None:
+            self._configure(stage.processes)
+            job = self.executor.submit(StageJob(), str(stage.folder))
+            write_record(stage.folder / JOB, {"cluster": self.cluster, "job_id": job.job_id})
+        self.jobs[stage.name] = job
+
+    def ended(self, stage: Stage) -> bool:
+        if not self.jobs[stage.name].done():
+            return False
+        del self.jobs[stage.name]
+        return True
+
+    def stop(self) -> None:
+        if self.cluster == "local":
+            for job in self.jobs.values():
+                job.cancel(check=False)
+
+    def _configure(self, processes: int) -> None:
+        slurm = self.cfg.SLURM
+        if self.cluster == "local":
+            gpus = processes if count_gpus() >= processes else 0
+            self.executor.update_parameters(timeout_min=UNKNOWN_MINUTES, gpus_per_node=gpus)
+            return
+        named = dict(zip(map(str, slurm.PARAMETERS[0::2]), slurm.PARAMETERS[1::2], strict=True))
+        self.executor.update_parameters(
+            name="study",
+            nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=processes,
+            cpus_per_task=slurm.CPUS * max(processes, 1),
+            mem_gb=slurm.MEM_GB,
+            timeout_min=slurm.MINUTES,
+            slurm_additional_parameters=named,
+            **({"slurm_partition": slurm.PARTITION} if slurm.PARTITION else {}),
+        )
+
+    def _waiting_job(self, stage: Stage) -> Any:
+        """Return the job that an earlier call put in SLURM's queue for ``stage``, if it still waits or runs."""
+        record = read_record(stage.folder / JOB)
+        if self.cluster != "slurm" or record is None or record.get("cluster") != "slurm":
+            return None
+        from submitit import SlurmJob
+
+        job = SlurmJob(folder=self.folder / "%j", job_id=record["job_id"])
+        return None if job.done(force_check=True) else job
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs that PyTorch sees here."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def make_launcher(name: str, cfg: CfgNode, *, jobs: int) -> Launcher:
+    """Return the launcher ``name``. With ``jobs`` 0 it chooses how many stages run at a time.
+
+    Locally that is one per group of GPUS GPUs, without GPUs one per THREADS cores (one, where THREADS is 0); on a
+    cluster all that can.
+
+    Raises:
+        ImportError, ValueError: as SubmititLauncher; or a stage wants more GPUs than this machine has.
+    """
+    if name != "local":
+        return SubmititLauncher(name.removeprefix("submitit-"), cfg, jobs=jobs or _cluster_jobs(name, cfg))
+    gpus = count_gpus()
+    if 0 < gpus < cfg.GPUS:
+        raise ValueError(f"GPUS is {cfg.GPUS}, but there are {gpus} here; set GPUS to at most that")
+    return LocalLauncher(jobs or (gpus // cfg.GPUS if gpus else _cpu_jobs(cfg)), gpus=gpus)
+
+
+def _cluster_jobs(name: str, cfg: CfgNode) -> int:
+    return NO_LIMIT if name == "slurm" else _cpu_jobs(cfg)
+
+
+def _cpu_jobs(cfg: CfgNode) -> int:
+    return max(1, _cores() // cfg.THREADS) if cfg.THREADS else 1
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,186 @@
+"""study.json, and Markdown and HTML rendered from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detection.report.markdown import flatten, table
+from pretrain.run.files import atomic_write
+from tools.studies.pages.html import render_html
+from tools.studies.pages.tables import (
+    Column,
+    Line,
+    Ours,
+    Table,
+    address,
+    baseline_of,
+    column_title,
+    describe,
+    gain,
+    has_gains,
+    has_spread,
+    headline_columns,
+    lay_out,
+    one_run,
+    ours,
+    progress_sentence,
+    published,
+    published_gain,
+    published_sentence,
+    row_name,
+    seed_text,
+    seeds_of,
+    stage_time,
+    unit_and_direction,
+)
+
+
+def write_pages(result: Mapping[str, Any], folder: Path | str) -> None:
+    """Write study.json, study.md and study.html into ``folder`` (made if absent), each whole.
+
+    The links and figures of ``result`` are paths relative to ``folder``. The page holds its figures inside, so that it
+    can be sent alone; one that is not there is named.
+
+    Raises:
+        ValueError: a number of ``result`` is not finite; nothing is written.
+    """
+    folder = Path(folder)
+    files = {
+        "study.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
+        "study.md": render_markdown(result),
+        "study.html": render_html(result, folder),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        with atomic_write(folder / name, "w") as file:
+            file.write(text)
+
+
+def summary_table(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the paper's table with our numbers: mean +- standard deviation over seeds (how many).
+
+    The paper's own stand in columns "published". Several tables have a title each; a result without rows has no line.
+    """
+    lines: list[str] = []
+    for one in lay_out(result):
+        if one.title:
+            lines += [*([""] if lines else []), f"{one.title}:", ""]
+        rows = [("method", *(head for column in one.columns for head in _heads(one, column)))]
+        for name, _, line in _named_lines(one):
+            rows.append((name, *(text for column in one.columns for text in _cells(line, column))))
+        lines += table(rows)
+    return lines
+
+
+def render_markdown(result: Mapping[str, Any]) -> str:
+    """Return the study as Markdown."""
+    parts = [
+        [f"# {result['title']}"],
+        [f"{progress_sentence(result)} Written {result['written']} from {result['config_file']}."],
+        [" ".join(result["notes"])],
+        *_failed(result),
+        *_results(result),
+        *_titled("Figures", [f"![{figure['label']}]({address(figure['src'])})" for figure in result["figures"]]),
+        *_titled("Links", [f"- {_linked(link['label'], link['href'])}" for link in result["links"]]),
+        *(part for key in ("protocol", "versions") for part in _settings(key, result[key])),
+        *_stages(result),
+    ]
+    text = "\n\n".join("\n".join(lines) for lines in parts if any(lines)) + "\n"
+    return text.replace("<", "&lt;")  # Markdown passes tags on, and none of these is meant as one
+
+
+def _titled(title: str, lines: list[str]) -> list[list[str]]:
+    """Return a heading and what it stands over; nothing over nothing."""
+    return [[f"## {title}"], lines] if lines else []
+
+
+def _failed(result: Mapping[str, Any]) -> list[list[str]]:
+    failed = [stage for stage in result["stages"] if stage["state"] == "failed"]
+    messages = (" ".join((stage["message"] or "no message").split()) for stage in failed)
+    return _titled(
+        "Failed",
+        [f"- {_linked(stage['name'], stage['link'])}: {text}" for stage, text in zip(failed, messages, strict=True)],
+    )
+
+
+def _results(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    tables = lay_out(result)
+    if not tables:
+        return
+    yield ["## Results"]
+    ours_are = "Ours: mean +- standard deviation over the seeds (how many)." if has_spread(result) else ""
+    yield [" ".join(filter(None, (ours_are, published_sentence(result))))]
+    yield summary_table(result)
+    yield ["## Intervals and differences"]
+    yield ["95 % intervals over the seeds, of our means and of our differences to the baseline (seed by seed)."]
+    for one in tables:
+        for column in one.columns:
+            yield [f"### {column_title(one, column)} ({unit_and_direction(column.metric)})"]
+            yield table(list(_interval_rows(result, one, column)))
+    yield [f"## Runs: {describe(result['metrics'][0])}"]
+    yield table(list(_run_rows(result, tables)))
+
+
+def _heads(one: Table, column: Column) -> list[str]:
+    head = column.label if one.title else ", ".join(filter(None, (column.label, column.metric["unit"])))
+    return [head, "published"] if column.published else [head]
+
+
+def _cells(line: Line, column: Column) -> list[str]:
+    text = _ours(ours(line, column))
+    return [text, published(line, column)] if column.published else [text]
+
+
+def _ours(cell: Ours) -> str:
+    spread = f" +- {cell.spread}" if cell.spread else ""
+    count = f" ({cell.count})" if cell.count else ""
+    return f"{cell.mean}{spread}{count}"
+
+
+def _named_lines(one: Table) -> Iterator[tuple[str, list[Line], Line]]:
+    """Yield each line with its name, which says the model where there are several, and all lines of its model."""
+    for model, lines in one.models.items():
+        for line in lines:
+            yield (f"{model} {line.method}" if len(one.models) > 1 else line.method), lines, line
+
+
+def _interval_rows(result: Mapping[str, Any], one: Table, column: Column) -> Iterator[tuple[str, ...]]:
+    gains = has_gains(result)
+    head = ("method", "interval")
+    if gains:
+        head += (f"difference to {result['baseline']}", "interval", *(["published"] if column.published else []))
+    yield head
+    for name, lines, line in _named_lines(one):
+        cell = ours(line, column)
+        row = (name, cell.interval or (cell.mean if cell.absent else "-"))
+        if gains:
+            baseline = baseline_of(lines, result)
+            difference = gain(line, column, baseline)
+            row += (difference.mean, difference.interval or "-")
+            if column.published:
+                row += (published_gain(line, column, baseline),)
+        yield row
+
+
+def _run_rows(result: Mapping[str, Any], tables: list[Table]) -> Iterator[tuple[str, ...]]:
+    columns, seeds = headline_columns(tables), seeds_of(result)
+    yield ("run", *(seed_text(seed, result) for seed in seeds))
+    for row in result["rows"]:
+        cells = (one_run(row, seed, columns[row["data"]]) for seed in seeds)
+        yield (row_name(row, result), *(_linked(cell.text, cell.link) for cell in cells))
+
+
+def _settings(key: str, values: Mapping[str, Any]) -> list[list[str]]:
+    return _titled(key.capitalize(), table([("", ""), *flatten(values)]) if values else [])
+
+
+def _stages(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = [(stage["name"], stage["state"], stage_time(stage)) for stage in result["stages"]]
+    return _titled("Stages", table([("stage", "state", "h:mm:ss"), *rows]) if rows else [])
+
+
+def _linked(text: str, path: str | None) -> str:
+    return f"[{text}]({address(path)})" if path else text

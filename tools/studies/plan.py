@@ -1,0 +1,352 @@
+"""What a study consists of: its stages, what each is made from, where it lives, and the command that makes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from detection.config import EFFECTS as DETECTION_EFFECTS
+from detection.config import get_cfg as get_detection_cfg
+from detection.config import read_detection_config
+from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
+from pretrain.config import get_cfg as get_pretrain_cfg
+from pretrain.config import load_pretrain_config
+from tools.studies.config import Experiment, experiments, get_cfg, repository_file
+from tools.studies.stages import Stage, StageBook, differing, tool, words
+
+FINAL = "model_final.pth"
+ONE_PROCESS = {"processes": 1}  # what a stage ran on where it does not say
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's config and its stages; parents come before their children."""
+
+    cfg: CfgNode
+    config_file: Path
+    stages: tuple[Stage, ...]
+
+    @property
+    def study(self) -> str:
+        """The study's name: that of its file."""
+        return self.config_file.stem
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's page and log go; stages lie beside it, since other studies may share them."""
+        return Path(self.cfg.OUTPUT_DIR, self.study)
+
+
+def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = False) -> Plan:
+    """Return the stages of the study ``cfg``, read by ``load_study`` from ``config_file``. Nothing is run or written.
+
+    With ``accept_code`` a stage that was run, or begun, by another version of its code is taken as it is.
+
+    Raises:
+        FileNotFoundError: a config that the study names does not exist.
+        ValueError: such a config, or its OPTS, are wrong; the experiment is named.
+    """
+    config_file = Path(config_file)
+    planner = _Planner(cfg, config_file.stem, StageBook(cfg, accept_code=accept_code))
+    return Plan(cfg, config_file, tuple(planner.stages()))
+
+
+class _Planner:
+    def __init__(self, cfg: CfgNode, study: str, book: StageBook):
+        self.cfg, self.study, self.book = cfg, study, book
+        self.defaults = get_cfg()
+        self.experiments = experiments(cfg)
+        self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
+        self.engine = cfg.DETECTION.ENGINE
+        if self.engine == "auto":
+            self.engine = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
+        if cfg.KIND == "transfer":
+            self.detection_opts = list(map(str, cfg.DETECTION.OPTS))
+            self.detection = read_detection_config(repository_file(cfg.DETECTION.CONFIG), self.detection_opts)
+            self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
+
+    def stages(self) -> list[Stage]:
+        make = {
+            "transfer": self._transfer,
+            "classification": self._pretrained,
+            "robustness": self._robustness,
+            "timing": self._timing,
+            "cam": self._cam,
+        }
+        make[self.cfg.KIND]()
+        return list(self.book.stages.values())
+
+    # The five kinds ---------------------------------------------------------------------------------------------------
+
+    def _transfer(self) -> None:
+        runs = [
+            self._evaluate(experiment, seed, self._fine_tune(experiment, seed, self._convert(pretrained)))
+            for experiment, seed, pretrained in self._pretrained()
+        ]
+        if len(runs) > 1:
+            self._comparison(runs)
+
+    def _robustness(self) -> None:
+        attack = self.cfg.ATTACK
+        for experiment, seed, pretrained in self._pretrained():
+            flags = {
+                "--data-root": self._pictures(),
+                "--attacks": attack.METHODS,
+                "--epsilons": [f"{value:g}" for value in attack.EPSILONS],
+                "--steps": attack.STEPS,
+                "--step-size": f"{attack.STEP_SIZE:g}",
+                "--num-images": attack.NUM_IMAGES,
+            }
+            self.book.add(
+                f"{experiment.name}/seed{seed}/attack",
+                "attack",
+                lambda folder, model=pretrained.folder / FINAL, flags=flags: [
+                    *tool("attack"),
+                    str(model),
+                    *words({**flags, "--output": folder / "attack.json"}),
+                ],
+                outputs=("attack.json",),
+                inputs={**attack, **self._real_data()},
+                defaults=self.defaults.ATTACK,
+                parents=self._with_pictures(pretrained),
+                experiment=experiment,
+                seed=seed,
+            )
+
+    def _timing(self) -> None:
+        configs = {experiment.name: self._pretrain_config(experiment, 0) for experiment in self.experiments}
+        defaults = PRETRAIN_EFFECTS.first_values(get_pretrain_cfg())
+        timed = {name: differing(PRETRAIN_EFFECTS.of_timing(cfg), defaults) for name, cfg in configs.items()}
+
+        def command(folder: Path) -> list[str]:
+            runs = [["--run", one.name, str(one.config), *one.opts] for one in self.experiments]
+            opts = [*map(str, self.cfg.PRETRAIN.OPTS), *(["DATA.ROOT", self._pictures()] if self._pictures() else [])]
+            return [
+                *tool("bench_methods"),
+                *(word for run in runs for word in run),
+                *(["--opts", *opts] if opts else []),
+                *words({"--rounds": self.cfg.TIMING.ROUNDS, "--iterations": self.cfg.TIMING.ITERATIONS}),
+                *words({"--output": folder / "timing.json"}),
+            ]
+
+        self.book.add(
+            f"{self.study}/timing",
+            "timing",
+            command,
+            outputs=("timing.json",),
+            inputs={"runs": timed, **self.cfg.TIMING, "threads": self.cfg.THREADS, **self._real_data()},
+            defaults={**self.defaults.TIMING, "threads": self.defaults.THREADS},
+            parents=self._with_pictures(),
+        )
+
+    def _cam(self) -> None:
+        seed = self.cfg.SEEDS[0]
+        pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
+        flags = {
+            "--checkpoints": [f"{name}={stage.folder / FINAL}" for name, stage in pretrained.items()],
+            "--data-root": self._pictures(),
+            "--num-images": self.cfg.CAM.NUM_IMAGES,
+            "--seed": seed,
+        }
+        self.book.add(
+            f"{self.study}/cam",
+            "cam",
+            lambda folder: [*tool("show_cam"), *words({**flags, "--output": folder / "cam.png"})],
+            outputs=("cam.png", "cam.json"),
+            inputs={**self.cfg.CAM, "seed": seed, **self._real_data()},
+            defaults=self.defaults.CAM,
+            parents=self._with_pictures(*pretrained.values()),
+            seed=seed,
+        )
+
+    # Their stages -----------------------------------------------------------------------------------------------------
+
+    def _pretrained(self) -> list[tuple[Experiment, int, Stage]]:
+        """Return every experiment with every seed, seed by seed, so that each method gets its first number early."""
+        return [
+            (experiment, seed, self._pretrain(experiment, seed))
+            for seed in self.cfg.SEEDS
+            for experiment in self.experiments
+        ]
+
+    def _pretrain_config(self, experiment: Experiment, seed: int) -> CfgNode:
+        opts = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts, "SEED", str(seed)]
+        try:
+            return load_pretrain_config(experiment.config, opts)
+        except ValueError as error:
+            raise ValueError(f"experiment {experiment.name}: {error}") from error
+
+    def _pretrain(self, experiment: Experiment, seed: int) -> Stage:
+        shared = self.cfg.PRETRAIN.SEED >= 0
+        used = self.cfg.PRETRAIN.SEED if shared else seed
+        cfg = self._pretrain_config(experiment, used)
+        given = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts]
+        return self.book.add(
+            f"{experiment.name}/seed{used}/pretrain",
+            "pretrain",
+            lambda folder: [
+                *tool("pretrain", processes=self.cfg.GPUS),
+                *words({"--config-file": experiment.config}),
+                "--resume",
+                *given,
+                *words({"DATA.ROOT": self._pictures(), "OUTPUT_DIR": folder, "SEED": used}),
+            ],
+            outputs=(FINAL,),
+            inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self._real_data()},
+            defaults=PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS,
+            parents=self._with_pictures(),
+            work=cfg.SOLVER.EPOCHS * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
+            processes=self.cfg.GPUS,
+            experiment=experiment,
+            seed=None if shared else seed,
+        )
+
+    def _convert(self, pretrained: Stage) -> Stage:
+        return self.book.add(
+            f"{pretrained.name.rpartition('/')[0]}/convert",
+            "convert",
+            lambda folder: [*tool("convert_checkpoint"), str(pretrained.folder / FINAL), str(folder / "backbone.pth")],
+            outputs=("backbone.pth",),
+            inputs={},
+            parents=(pretrained,),
+            experiment=pretrained.experiment,
+            seed=pretrained.seed,
+        )
+
+    def _fine_tune(self, experiment: Experiment, seed: int, backbone: Stage) -> Stage:
+        solver, processes = self.detection.SOLVER, self.cfg.GPUS
+        own_processes = self.engine == "detectron2" and processes > 1  # Detectron2 starts them itself
+        return self.book.add(
+            f"{experiment.name}/seed{seed}/fine_tune",
+            "fine_tune",
+            lambda folder: [
+                *tool("train_net", processes=1 if own_processes else processes),
+                *words({"--engine": self.engine, **({"--num-gpus": processes} if own_processes else {})}),
+                "--resume",
+                *self._detection_command(backbone.folder / "backbone.pth", folder, seed),
+                *words({"DATASETS.TEST": "()"}),
+            ],
+            outputs=(FINAL,),
+            inputs={
+                **DETECTION_EFFECTS.of_training(self.detection),
+                "SEED": seed,
+                "engine": self.engine,
+                "processes": processes,
+                **self._real_scenes(),
+            },
+            defaults=self.detection_defaults,
+            parents=self._with_scenes(backbone),
+            work=solver.MAX_ITER * solver.IMS_PER_BATCH,
+            processes=processes,
+            experiment=experiment,
+            seed=seed,
+        )
+
+    def _evaluate(self, experiment: Experiment, seed: int, trained: Stage) -> Stage:
+        return self.book.add(
+            f"{experiment.name}/seed{seed}/evaluate",
+            "evaluate",
+            lambda folder: [
+                *tool("train_net"),
+                *words({"--engine": self.engine}),
+                "--eval-only",
+                *self._detection_command(trained.folder / FINAL, folder, seed),
+            ],
+            outputs=(f"inference/{self.detection.DATASETS.TEST[0]}/report.json",),
+            inputs={
+                **DETECTION_EFFECTS.of_testing(self.detection),
+                "engine": self.engine,
+                **self._real_scenes(),
+            },
+            defaults=self.detection_defaults,
+            parents=self._with_scenes(trained),
+            work=self.cfg.DIGITS.TEST_SCENES or self.cfg.COST.TEST_PICTURES,
+            processes=1,
+            experiment=experiment,
+            seed=seed,
+        )
+
+    def _comparison(self, runs: Sequence[Stage]) -> None:
+        split = self.detection.DATASETS.TEST[0]
+        methods = [self._label(run.experiment) for run in runs]
+        classes = tuple(self.detection.VOC.CLASSES)
+        flags = {"--devkit": self._scenes(), "--split": split, **({"--classes": ",".join(classes)} if classes else {})}
+        compared = [f"{method}={run.folder}" for method, run in zip(methods, runs, strict=True)]
+        self.book.add(
+            f"{self.study}/comparison",
+            "comparison",
+            lambda folder: [*tool("voc_map"), *words({**flags, "--output": folder, "--compare": compared})],
+            outputs=("comparison.json", "comparison.html"),
+            inputs={"methods": methods, "split": split, **self._real_scenes()},
+            parents=self._with_scenes(*runs),
+        )
+
+    def _label(self, experiment: Experiment) -> str:
+        """Return the method, with model and data where the study has several of them."""
+        several = len({(one.model, one.data) for one in self.experiments}) > 1
+        return experiment.name.replace("/", " ") if several else experiment.method
+
+    def _detection_command(self, weights: Path, folder: Path, seed: int) -> list[str]:
+        place = {"VOC.ROOT": self._scenes(), "MODEL.WEIGHTS": weights, "OUTPUT_DIR": folder, "SEED": seed}
+        file = repository_file(self.cfg.DETECTION.CONFIG)
+        return [*words({"--config-file": file}), *self.detection_opts, *words(place)]
+
+    # Data -------------------------------------------------------------------------------------------------------------
+
+    def _with_pictures(self, *parents: Stage) -> tuple[Stage, ...]:
+        return (self._made_pictures(), *parents) if self.made else parents
+
+    def _with_scenes(self, *parents: Stage) -> tuple[Stage, ...]:
+        return (self._made_scenes(), *parents) if self.made else parents
+
+    def _made_pictures(self) -> Stage:
+        digits = self.cfg.DIGITS
+        counts = {"--train-per-class": digits.TRAIN_PER_CLASS, "--val-per-class": digits.VAL_PER_CLASS}
+        return self._make("pictures", {**counts, "--side": digits.SIDE}, ("--scenes", "--test-scenes"))
+
+    def _made_scenes(self) -> Stage:
+        digits = self.cfg.DIGITS
+        counts = {"--scenes": digits.SCENES, "--test-scenes": digits.TEST_SCENES}
+        return self._make(
+            "VOCdevkit", {**counts, "--scene-side": digits.SCENE_SIDE}, ("--train-per-class", "--val-per-class")
+        )
+
+    def _make(self, output: str, flags: Mapping[str, int], nothing_of: Sequence[str]) -> Stage:
+        flags = {"--seed": self.cfg.DIGITS.SEED, **flags}
+        return self.book.add(
+            f"data/{output}",
+            "data",
+            lambda folder: [
+                *tool("make_digits"),
+                *words({"--output": folder, **flags, **dict.fromkeys(nothing_of, 0)}),
+            ],
+            outputs=(output,),
+            inputs=flags,
+        )
+
+    def _pictures(self) -> str:
+        if self.made:
+            return str(self._made_pictures().folder / "pictures")
+        return _absolute(self.cfg.PRETRAIN.DATA_ROOT)
+
+    def _scenes(self) -> str:
+        if self.made:
+            return str(self._made_scenes().folder / "VOCdevkit")
+        return _absolute(self.cfg.DETECTION.VOC_ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+    def _real_data(self) -> dict[str, Any]:
+        """A real data set is known by its path; made data is a parent."""
+        return {} if self.made else {"data": _absolute(self.cfg.PRETRAIN.DATA_ROOT)}
+
+    def _real_scenes(self) -> dict[str, Any]:
+        return {} if self.made else {"data": self._scenes()}
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve()) if path else ""

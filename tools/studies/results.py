@@ -1,0 +1,192 @@
+"""The content of study.json: the table with the paper's numbers beside ours, from the stages that are done."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detection.evaluation.seeds import paired_difference, summarise
+from pretrain.run.run_folder import package_versions
+from tools.studies.config import Experiment, experiments
+from tools.studies.pages import write_pages
+from tools.studies.plan import Plan
+from tools.studies.records import FAILURE, LOG, read_record
+from tools.studies.stages import Stage
+from tools.studies.values import FINAL_STAGE, Metric, metrics_of
+
+BASELINE = "baseline"
+
+
+def write_study(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Write study.json, study.md and study.html of the finished stages; return the content of study.json."""
+    result = study_result(plan, results, failed)
+    write_pages(result, plan.folder)
+    return result
+
+
+def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of study.json, AP and errors in percent; what was not run has no number.
+
+    ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed.
+
+    Every row has ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 %
+    interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
+    and data whose method is ``baseline``, over the seeds that both have, paired by seed.
+    """
+    cfg, metrics = plan.cfg, metrics_of(plan.cfg)
+    rows = [_row(plan, experiment, results, failed) for experiment in experiments(cfg)] if metrics else []
+    for row in rows:
+        row["summary"] = {metric.key: _summary(row, _reference(row, rows), metric) for metric in metrics}
+    return {
+        "title": cfg.TITLE or plan.study,
+        "study": plan.study,
+        "kind": cfg.KIND,
+        "config_file": str(plan.config_file),
+        "written": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "progress": {"done": len(results), "total": len(plan.stages), "failed": len(failed)},
+        "metrics": [metric._asdict() for metric in metrics],
+        "notes": list(cfg.NOTES),
+        "protocol": _protocol(plan),
+        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", "detectron2")),
+        "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
+        "rows": rows,
+        "links": _links(plan, results),
+        "figures": _figures(plan, results),
+        "paper": {"table": cfg.PAPER.TABLE, "protocol": cfg.PAPER.PROTOCOL} if cfg.PAPER.TABLE else None,
+        "stages": [_stage(plan, stage, results, failed) for stage in plan.stages],
+    }
+
+
+def _row(
+    plan: Plan, experiment: Experiment, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "method": experiment.method,
+        "model": experiment.model,
+        "data": experiment.data,
+        "paper": dict(experiment.paper),
+        "runs": [_run(plan, experiment, seed, results, failed) for seed in _seeds(plan)],
+    }
+
+
+def _seeds(plan: Plan) -> Sequence[int]:
+    return (0,) if plan.cfg.KIND == "timing" else plan.cfg.SEEDS  # times are repeated in rounds, not over seeds
+
+
+def _run(
+    plan: Plan,
+    experiment: Experiment,
+    seed: int,
+    results: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    chain = _chain(plan, experiment, seed)
+    result = results.get(chain[-1].name)
+    if result is None:
+        state = "failed" if any(stage.name in failed for stage in chain) else "not run"
+        return {"seed": seed, "state": state, "values": None, "link": None, "seconds": None}
+    values = result["values"][experiment.name] if plan.cfg.KIND == "timing" else result["values"]
+    link = _href(plan, chain[-1], result["link"] or LOG)
+    whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
+    seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
+    return {"seed": seed, "state": "done", "values": dict(values), "link": link, "seconds": seconds}
+
+
+def _chain(plan: Plan, experiment: Experiment, seed: int) -> list[Stage]:
+    """Return the stages that are this run's alone, the last one with its numbers last."""
+    if plan.cfg.KIND == "timing":
+        return [plan.stages[-1]]
+    final = FINAL_STAGE[plan.cfg.KIND]
+    chain = [
+        stage
+        for stage in plan.stages
+        if stage.experiment is not None and stage.experiment.name == experiment.name and stage.seed in (seed, None)
+    ]
+    return [stage for stage in chain if stage.kind != final] + [stage for stage in chain if stage.kind == final]
+
+
+def _reference(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    for other in rows:
+        if (other["method"], other["model"], other["data"]) == (BASELINE, row["model"], row["data"]):
+            return other if other is not row else None
+    return None
+
+
+def _summary(row: Mapping[str, Any], reference: Mapping[str, Any] | None, metric: Metric) -> dict[str, Any] | None:
+    values = _values(row, metric)
+    if not values:
+        return None
+    summary = summarise(list(values.values()))
+    summary["difference"] = None
+    if reference is not None:
+        difference = paired_difference(values, _values(reference, metric))
+        if difference is not None:
+            summary["difference"] = {key: difference[key] for key in ("mean", "interval", "n")}
+    return summary
+
+
+def _values(row: Mapping[str, Any], metric: Metric) -> dict[int, float]:
+    return {run["seed"]: run["values"][metric.key] for run in row["runs"] if run["values"] is not None}
+
+
+def _protocol(plan: Plan) -> dict[str, Any]:
+    """Return what all rows share; what a row does differently stands in its config."""
+    cfg = plan.cfg
+    protocol: dict[str, Any] = {"seeds": ", ".join(map(str, cfg.SEEDS))}
+    for stage in plan.stages:
+        for key, value in stage.inputs.items():
+            if stage.kind in ("pretrain", "fine_tune", "evaluate", "attack", "timing", "cam") and key != "SEED":
+                if isinstance(value, (list, tuple)):
+                    value = ", ".join(map(str, value))
+                elif isinstance(value, dict):
+                    value = None  # the settings of every run of a timing, which stand in its JSON
+                _keep_if_shared(protocol, f"{stage.kind}: {key}", value)
+    for experiment in experiments(cfg):
+        protocol[f"config of {experiment.name}"] = " ".join([experiment.config.name, *experiment.opts])
+    return {key: value for key, value in protocol.items() if value is not None}
+
+
+def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
+    if protocol.setdefault(key, value) != value:
+        protocol[key] = None
+
+
+def _links(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {"label": "Comparison of the detectors: intervals over pictures, classes", "href": _href(plan, stage, link)}
+        for stage in plan.stages
+        if stage.kind == "comparison" and stage.name in results and (link := results[stage.name]["link"])
+    ]
+
+
+def _figures(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {"label": "Class activation maps of mixed pictures", "src": _href(plan, stage, stage.outputs[0])}
+        for stage in plan.stages
+        if stage.kind == "cam" and stage.name in results
+    ]
+
+
+def _stage(
+    plan: Plan, stage: Stage, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    result = results.get(stage.name)
+    state = "done" if result is not None else "failed" if stage.name in failed else "not run"
+    message = failed.get(stage.name)
+    if state == "not run" and (failure := read_record(stage.folder / FAILURE)):
+        state, message = "failed", failure["message"]
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "state": state,
+        "seconds": result["seconds"] if result is not None and result["attempts"] == 1 else None,
+        "link": _href(plan, stage, LOG) if (stage.folder / LOG).is_file() else None,
+        "message": message,
+    }
+
+
+def _href(plan: Plan, stage: Stage, path: str) -> str:
+    return Path(os.path.relpath(stage.folder / path, plan.folder)).as_posix()

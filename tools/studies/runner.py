@@ -1,0 +1,228 @@
+"""Runs what is missing of a study: every stage whose parents are done, a few at a time, and goes on past a failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pretrain.run.cli import format_seconds
+from pretrain.run.run_folder import read_metrics
+from tools.studies.cost import Estimates
+from tools.studies.launchers import Launcher
+from tools.studies.plan import Plan
+from tools.studies.records import (
+    FAILURE,
+    LOG,
+    REQUEST,
+    RESULT,
+    changed_outputs,
+    identity,
+    read_record,
+    read_result,
+    write_record,
+)
+from tools.studies.stages import Stage
+from tools.studies.worker import is_running
+
+POLL_SECONDS = 0.2
+QUIET_SECONDS = 60  # between two lines where no stage has ended
+
+logger = logging.getLogger(__name__)
+
+
+def select(plan: Plan, patterns: Sequence[str]) -> list[Stage]:
+    """Return the stages that ``patterns`` name, with everything they are made from; without patterns, all.
+
+    A pattern is compared with a stage's name and with each part of it: ``cutmix``, ``seed1``, ``*/cutmix/seed1/*``.
+
+    Raises:
+        ValueError: a pattern names nothing.
+    """
+    if not patterns:
+        return list(plan.stages)
+    wanted: set[str] = set()
+    for pattern in patterns:
+        named = [stage for stage in plan.stages if _matches(stage, pattern)]
+        if not named:
+            parts = sorted({part for stage in plan.stages for part in stage.name.split("/")})
+            raise ValueError(f"--only {pattern} names no stage; parts of names are {', '.join(parts)}")
+        waiting = list(named)
+        while waiting:
+            stage = waiting.pop()
+            wanted.add(stage.name)
+            waiting += stage.parents
+    return [stage for stage in plan.stages if stage.name in wanted]
+
+
+def _matches(stage: Stage, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (stage.name, *stage.name.split("/")))
+
+
+def check_data(plan: Plan) -> None:
+    """Refuse to start without the data that the study needs."""
+    cfg = plan.cfg
+    if cfg.DIGITS.TRAIN_PER_CLASS:
+        return
+    if not cfg.PRETRAIN.DATA_ROOT and cfg.KIND != "timing":  # times are measured on noise where there is no data
+        raise ValueError(
+            "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"
+        )
+    for key, path in (("PRETRAIN.DATA_ROOT", cfg.PRETRAIN.DATA_ROOT), ("DETECTION.VOC_ROOT", cfg.DETECTION.VOC_ROOT)):
+        if path and not Path(path).expanduser().is_dir():
+            raise FileNotFoundError(f"{key} {path} is no folder")
+
+
+def finished(stages: Collection[Stage]) -> dict[str, dict[str, Any]]:
+    """Return the results of those stages that are done, their parents too, by name."""
+    results: dict[str, dict[str, Any]] = {}
+    for stage in stages:  # parents come first
+        if all(parent.name in results for parent in stage.parents):
+            result = read_result(stage.folder, stage.fingerprint, _made_from(stage, results))
+            if result is not None:
+                results[stage.name] = result
+    return results
+
+
+def _made_from(stage: Stage, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {parent.name: identity(results[parent.name]) for parent in stage.parents}
+
+
+def run(
+    stages: Sequence[Stage],
+    launcher: Launcher,
+    estimates: Estimates,
+    *,
+    on_result: Callable[[Mapping[str, Mapping[str, Any]]], None] = lambda results: None,
+) -> dict[str, str]:
+    """Run those of ``stages`` that are not done; return the name of each that failed with the reason.
+
+    What depends on a failed stage is not run; everything else is. ``on_result`` gets all their results after each
+    that ends well.
+    ``Ctrl-C`` stops the launcher's processes and is raised again; called once more, the study goes on from there.
+    """
+    done = finished(stages)
+    waiting = [stage for stage in stages if stage.name not in done]
+    total, count = len(stages), len(done)
+    running: dict[str, tuple[Stage, float]] = {}
+    failed: dict[str, str] = {}
+    last_line = time.monotonic()
+    for stage in waiting:
+        if is_running(stage.folder):
+            logger.info("%s still runs since an earlier call; it is waited for", stage.name)
+    try:
+        while waiting or running:
+            for stage in _ready(waiting, done, launcher.slots - len(running)):
+                waiting.remove(stage)
+                prepare(stage, _made_from(stage, done))
+                launcher.start(stage)
+                running[stage.name] = stage, time.monotonic()
+            for stage, started in list(running.values()):
+                if not launcher.ended(stage):
+                    continue
+                del running[stage.name]
+                last_line = time.monotonic()
+                result = read_result(stage.folder, stage.fingerprint)
+                if result is None:
+                    failed[stage.name] = _why(stage)
+                    lost = _descendants(stage, waiting)
+                    waiting = [one for one in waiting if one.name not in lost]
+                    logger.error("%s failed: %s (%s)", stage.name, failed[stage.name], stage.folder / LOG)
+                    continue
+                done[stage.name] = result
+                count += 1
+                estimates.add(stage, result)
+                left = _seconds_left([*waiting, *(one for one, _ in running.values())], estimates, launcher.slots)
+                logger.info(
+                    "[%d/%d] %s done in %s; %s left",
+                    count,
+                    total,
+                    stage.name,
+                    format_seconds(time.monotonic() - started),
+                    left,
+                )
+                on_result(done)
+            if time.monotonic() - last_line >= QUIET_SECONDS:
+                last_line = time.monotonic()
+                names = ", ".join(f"{one.name}{_progress(one)}" for one, _ in running.values())
+                logger.info("[%d/%d] running: %s", count, total, names)
+            time.sleep(POLL_SECONDS)
+    finally:
+        launcher.stop()
+    return failed
+
+
+def _ready(waiting: Sequence[Stage], done: Collection[str], slots: int) -> list[Stage]:
+    """Return up to ``slots`` stages whose parents are done, the ends of chains first: their numbers are awaited."""
+    ready = [stage for stage in waiting if all(parent.name in done for parent in stage.parents)]
+    ready.sort(key=_depth, reverse=True)
+    return ready[: max(0, slots)]
+
+
+def _depth(stage: Stage) -> int:
+    return 1 + max((_depth(parent) for parent in stage.parents), default=0)
+
+
+def _descendants(stage: Stage, waiting: Sequence[Stage]) -> set[str]:
+    lost = {stage.name}
+    for other in waiting:  # parents come first
+        if any(parent.name in lost for parent in other.parents):
+            lost.add(other.name)
+    return lost
+
+
+def prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
+    """Write what the worker is to do. What was made from something else, or was changed, is set aside, not mended."""
+    result, request = read_record(stage.folder / RESULT), read_record(stage.folder / REQUEST)
+    reason = ""
+    if request is not None and request["made_from"] != made_from:
+        reason = "what it was made from has changed"
+    elif result is not None and (changed := changed_outputs(stage.folder, result["outputs"])):
+        reason = f"{', '.join(changed)} is missing or has changed since it was made"
+    if reason:
+        number = 1
+        while (aside := stage.folder.with_name(f"{stage.folder.name}.old{number}")).exists():
+            number += 1
+        stage.folder.rename(aside)
+        logger.warning("%s runs again: %s; what it had made is in %s", stage.name, reason, aside)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    write_record(
+        stage.folder / REQUEST,
+        {
+            "name": stage.name,
+            "kind": stage.kind,
+            "fingerprint": stage.fingerprint,
+            "meaning": stage.meaning,
+            "code": stage.code,
+            "present_code": stage.present_code,
+            "inputs": dict(stage.inputs),
+            "made_from": made_from,
+            "command": list(stage.command),
+            "outputs": list(stage.outputs),
+            "threads": stage.threads,
+            "processes": stage.processes,
+        },
+    )
+
+
+def _why(stage: Stage) -> str:
+    failure = read_record(stage.folder / FAILURE)
+    return failure["message"] if failure else "its process ended without a word; it may have been killed"
+
+
+def _progress(stage: Stage) -> str:
+    """Return `` (iteration N)`` from a training stage's metrics.json, if it has one."""
+    entries = read_metrics(stage.folder)
+    return f" (iteration {entries[-1]['iteration']})" if entries else ""
+
+
+def _seconds_left(stages: Sequence[Stage], estimates: Estimates, slots: int) -> str:
+    if not stages:
+        return "nothing"
+    seconds = [estimates.seconds(stage) for stage in stages]
+    known = sum(value for value in seconds if value is not None)
+    least = "at least " if None in seconds else "about "
+    return f"{least}{format_seconds(known / min(slots, len(stages)))}"

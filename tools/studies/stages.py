@@ -1,0 +1,141 @@
+"""Stages: one command of this toolkit each, known by a fingerprint of everything that decides about its result.
+
+The folder of a stage ends in its fingerprint: a hash of its settings, of the code that it runs and of its parents'
+fingerprints. Whatever changes, changes the fingerprints of just those stages that depend on it, so what need not run
+again is found where it was left, and nothing is overwritten. Settings at their defaults are left out of the hash: what
+was made before a setting existed was made by its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from tools.studies.code_version import stage_version
+from tools.studies.config import ROOT, Experiment
+from tools.studies.records import find_accepted
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, everything that decides about its result, and where that goes.
+
+    Attributes:
+        name: unique in the study, such as ``ResNet-50/ImageNet/cutmix/seed0/pretrain``.
+        inputs: the settings that decide about the result, besides code and parents; JSON values.
+        code: version of the code that the result is by, or is to be by; another than ``present_code`` if accepted.
+        meaning: the fingerprint without the code.
+        outputs: paths in ``folder`` that are there when the stage is done.
+        work: what it has to go through, pictures where it goes through pictures; of one kind, time is in proportion.
+        processes: that it runs on, each with a GPU where there are any; 0: needs none.
+        threads: of the CPU for each process; 0: PyTorch's own choice.
+    """
+
+    name: str
+    kind: str
+    inputs: Mapping[str, Any]
+    code: str
+    present_code: str
+    parents: tuple[Stage, ...]
+    fingerprint: str
+    meaning: str
+    folder: Path
+    command: tuple[str, ...]
+    outputs: tuple[str, ...]
+    work: float
+    processes: int
+    threads: int
+    experiment: Experiment | None = None
+    seed: int | None = None
+
+
+class StageBook:
+    """The stages of a study as they are planned; a name stands for one stage, whoever asks for it."""
+
+    def __init__(self, cfg: CfgNode, *, accept_code: bool):
+        self.cfg, self.accept_code = cfg, accept_code
+        self.stages: dict[str, Stage] = {}
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        command: Callable[[Path], list[str]],
+        *,
+        outputs: tuple[str, ...],
+        inputs: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        parents: tuple[Stage, ...] = (),
+        work: float = 1.0,
+        processes: int = 0,
+        experiment: Experiment | None = None,
+        seed: int | None = None,
+    ) -> Stage:
+        """Return the stage of that name, made of the other arguments where it is not there yet.
+
+        ``command`` gets the stage's folder. ``defaults`` holds the values that ``inputs`` have where they are absent.
+        """
+        name = re.sub(r"[^\w./+-]", "_", name)
+        if name in self.stages:
+            return self.stages[name]
+        code = present_code = stage_version(kind, inputs.get("engine", ""))
+        decisive = differing(inputs, defaults or {})
+        meaning = _hash({"kind": kind, "inputs": decisive, "parents": [parent.meaning for parent in parents]})
+        fingerprint = _hash({"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]})
+        folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
+        if self.accept_code and not folder.exists():
+            folder, fingerprint, code = find_accepted(folder, meaning) or (folder, fingerprint, code)
+        self.stages[name] = Stage(
+            name=name,
+            kind=kind,
+            inputs=inputs,
+            code=code,
+            present_code=present_code,
+            parents=parents,
+            fingerprint=fingerprint,
+            meaning=meaning,
+            folder=folder,
+            command=tuple(command(folder)),
+            outputs=outputs,
+            work=work,
+            processes=processes,
+            threads=self.cfg.THREADS,
+            experiment=experiment,
+            seed=seed,
+        )
+        return self.stages[name]
+
+
+def tool(name: str, *, processes: int = 1) -> list[str]:
+    """Return the words that start ``tools/<name>.py``, with ``torchrun`` where it takes several processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "tools" / f"{name}.py")]
+
+
+def words(pairs: Mapping[str, Any]) -> list[str]:
+    """Return flags, or config keys, each followed by its value; a list of values is as many words."""
+    result = []
+    for name, value in pairs.items():
+        result += [name, *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+    return result
+
+
+def differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``values`` that are not what ``defaults`` has; a list equals the tuple of its items."""
+    return {key: value for key, value in values.items() if key not in defaults or _json(value) != _json(defaults[key])}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(_json(value).encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""The numbers of a finished stage, read from what its command left, and which of them a study's table shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from pretrain.run.run_folder import METRICS, read_metrics
+
+
+class Metric(NamedTuple):
+    """A column of the table."""
+
+    key: str
+    label: str
+    unit: str
+    lower_is_better: bool
+
+
+TRANSFER = (
+    Metric("voc07_AP50", "mAP, 11 points", "%", False),
+    Metric("voc10_AP50", "mAP, area", "%", False),
+    Metric("voc10_AP", "AP .50:.95", "%", False),
+)
+CLASSIFICATION = (Metric("top1_error", "top-1 error", "%", True), Metric("top5_error", "top-5 error", "%", True))
+TIMING = (
+    Metric("seconds_per_iteration", "time of an iteration", "s", True),
+    Metric("relative_time", "relative to the first", "", True),
+)
+FINAL_STAGE = {"transfer": "evaluate", "classification": "pretrain", "robustness": "attack"}  # has a row's numbers
+
+
+def metrics_of(cfg: CfgNode) -> tuple[Metric, ...]:
+    """Return the columns of the table of the study ``cfg``; none for pictures."""
+    if cfg.KIND == "robustness":
+        attacked = [
+            Metric(f"{name}_{epsilon:g}", f"{name.upper()}, epsilon {epsilon:g}", "%", False)
+            for name in cfg.ATTACK.METHODS
+            for epsilon in cfg.ATTACK.EPSILONS
+        ]
+        return (Metric("clean_top1", "top-1 accuracy", "%", False), *attacked)
+    return {"transfer": TRANSFER, "classification": CLASSIFICATION, "timing": TIMING, "cam": ()}[cfg.KIND]
+
+
+def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """Return the numbers that a stage of ``kind`` left in ``folder``, and the path in it of the page that shows them.
+
+    Of timing, run name -> numbers; of all others, metric -> number, empty for stages that measure nothing.
+
+    Raises:
+        OSError, ValueError, KeyError: a file is missing or is not what that command writes.
+    """
+    if kind == "pretrain":
+        return _errors(folder), None
+    if kind == "evaluate":
+        report = json.loads((folder / outputs[0]).read_bytes())
+        values = {
+            "voc07_AP50": report["voc07"]["AP50"],
+            "voc10_AP50": report["voc10"]["AP50"],
+            "voc10_AP": report["voc10"]["AP"],
+        }
+        return values, str(Path(outputs[0]).with_name("report.html"))
+    if kind == "attack":
+        content = json.loads((folder / outputs[0]).read_bytes())
+        attacks = {f"{one['attack']}_{one['epsilon']:g}": one["top1"] for one in content["attacks"]}
+        return {"clean_top1": content["clean_top1"], **attacks}, outputs[0]
+    if kind == "timing":
+        runs = json.loads((folder / outputs[0]).read_bytes())["runs"]
+        return {
+            run["name"]: {"seconds_per_iteration": run["seconds_per_iteration"], "relative_time": run["relative"]}
+            for run in runs
+        }, outputs[0]
+    return {}, "comparison.html" if kind == "comparison" else None
+
+
+def _errors(folder: Path) -> dict[str, float]:
+    """Return the errors of the last evaluation in a run's metrics.json."""
+    for entry in reversed(read_metrics(folder)):
+        if "val/top1_error" in entry:
+            return {"top1_error": entry["val/top1_error"], "top5_error": entry["val/top5_error"]}
+    raise ValueError(f"{folder / METRICS} has no evaluation")
