@@ -2,10 +2,12 @@
 
 from typing import Any
 
+__all__ = ["Cutout", "ManifoldMixup", "SaliencyMix", "make_mixing"]
+
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import; `--help` of a tool must not wait for it.
-    if name in ("SaliencyMix", "Cutout", "ManifoldMixup", "make_mixing"):
+    if name in __all__:
         from pretrain import mixing
 
         return getattr(mixing, name)

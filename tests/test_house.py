@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,35 @@ def test_modules__at_most_400_lines():
 def test_tools__no_main_over_40_lines(tool):
     functions = [node for node in ast.parse(tool.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
     assert not [node.name for node in functions if node.name == "main" and node.end_lineno - node.lineno >= 40]
+
+
+FACES = (
+    "pretrain", "pretrain.saliency", "pretrain.mixing", "pretrain.weights", "detection.convert", "detection.datasets",
+    "detection.evaluation", "detection.report",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_faces__public_functions_and_methods_are_typed_and_say_what_they_do(name):
+    face = importlib.import_module(name)
+    functions = []
+    for public in face.__all__:
+        thing = getattr(face, public)
+        assert inspect.getdoc(thing) or not callable(thing), f"{name}.{public} has no docstring"
+        if inspect.isfunction(thing):
+            functions.append(thing)
+        elif inspect.isclass(thing) and thing.__module__.startswith(name.split(".")[0]):
+            functions += [one for key, one in vars(thing).items() if inspect.isfunction(one) and key[0] != "_"]
+    assert face.__all__
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        untyped = [one.name for one in parameters if one.name != "self" and one.annotation is inspect.Parameter.empty]
+        assert not untyped, f"{function.__qualname__}: {untyped}"
+        assert inspect.signature(function).return_annotation is not inspect.Signature.empty, function.__qualname__
+
+
+def test_packages__say_that_they_are_typed():
+    assert all((ROOT / name / "py.typed").is_file() for name in ("pretrain", "detection"))
 
 
 def test_top_level__holds_nothing_else():

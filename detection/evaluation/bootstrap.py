@@ -15,7 +15,7 @@ import numpy as np
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import ELEVEN_POINTS
 from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
-from detection.evaluation.voc import IOU_PERCENT, METRICS
+from detection.evaluation.voc import IOU_PERCENT, VOC_METRICS
 
 LEVEL = 95  # percent of the resamples inside an interval
 COVERAGE = "93 to 96 %"  # of the simulated cases in which an interval held what it should: see ``interval``
@@ -42,7 +42,7 @@ def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
         counts: (pictures, R) as from ``draw_pictures``.
     """
     num_classes, num_resamples = len(matches.truth.num_positives), counts.shape[1]
-    result = np.full((len(METRICS), len(IOU_PERCENT), num_classes, num_resamples), np.nan)
+    result = np.full((len(VOC_METRICS), len(IOU_PERCENT), num_classes, num_resamples), np.nan)
     outcomes = [matches.outcomes(percent / 100.0) for percent in IOU_PERCENT]
     for label in np.flatnonzero(matches.truth.num_positives):
         span = matches.of_class(label)
@@ -63,7 +63,7 @@ def _class_ap(outcomes: list[np.ndarray], counts: np.ndarray, num_positives: np.
         outcomes: for each IoU (N,) in falling order of score.
         counts: (N, R) of each detection's picture. num_positives: (R,) objects to be found.
     """
-    result = np.zeros((len(METRICS), len(outcomes), counts.shape[1]))
+    result = np.zeros((len(VOC_METRICS), len(outcomes), counts.shape[1]))
     # Recall and precision matter at right detections only: what lies between two of them is summed at once.
     rows = np.flatnonzero(np.any([one == TRUE_POSITIVE for one in outcomes], axis=0))
     if len(rows):
@@ -151,7 +151,7 @@ def confidence(
     table = resampled_ap(matches, np.concatenate([once, counts], axis=1))
     defined = matches.rules != "detectron2" or matches.truth.num_positives.all()
     result: dict[str, Any] = {"level": LEVEL, "resamples": num_resamples, "seed": seed}
-    for index, metric in enumerate(METRICS):
+    for index, metric in enumerate(VOC_METRICS):
         result[metric] = {
             name: interval(values[index, 1:], values[index, 0]) if defined else None
             for name, values in summarise_resamples(table).items()

@@ -31,7 +31,7 @@ from detection.evaluation.detections import PictureDetections
 from detection.evaluation.matching import Rules, match_detections
 from detection.evaluation.results import load_results, read_protocol
 from detection.evaluation.seeds import summarise
-from detection.evaluation.voc import METRICS, average_precisions
+from detection.evaluation.voc import VOC_METRICS, average_precisions
 
 BASELINE = "baseline"
 REPEATS = "repeats.json"  # in the folder that --repeat makes
@@ -157,7 +157,7 @@ def _group(
             "engines": sorted({str(runs[index].protocol.get("engine", "not recorded")) for index in members}),
             "per_class": _mean_per_class([scores[index]["voc07"]["per_class"] for index in members]),
         }
-        for row, metric in enumerate(METRICS):
+        for row, metric in enumerate(VOC_METRICS):
             entry[metric] = {}
             for name in SUMMARIES:
                 values = [scores[index][metric][name] for index in members]

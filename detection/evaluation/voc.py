@@ -23,7 +23,7 @@ from detection.evaluation.matching import Matches, Rules, match_detections
 __all__ = ["PictureDetections", "evaluate_coco", "evaluate_voc", "read_detections", "write_detections"]
 
 IOU_PERCENT = tuple(range(50, 100, 5))
-METRICS = ("voc07", "voc10")  # eleven points, area
+VOC_METRICS = ("voc07", "voc10")  # eleven points, area
 
 
 def evaluate_voc(
@@ -54,7 +54,7 @@ def average_precisions(dataset: DetectionDataset, matches: Matches) -> dict[str,
 
     table = ap_table(matches)[:, :, scored] * 100
     result = {}
-    for metric, by_iou in zip(METRICS, table, strict=True):
+    for metric, by_iou in zip(VOC_METRICS, table, strict=True):
         means = [np.mean(row) for row in by_iou]
         ap50 = iter(by_iou[0].tolist())
         result[metric] = {
@@ -68,12 +68,12 @@ def average_precisions(dataset: DetectionDataset, matches: Matches) -> dict[str,
 
 
 def ap_table(matches: Matches) -> np.ndarray:
-    """Return AP (0..1) of shape (metric, IoU, class), in the order of METRICS, IOU_PERCENT and the dataset's classes.
+    """Return AP (0..1) of shape (metric, IoU, class), in the order of VOC_METRICS, IOU_PERCENT and the classes.
 
     A class without ground truth has Detectron2's value: 0, or NaN by area if it has detections.
     """
     num_positives = matches.truth.num_positives
-    table = np.zeros((len(METRICS), len(IOU_PERCENT), len(num_positives)))
+    table = np.zeros((len(VOC_METRICS), len(IOU_PERCENT), len(num_positives)))
     spans = [matches.of_class(label) for label in range(len(num_positives))]
     for row, percent in enumerate(IOU_PERCENT):
         outcomes = matches.outcomes(percent / 100.0)

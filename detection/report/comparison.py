@@ -14,7 +14,7 @@ from detection.report.markdown import flatten, percent, rules_in_words, table
 from pretrain.run.files import atomic_write
 
 ONE_SEED = "one seed: no spread"
-METRICS = {"voc07": "11 points", "voc10": "area"}
+METRIC_TITLES = {"voc07": "11 points", "voc10": "area"}
 
 
 def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> None:
@@ -36,7 +36,7 @@ def summary_table(group: Mapping[str, Any]) -> list[str]:
     rows = [("method", "mAP", "std", "n", f"difference to {group['baseline']}", "interval")]
     for entry in group["methods"]:
         ap = entry["voc07"]["AP50"]
-        spread, difference = _spread(ap), _difference(ap["difference"])
+        spread, difference = _std_text(ap), _difference(ap["difference"])
         rows.append((entry["method"], percent(ap["mean"]), spread, str(entry["n"]), *difference))
     return table(rows)
 
@@ -108,7 +108,7 @@ def _steps(steps: Sequence[int]) -> str:
     return ", ".join(f"{step:,}" for step in steps) or "no step"
 
 
-def _spread(ap: Mapping[str, Any]) -> str:
+def _std_text(ap: Mapping[str, Any]) -> str:
     return ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
 
 
@@ -166,8 +166,8 @@ def _difference_cell(difference: Mapping[str, Any] | None) -> str:
 
 
 def _all_metrics(group: Mapping[str, Any]) -> str:
-    columns = [(metric, name) for metric in METRICS for name in ("AP", "AP50", "AP75")]
-    heads = "".join(sortable(f"{name} ({METRICS[metric]})") for metric, name in columns)
+    columns = [(metric, name) for metric in METRIC_TITLES for name in ("AP", "AP50", "AP75")]
+    heads = "".join(sortable(f"{name} ({METRIC_TITLES[metric]})") for metric, name in columns)
     rows = "".join(
         f'<tr><th class="text">{escape(entry["method"])}</th>'
         + "".join(number_cell(entry[metric][name]["mean"]) for metric, name in columns)

@@ -22,7 +22,7 @@ ERRORS = {
     "background": "Overlaps no object",
     "missed": "Objects that no detection finds",
 }
-METRICS = {"voc07": "VOC2007, 11 points", "voc10": "VOC2010 on, area", "coco": "COCO"}
+METRIC_TITLES = {"voc07": "VOC2007, 11 points", "voc10": "VOC2010 on, area", "coco": "COCO"}
 BOXES = {"right": "right", "wrong": "wrong", "missed": "missed object", "difficult": "difficult object (not scored)"}
 
 
@@ -96,7 +96,7 @@ def _head(report: Mapping[str, Any]) -> str:
             number_cell(report[key][column], confidence.get(key, {}).get(column)) for column in ("AP", "AP50", "AP75")
         )
         + "</tr>"
-        for key, text in METRICS.items()
+        for key, text in METRIC_TITLES.items()
     )
     method = report["protocol"].get("method")
     title = f"{escape(str(method))} on {escape(report['dataset'])}" if method else escape(report["dataset"])

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from pretrain.run.files import atomic_write
 from pretrain.run.settings import is_number
 
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 
 
 def write_config(cfg: CfgNode, output_dir: Path) -> None:
@@ -55,7 +55,7 @@ class MetricsWriter:
     def __init__(self, output_dir: Path, *, resume_iteration: int = 0):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = Path(output_dir) / METRICS
+        self.path = Path(output_dir) / METRICS_FILE
         kept = [entry for entry in read_metrics(output_dir) if entry["iteration"] <= resume_iteration]
         with atomic_write(self.path, "w") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in kept if resume_iteration)
@@ -84,7 +84,7 @@ def read_metrics(output_dir: Path | str) -> list[dict[str, Any]]:
     There is none without the file. Lines that were not written to their end (by a process that was killed) or are no
     such object are left out.
     """
-    path = Path(output_dir) / METRICS
+    path = Path(output_dir) / METRICS_FILE
     if not path.is_file():
         return []
     entries = (_parse(line) for line in path.read_text("utf-8", errors="replace").splitlines())

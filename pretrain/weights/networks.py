@@ -25,7 +25,7 @@ PREFERRED = (
 )
 
 # rule name -> pattern of keys beside a network that are dropped on purpose
-BESIDE = {
+DROPPED_BESIDE = {
     "queue": re.compile(r"(module\.)?queue(_ptr)?"),  # MoCo's negatives
     "predictor": re.compile(r"(module\.)?predictor\..+"),  # MoCo v3's second head
     "n_averaged": re.compile(r"n_averaged"),  # the counter of torch.optim.swa_utils.AveragedModel
@@ -117,7 +117,7 @@ def find_network(
     else:
         match, notes = _choose(whole, ema=ema)
     others = [other for other in candidates if other.fault is None and other is not match]
-    beside = _beside(match, others, explicit=prefix is not None)
+    beside = _count_beside(match, others, explicit=prefix is not None)
     return Network(match.state(), match.full_prefix, match.ema, beside, tuple(notes), _metadata(content))
 
 
@@ -238,16 +238,16 @@ def _offer(matches: list[_Match]) -> str:
     return "found " + (", ".join(match.title for match in matches) if matches else "no network at all")
 
 
-def _beside(match: _Match, others: list[_Match], *, explicit: bool) -> dict[str, int]:
+def _dropping_rule(key: str) -> str | None:
+    return next((name for name, pattern in DROPPED_BESIDE.items() if pattern.fullmatch(key)), None)
+
+
+def _count_beside(match: _Match, others: list[_Match], *, explicit: bool) -> dict[str, int]:
     """Count the keys of the holder that are not the network's, by the rule that drops each; an error without a rule."""
     owner = {key: f"{other.prefix}*" for other in others if other.holder is match.holder for key in other.keys.values()}
     counts: Counter[str] = Counter()
     for key in match.holder.keys() - set(match.keys.values()):
-        rule = (
-            "outside --prefix"
-            if explicit
-            else owner.get(key) or next((name for name, pattern in BESIDE.items() if pattern.fullmatch(key)), None)
-        )
+        rule = "outside --prefix" if explicit else owner.get(key) or _dropping_rule(key)
         if rule is None:
             raise ValueError(
                 f"no rule for the key {key!r} beside the network under {match.full_prefix!r}; "

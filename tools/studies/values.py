@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from pretrain.run.run_folder import METRICS, read_metrics
+from pretrain.run.run_folder import METRICS_FILE, read_metrics
 
 
 class Metric(NamedTuple):
@@ -82,4 +82,4 @@ def _errors(folder: Path) -> dict[str, float]:
     for entry in reversed(read_metrics(folder)):
         if "val/top1_error" in entry:
             return {"top1_error": entry["val/top1_error"], "top5_error": entry["val/top5_error"]}
-    raise ValueError(f"{folder / METRICS} has no evaluation")
+    raise ValueError(f"{folder / METRICS_FILE} has no evaluation")

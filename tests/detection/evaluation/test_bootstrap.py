@@ -10,7 +10,7 @@ import pytest
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.bootstrap import confidence, draw_pictures, interval, resampled_ap, summarise_resamples
 from detection.evaluation.matching import match_detections
-from detection.evaluation.voc import METRICS, PictureDetections, average_precisions, evaluate_voc
+from detection.evaluation.voc import VOC_METRICS, PictureDetections, average_precisions, evaluate_voc
 
 CLASSES = ("dog", "cat", "cow")
 
@@ -52,7 +52,7 @@ def test_resampled_ap__equals_evaluation_with_repeated_pictures(seed, rules):
     summary = summarise_resamples(resampled_ap(match_detections(dataset, detections, rules=rules), counts))
     for column in range(20):
         expected = evaluate_voc(*repeated(dataset, detections, counts[:, column]), rules=rules)
-        for index, metric in enumerate(METRICS):
+        for index, metric in enumerate(VOC_METRICS):
             for name, samples in summary.items():
                 assert samples[index, column] == pytest.approx(expected[metric][name], abs=1e-9)
 

@@ -20,7 +20,7 @@ from detection.datasets.voc import load_voc
 from detection.evaluation.detection_files import read_detections, write_detections
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.matching import match_detections
-from detection.evaluation.voc import IOU_PERCENT, METRICS, ap_table
+from detection.evaluation.voc import IOU_PERCENT, VOC_METRICS, ap_table
 
 FOLDERS = [Path(folder) for folder in os.environ.get("VOCDEVKIT_CODE", "").split(os.pathsep) if folder]
 CLASSES = ("dog", "cat", "cow", "car", "other")  # "other" fills the pictures that have nothing else
@@ -125,7 +125,7 @@ def run_devkit(code: Path, root: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("code", FOLDERS, ids=str)
 def test_ap_table__equals_the_devkit(code, tmp_path):
-    ours = np.full((NUM_CASES, len(METRICS), len(PERCENT), len(CLASSES)), np.nan)
+    ours = np.full((NUM_CASES, len(VOC_METRICS), len(PERCENT), len(CLASSES)), np.nan)
     strict = ours.copy()
     for seed in range(NUM_CASES):
         root = tmp_path / str(seed)
@@ -139,7 +139,7 @@ def test_ap_table__equals_the_devkit(code, tmp_path):
             table[seed][..., scored] = ap_table(matches)[:, rows][..., scored]
     theirs = run_devkit(code, tmp_path)
 
-    metric = METRICS.index("voc10" if (code / "VOCap.m").is_file() else "voc07")
+    metric = VOC_METRICS.index("voc10" if (code / "VOCap.m").is_file() else "voc07")
     scored = ~np.isnan(ours[:, metric])
     if metric == 0:
         np.testing.assert_array_equal(ours[:, metric][scored], theirs[scored])

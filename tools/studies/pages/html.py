@@ -15,7 +15,7 @@ from tools.studies.pages.tables import (
     Column,
     Gain,
     Line,
-    Ours,
+    MeasuredCell,
     Table,
     address,
     baseline_of,
@@ -129,7 +129,7 @@ def _results(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
     )
 
     def cells(one: Table, column: Column) -> Callable[[Line], str]:
-        width = max(len(_spread(ours(line, column))) for lines in one.models.values() for line in lines)
+        width = max(len(_spread_text(ours(line, column))) for lines in one.models.values() for line in lines)
         return lambda line: _ours_cell(ours(line, column), width) + _published_cell(column, published(line, column))
 
     return f"""<section id="results">
@@ -216,17 +216,17 @@ def _model_row(one: Table, model: str) -> str:
     return f'<tr class="group"><th>{escape(model)}</th><td colspan="{width}"></td></tr>'
 
 
-def _spread(cell: Ours) -> str:
+def _spread_text(cell: MeasuredCell) -> str:
     if not cell.spread:
         return ""
     return f"± {cell.spread}" if cell.partial else f"± {cell.spread} ({cell.count})"
 
 
-def _ours_cell(cell: Ours, width: int) -> str:
+def _ours_cell(cell: MeasuredCell, width: int) -> str:
     if cell.absent:
         return f'<td class="number own absent">{cell.mean}</td>'
     # All spreads of a column are as wide as the widest, so that the decimal points of the means are in line.
-    spread = f'<span class="spread" style="min-width:{0.8 * width:.1f}ch">{_spread(cell)}</span>' if width else ""
+    spread = f'<span class="spread" style="min-width:{0.8 * width:.1f}ch">{_spread_text(cell)}</span>' if width else ""
     said = cell.partial or not cell.spread  # else the count stands behind the spread
     return f'<td class="number own">{cell.mean}{spread}{_below(cell, said=said)}</td>'
 
@@ -238,7 +238,7 @@ def _gain_cell(cell: Gain) -> str:
     return f'<td class="number own{" clear" if cell.clear else ""}">{cell.mean}{_below(cell, said=said)}</td>'
 
 
-def _below(cell: Ours | Gain, *, said: bool) -> str:
+def _below(cell: MeasuredCell | Gain, *, said: bool) -> str:
     """Return the interval, and where it is to be ``said`` the count, beneath a number."""
     count = _small(cell.count, " partial" if cell.partial else "") if said and cell.count else ""
     return f"{_small(cell.interval) if cell.interval else ''}{count}"

@@ -44,7 +44,7 @@ class Table(NamedTuple):
     models: Mapping[str, list[Line]]
 
 
-class Ours(NamedTuple):
+class MeasuredCell(NamedTuple):
     """The mean of our runs; where there is none, ``mean`` says why and the rest is empty."""
 
     mean: str
@@ -119,13 +119,13 @@ def unit_and_direction(metric: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (metric["unit"], f"{'lower' if metric['lower_is_better'] else 'higher'} is better")))
 
 
-def ours(line: Line, column: Column) -> Ours:
+def ours(line: Line, column: Column) -> MeasuredCell:
     """Return what the cell of ``line`` in ``column`` says about our runs."""
     row, summary = _summary(line, column)
     if summary is None:
-        return Ours(_absence(row), absent=True)
+        return MeasuredCell(_absence(row), absent=True)
     places, interval = column.decimals, summary["interval"]
-    return Ours(
+    return MeasuredCell(
         f"{summary['mean']:.{places}f}",
         "" if summary["std"] is None else f"{summary['std']:.{places}f}",
         _count(row, summary["n"], column),

@@ -13,7 +13,7 @@ from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
     Column,
     Line,
-    Ours,
+    MeasuredCell,
     Table,
     address,
     baseline_of,
@@ -134,7 +134,7 @@ def _cells(line: Line, column: Column) -> list[str]:
     return [text, published(line, column)] if column.published else [text]
 
 
-def _ours(cell: Ours) -> str:
+def _ours(cell: MeasuredCell) -> str:
     spread = f" +- {cell.spread}" if cell.spread else ""
     count = f" ({cell.count})" if cell.count else ""
     return f"{cell.mean}{spread}{count}"
