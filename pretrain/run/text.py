@@ -1,0 +1,73 @@
+"""Text and JSON files: the one reader of both, so that every defect in them is named by file and line."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+# In this order: the mark of UTF-32 begins with that of UTF-16.
+OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+
+
+def read_text(path: Path | str) -> str:
+    """Return a UTF-8 file as text: without its byte order mark, and with ``\\n`` for every end of a line.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be read.
+        ValueError: other encodings and NUL bytes, with the file, the line and what would be right.
+    """
+    content = Path(path).read_bytes()
+    for mark, encoding in OTHER_MARKS:
+        if content.startswith(mark):
+            raise ValueError(f"{path}, line 1: the file is {encoding}; save it as UTF-8")
+    nul = content.find(b"\0")
+    if nul >= 0:
+        raise ValueError(f"{path}, line {_line(content, nul)}: a NUL byte; save the file as UTF-8 text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        start = error.start + len(content) - len(error.object)  # the decoder has taken the mark away
+        column = start - max(content.rfind(b"\n", 0, start), content.rfind(b"\r", 0, start))
+        raise ValueError(
+            f"{path}, line {_line(content, start)}: byte {content[start]:#04x} at column {column} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_json(path: Path | str) -> Any:
+    """Return what a JSON file holds; a byte order mark is allowed, a key that stands twice in an object is not.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be read.
+        ValueError: as ``read_text``, or no JSON; with the file and, where it is known, the line.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not JSON that can be read, but deeply nested") from None
+    except ValueError as error:  # a key that stands twice, or an integer of thousands of digits
+        raise ValueError(f"{path}: not JSON that can be read ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return result
+
+
+def _line(content: bytes, position: int) -> int:
+    """Return the number, from 1, of the line that the byte at ``position`` is in."""
+    before = content[:position].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return before.count(b"\n") + 1
