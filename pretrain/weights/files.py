@@ -9,11 +9,14 @@ from __future__ import annotations
 import pickle
 import re
 import shlex
+import sys
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+TORCH, PICKLE, SAFETENSORS = "torch", "pickle", "safetensors"
 _TORCH_LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, little-endian
 
 
@@ -29,8 +32,20 @@ def read_weights(path: Path | str) -> Any:
         ImportError: a safetensors file, and the package of that name is not installed.
     """
     path = Path(path)
+    kind = file_kind(path)
+    return {TORCH: _read_torch, PICKLE: _read_pickle, SAFETENSORS: _read_safetensors}[kind](path)
+
+
+def file_kind(path: Path) -> str:
+    """Return which of `TORCH`, `PICKLE` and `SAFETENSORS` the first bytes of a file show.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weights`.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a weights file")
     if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
+        raise FileNotFoundError(f"weights file {path} {'is no regular file' if path.exists() else 'does not exist'}")
     with open(path, "rb") as file:
         head = file.read(64)
     if not head:
@@ -40,11 +55,11 @@ def read_weights(path: Path | str) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`")
     if head.startswith(b"PK") or (head.startswith(b"\x80") and _TORCH_LEGACY_MAGIC in head):
-        return _read_torch(path)
+        return TORCH
     if head.startswith(b"\x80"):
-        return _read_pickle(path)
+        return PICKLE
     if head[8:9] == b"{":  # after the header's length in eight bytes comes its JSON
-        return _read_safetensors(path)
+        return SAFETENSORS
     raise ValueError(
         f"{path} is not a weights file: it starts with {head[:12]!r}; "
         "expected a PyTorch, safetensors or NumPy pickle file"
@@ -55,20 +70,32 @@ def _read_torch(path: Path) -> Any:
     from pretrain.run.checkpoint import load_checkpoint
 
     try:
-        return load_checkpoint(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own advice on TorchScript; the refusal says what to do
+            return load_checkpoint(path)
+    except MemoryError as error:  # a damaged size, or really more than there is
+        raise _damaged(path, MemoryError("it asks for more memory than there is")) from error
     except ValueError as error:
+        if "TorchScript" in str(error.__cause__):
+            raise ValueError(_unsafe(path, "TorchScript program")) from error
         if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
         refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
         if refused is None or _is_cut_in(path, refused[1].rpartition(".")[2]):
             raise _damaged(path, EOFError("its pickle cannot be read safely")) from error
-        raise ValueError(
-            _unsafe(path, refused[1], "torch.load({path!r}, map_location='cpu', weights_only=False)")
-        ) from error
+        raise ValueError(_unsafe(path, refused[1])) from error
 
 
 class _UnsafeTypeError(Exception):
     """A pickle names something that no array consists of."""
+
+
+def _dtype_without_objects(*arguments: Any) -> np.dtype:
+    """Make a dtype of numbers or text; of objects the raw bytes of an array would be taken for addresses."""
+    dtype = np.dtype(*arguments)
+    if dtype.kind not in "biufcSU":
+        raise _UnsafeTypeError("numpy array of objects")
+    return dtype
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -76,7 +103,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     _ALLOWED = {  # noqa: RUF012 - a constant table
         ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "dtype"): _dtype_without_objects,
         ("_reconstruct",): np.zeros(1).__reduce__()[0],  # its module's name differs between NumPy 1 and 2
         ("_frombuffer",): np.zeros(1).__reduce_ex__(5)[0],
         ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how protocol 2 spells bytes
@@ -104,7 +131,7 @@ def _read_pickle(path: Path) -> Any:
         with open(path, "rb") as file:
             return _ArrayUnpickler(file).load()
     except _UnsafeTypeError as error:
-        raise ValueError(_unsafe(path, str(error), "pickle.load(open({path!r}, 'rb'))")) from error
+        raise ValueError(_unsafe(path, str(error))) from error
     except OSError:
         raise
     except Exception as error:  # a cut or altered pickle stream can raise almost anything
@@ -135,15 +162,16 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is damaged or cut short: {reason}")
 
 
-def _unsafe(path: Path, type_name: str, load: str) -> str:
-    # The state dict under its usual names, or the whole; of a pickled network, its own state dict.
-    code = (
-        f"import pickle, torch; d = {load.format(path=str(path))}; "
-        "d = d.get('state_dict', d.get('model', d)) if isinstance(d, dict) else d; "
-        f"torch.save(getattr(d, 'state_dict', lambda: d)(), {f'{path}.safe.pth'!r})"
-    )
+def _unsafe(path: Path, what: str) -> str:
+    path = path.absolute()  # the line works wherever it is pasted, and no name looks like an option
+    script = Path(__file__).with_name("safe_copy.py")
+    line = " ".join(map(_quoted, (sys.executable or "python", script, path, f"{path}.safe.pth")))
     return (
-        f"{path} holds a {type_name}, which is more than tensors and plain values; nothing in it was executed. "
-        f"Only if you trust where it comes from (this line executes what it holds), make a safe copy: "
-        f"python -c {shlex.quote(code)}"
+        f"{path} holds a {what}, which is more than tensors and plain values; nothing in it was executed. "
+        f"Only if you trust where it comes from (this line executes what it holds), make a safe copy: {line}"
     )
+
+
+def _quoted(word: Any) -> str:
+    """Quote for a shell; between two blanks stand empty quotes, since an error's line has only single blanks."""
+    return re.sub(" (?= )", " ''", shlex.quote(str(word)))

@@ -2,13 +2,17 @@ import argparse
 import os
 import pickle
 import shlex
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pretrain.run.cli import one_line
+from pretrain.weights import safe_copy
 from pretrain.weights.files import read_weights
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3)}
@@ -62,16 +66,52 @@ def test_read_weights__executes_nothing(attack, write, tmp_path):
     ],
 )
 def test_read_weights__names_the_type_and_a_line_that_makes_a_safe_copy(content, type_name, tmp_path):
-    file = tmp_path / "it's unsafe.pth"
-    torch.save(content, file)
+    folder = tmp_path / "it's  the $HOME"  # a line of an error loses the second of two spaces
+    folder.mkdir()
+    torch.save(content, folder / "unsafe.pth")
     with pytest.raises(ValueError, match=rf"holds a {type_name}, .*Only if you trust") as refusal:
-        read_weights(file)
-    line = str(refusal.value).partition("make a safe copy: ")[2]
-    program, flag, code = shlex.split(line)
-    assert (program, flag) == ("python", "-c")
-    exec(code, {})
-    safe = read_weights(f"{file}.safe.pth")
-    assert all(isinstance(value, torch.Tensor) for value in safe.values())
+        read_weights(folder / "unsafe.pth")
+    line = one_line(refusal.value).partition("(this line executes what it holds), make a safe copy: ")[2]
+    program, script, *arguments = shlex.split(line)
+    assert program == sys.executable
+    assert script == safe_copy.__file__
+    safe_copy.main(arguments)
+    assert "weight" in repr(read_weights(folder / "unsafe.pth.safe.pth"))
+
+
+def test_read_weights__the_line_is_a_program_wherever_it_is_pasted(tmp_path):
+    torch.save({"model": STATE, "args": argparse.Namespace(lr=0.1)}, tmp_path / "unsafe.pth")
+    with pytest.raises(ValueError, match="make a safe copy: ") as refusal:
+        read_weights(tmp_path / "unsafe.pth")
+    line = one_line(refusal.value).partition("make a safe copy: ")[2]
+    ran = subprocess.run(line, shell=True, cwd="/", capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert read_weights(tmp_path / "unsafe.pth.safe.pth")["args"] == {"lr": 0.1}
+
+
+def test_read_weights__torchscript(tmp_path):
+    archive = tmp_path / "script.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), archive)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"script\.pt holds a TorchScript program, .*make a safe copy: "):
+            read_weights(archive)
+        safe_copy.copy_safely(archive, tmp_path / "copy.pth")
+    assert set(read_weights(tmp_path / "copy.pth")) == {"weight", "bias"}
+
+
+def test_read_weights__a_folder(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path.name} is a folder; expected a weights file"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["O", [("a", "O")]], ids=["objects", "a record of objects"])
+def test_read_weights__an_array_of_objects_is_never_made(spec, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": np.zeros(1, dtype=spec)}))
+    with pytest.raises(ValueError, match=r"w\.pkl holds a numpy array of objects, which is more than tensors"):
+        read_weights(tmp_path / "w.pkl")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
