@@ -10,27 +10,17 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from detection.config import EFFECTS, class_names
+from detection.defaults import get_cfg
 from detection.engines import ONE_PROCESS, Launch, is_first_process, select
 from detection.evaluation.detection_files import write_detections
+from detection.evaluation.protocol import main_keys_first
 from detection.report.write import write_report
 from detection.run_data import read_run_data
 from pretrain.run.files import sha256
 from pretrain.run.run_folder import package_versions
-from pretrain.run.settings import get_value
+from pretrain.run.settings import plain_leaves
 from pretrain.weights.files import read_weights
-
-# What a number depends on, besides weights and data; the report shows it.
-TRAINING_KEYS = (
-    "DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "INPUT.FORMAT", "INPUT.MIN_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TRAIN", "INPUT.RANDOM_FLIP", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT",
-    "MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NORM", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.ROI_HEADS.NAME",
-    "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.STEPS", "SOLVER.GAMMA", "SOLVER.WARMUP_ITERS",
-    "SOLVER.WEIGHT_DECAY",
-)  # fmt: skip
-TEST_KEYS = (
-    "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "TEST.DETECTIONS_PER_IMAGE",
-)  # fmt: skip
 
 
 def fine_tune(
@@ -86,7 +76,8 @@ def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
 def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str, Any]:
     """Return the protocol of a report: what made the detections of MODEL.WEIGHTS, in plain JSON values.
 
-    How the detector was trained is read from its own file; None where that does not say.
+    How the detector was trained is read from its own file; None where that does not say. A key that the file lacks had
+    its first default. ``training`` and ``test`` hold every key that affects the number, the main ones first.
     """
     content = read_weights(cfg.MODEL.WEIGHTS)
     card = content.get("card")
@@ -98,9 +89,31 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
         "seed": recorded.SEED if recorded else None,
         "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
         "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
-        "training": {key: get_value(recorded, key) for key in TRAINING_KEYS} if recorded else None,
-        "test": {key: get_value(cfg, key) for key in TEST_KEYS},
+        "complete": True,
+        "training": _training_settings(recorded) if recorded else None,
+        "test": _test_settings(cfg),
         "backbone": card,
         "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", engine)),
         "command": shlex.join(sys.argv),
     }
+
+
+def _training_settings(recorded: CfgNode) -> dict[str, Any]:
+    values = {**EFFECTS.first_values(get_cfg()), **EFFECTS.of_training(recorded)}
+    dropped = EFFECTS.free_on_resume | {"VERSION", "SEED"}  # the seed stands beside them: runs differ in it by intent
+    kept = {key: value for key, value in values.items() if key not in dropped}
+    return main_keys_first("training", {**kept, "VOC.CLASSES": list(class_names(recorded))})
+
+
+def _test_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the keys of ``cfg`` that testing reads: those of the test, and what makes the network and its input."""
+    elsewhere = EFFECTS.place | EFFECTS.speed | {"DATASETS.TEST", "TEST.EVAL_PERIOD"}
+    read = EFFECTS.test | {"INPUT.FORMAT"}
+    return main_keys_first(
+        "test",
+        {
+            key: value
+            for key, value in plain_leaves(cfg).items()
+            if key not in elsewhere and (key in read or key.startswith("MODEL."))
+        },
+    )

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="[METHOD=]PATH",
         help="each run's detections; METHOD is by "
-        "default what the run's report says, else to the folder's name without its seed",
+        "default what the run's report says, else the name of the run's folder without its seed",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument(
@@ -54,9 +54,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--baseline",
-        default="baseline",
         metavar="METHOD",
-        help="what --compare measures against; the first method where there is none of that name",
+        help="what --compare measures against (default: baseline, else the first method)",
+    )
+    parser.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a config key in which runs of one table of --compare may differ, such as SOLVER.BASE_LR; all others that "
+        "affect the number keep runs apart; may be repeated",
     )
     parser.add_argument(
         "--rules",
@@ -76,6 +83,7 @@ def main(argv: list[str] | None = None) -> int | None:
     args = build_parser().parse_args(argv)
     if args.resamples < 1:
         raise ValueError(f"--resamples must be at least 1, but is {args.resamples}")
+    _check_methods(args)
     setup_logging()
 
     from detection.datasets.load import load_dataset, read_class_list
@@ -86,6 +94,20 @@ def main(argv: list[str] | None = None) -> int | None:
         _compare(args, dataset)
     else:
         _report(args, dataset)
+
+
+def _check_methods(args: argparse.Namespace) -> None:
+    """Refuse what is wrong with the flags of --compare, as far as the command line alone shows it."""
+    if not args.compare:
+        if args.baseline is not None or args.across:
+            raise ValueError("--baseline and --across are about --compare, but --detections is given")
+        return
+
+    from detection.evaluation.comparison import check_baseline, split_spec
+
+    methods = [split_spec(spec)[0] for spec in args.compare]
+    if all(methods):
+        check_baseline(args.baseline, methods)
 
 
 def _report(args: argparse.Namespace, dataset: DetectionDataset) -> None:
@@ -109,11 +131,21 @@ def _report(args: argparse.Namespace, dataset: DetectionDataset) -> None:
 
 
 def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
+    from detection.config import EFFECTS
+    from detection.defaults import get_cfg
     from detection.evaluation.comparison import compare_runs, load_runs
     from detection.report.comparison import summary_table, write_comparison
 
     runs = [run for spec in args.compare for run in load_runs(dataset, spec, first_category=args.first_category)]
-    comparison = compare_runs(dataset, runs, baseline=args.baseline, rules=args.rules, num_resamples=args.resamples)
+    comparison = compare_runs(
+        dataset,
+        runs,
+        baseline=args.baseline,
+        across=args.across,
+        defaults=EFFECTS.first_values(get_cfg()),
+        rules=args.rules,
+        num_resamples=args.resamples,
+    )
     write_comparison(comparison, args.output)
     for group in comparison["groups"]:
         print("\n".join(summary_table(group)), end="\n\n")

@@ -9,7 +9,6 @@ Runs under different protocols never share a table.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,22 +26,30 @@ from detection.evaluation.bootstrap import (
     resampled_ap,
     summarise_resamples,
 )
+from detection.evaluation.coco import evaluate_coco
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.matching import Rules, match_detections
-from detection.evaluation.results import load_results, read_protocol
+from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recorded
+from detection.evaluation.results import find_report, load_results, read_protocol
 from detection.evaluation.seeds import summarise
 from detection.evaluation.voc import VOC_METRICS, average_precisions
 
 BASELINE = "baseline"
 REPEATS = "repeats.json"  # in the folder that --repeat makes
-PROTOCOL_KEYS = ("training", "test")  # parts of a report's protocol that runs in one table must agree on
 
 # Uddin et al., "SaliencyMix" (ICLR 2021), Table 3: VOC07 mAP, mean of three runs.
 PAPER_TABLE = {"baseline": 76.71, "cutout": 77.17, "mixup": 77.98, "cutmix": 78.31, "saliencymix": 78.48}
 PAPER_PROTOCOL = (
     "Faster R-CNN R50, VOC 07+12 trainval to 07 test, batch 8, 41K iterations, learning rate 4e-3, x0.1 at 33K; "
-    "11 points at IoU .5 assumed, and frozen BatchNorm; means of three runs, spread not published"
+    "11 points at IoU .5 assumed, and frozen BatchNorm; neither C4 nor FPN is said; "
+    "means of three runs, spread not published"
 )
+# As much of it as is said. A report of other settings is of another protocol.
+PAPER_TEST = "voc_2007_test"
+PAPER_TRAINING = {
+    "DATASETS.TRAIN": ("voc_2007_trainval", "voc_2012_trainval"), "MODEL.RESNETS.DEPTH": 50, "SOLVER.IMS_PER_BATCH": 8,
+    "SOLVER.MAX_ITER": 41000, "SOLVER.BASE_LR": 0.004, "SOLVER.STEPS": (33000,), "SOLVER.GAMMA": 0.1,
+}  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -52,6 +59,7 @@ class Run(NamedTuple):
     path: str
     protocol: Mapping[str, Any]
     detections: Mapping[str, PictureDetections]
+    report: str | None = None  # the path of that report.json
 
 
 def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int = 1) -> list[Run]:
@@ -64,30 +72,61 @@ def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int = 1) 
     Raises:
         FileNotFoundError, ValueError: as ``load_results``; a report.json that cannot be read; or an empty METHOD.
     """
-    method, equals, path = spec.partition("=")
-    if not equals or Path(spec).exists():  # a path may hold an equals sign
-        method, path = "", spec
-    elif not method:
-        raise ValueError(f"--compare {spec}: the name before the equals sign is empty")
+    method, path = split_spec(spec)
     repeated = sorted(Path(path).glob("seed_*")) if (Path(path) / REPEATS).is_file() else []
     return [_load_run(dataset, method, str(one), first_category) for one in repeated or [path]]
 
 
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return METHOD, empty where there is none, and PATH of a run; either may hold equals signs.
+
+    Raises:
+        ValueError: an empty METHOD before an equals sign.
+    """
+    if "=" not in spec or Path(spec).exists():
+        return "", spec
+    splits = [(spec[:place], spec[place + 1 :]) for place, letter in enumerate(spec) if letter == "="]
+    method, path = next((split for split in splits if Path(split[1]).exists()), splits[0])
+    if not method.strip():
+        raise ValueError(f"--compare {spec}: the name before the equals sign is empty")
+    return method, path
+
+
+def check_baseline(baseline: str | None, methods: Sequence[str]) -> None:
+    """Refuse a ``baseline`` that is none of ``methods`` with a ``ValueError``."""
+    if baseline is not None and baseline not in methods:
+        known = ", ".join(dict.fromkeys(methods))
+        raise ValueError(f"--baseline {baseline}: no run is of that method; expected one of {known}")
+
+
 def _load_run(dataset: DetectionDataset, method: str, path: str, first_category: int) -> Run:
-    protocol = read_protocol(dataset, path)
-    named = str(method or protocol.get("method") or _name_of(Path(path).resolve()))
-    return Run(named, path, protocol, load_results(dataset, path, first_category=first_category))
+    protocol, report = read_protocol(dataset, path), find_report(dataset, path)
+    named = str(method or protocol.get("method") or _name_of(Path(path).resolve(), dataset))
+    if not named.strip():
+        raise ValueError(
+            f"--compare {path}: neither a report nor a folder says which method that is; write METHOD={path}"
+        )
+    detections = load_results(dataset, path, first_category=first_category)
+    return Run(named, path, protocol, detections, report and str(report))
 
 
-def _name_of(path: Path) -> str:
-    return re.sub(r"(^|[-_])(seed|s)?[-_]?\d+$", "", path.stem) or path.parent.name
+def _name_of(path: Path, dataset: DetectionDataset) -> str:
+    """Return the name of the run's folder, above what every run has inside, without its seed."""
+    if path.is_file():
+        inside = path.parent.name in ("inference", dataset.name)
+        path = path.parent if inside else path.with_suffix("")
+    while path.name == "inference" or (path.name == dataset.name and path.parent.name.startswith("inference")):
+        path = path.parent
+    return re.sub(r"(^|[-_])(seed|s)?[-_]?\d+$", "", path.name) or path.parent.name
 
 
 def compare_runs(
     dataset: DetectionDataset,
     runs: Sequence[Run],
     *,
-    baseline: str = BASELINE,
+    baseline: str | None = None,
+    across: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
     rules: Rules = "standard",
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -96,12 +135,18 @@ def compare_runs(
 
     ``groups`` has one entry for each protocol with its ``methods``, in order of appearance. A method has ``n``,
     ``seeds``, ``per_class`` (mean AP50 by 11 points) and, for each metric and each of AP, AP50 and AP75: ``values``
-    of its runs, what ``summarise`` says of them and ``difference`` to the group's baseline with its ``interval``.
-    The baseline is the method of that name, else the first; it has no difference.
+    of its runs, what ``summarise`` says of them and ``difference`` to the group's baseline with its ``interval`` (none
+    for COCO's AP, which is not resampled). ``differences`` holds the settings in which the groups differ.
+
+    Args:
+        baseline: a method; by default ``baseline``. In a group without it the first method is the baseline.
+        across: config keys in which runs of one table may differ. Runs that do are methods of their own: another
+            learning rate is no second seed.
+        defaults: the first default of every config key, for what a report lacks (see ``group_runs``).
 
     Raises:
-        ValueError: fewer than two runs, the same run twice, detections that cannot be evaluated, or Detectron2's rules,
-            whose mean may be undefined.
+        ValueError: fewer than two runs, the same run twice, ``baseline`` is no method, a key of ``across`` is not
+            recorded, detections that cannot be evaluated, or Detectron2's rules, whose mean may be undefined.
     """
     if rules == "detectron2":
         raise ValueError("runs are not compared by Detectron2's rules, which round the scores; use standard or devkit")
@@ -111,17 +156,23 @@ def compare_runs(
     for place in places:
         if places.count(place) > 1:
             raise ValueError(f"run {place} is given twice; the same run is no second seed")
+    check_baseline(baseline, [run.method for run in runs])
+    groups = group_runs([run.protocol for run in runs], across=across, defaults=defaults)
+    tables = [_by_method(runs, group, across) for group in groups]
+    for table in tables:
+        for members in table.values():
+            _refuse_copies([runs[index] for index in members])
+
     counts = draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
     scores, samples = [], []
     for run in runs:
         matches = match_detections(dataset, run.detections, rules=rules)
-        scores.append(average_precisions(dataset, matches))
+        scores.append({**average_precisions(dataset, matches), "coco": evaluate_coco(dataset, run.detections)})
         samples.append(summarise_resamples(resampled_ap(matches, counts)))
-
-    groups: dict[str, dict[str, list[int]]] = {}
-    for index, run in enumerate(runs):
-        key = json.dumps({name: run.protocol.get(name) for name in PROTOCOL_KEYS}, sort_keys=True)
-        groups.setdefault(key, {}).setdefault(run.method, []).append(index)
+    entries = [
+        _group(dataset, group, table, baseline or BASELINE, runs, scores, samples)
+        for group, table in zip(groups, tables, strict=True)
+    ]
     return {
         "dataset": dataset.name,
         "num_images": len(dataset.pictures),
@@ -131,22 +182,52 @@ def compare_runs(
         "level": LEVEL,
         "resamples": num_resamples,
         "seed": seed,
-        "groups": [
-            _group(json.loads(key), methods, baseline, runs, scores, samples) for key, methods in groups.items()
-        ],
-        "paper": {"protocol": PAPER_PROTOCOL, "voc07_AP50": PAPER_TABLE},
+        "across": list(across),
+        "differences": differences([group.protocol for group in groups]),
+        "groups": entries,
+        "paper": (
+            {"protocol": PAPER_PROTOCOL, "voc07_AP50": PAPER_TABLE}
+            if any(entry["is_papers"] for entry in entries)
+            else None
+        ),
     }
 
 
+def _by_method(runs: Sequence[Run], group: Group, across: Sequence[str]) -> dict[str, list[int]]:
+    """Return name -> members of a group; a name says by which keys of ``across`` its runs differ from the others."""
+    values = {key: {index: recorded(runs[index].protocol, key) for index in group.members} for key in across}
+    varied = [key for key in across if len({repr(value) for value in values[key].values()}) > 1]
+    methods: dict[str, list[int]] = {}
+    for index in group.members:
+        shown = [f"{key} {'not recorded' if values[key][index] is None else values[key][index]}" for key in varied]
+        methods.setdefault(", ".join([runs[index].method, *shown]), []).append(index)
+    return methods
+
+
+def _refuse_copies(runs: Sequence[Run]) -> None:
+    seen: dict[str, str] = {}
+    for run in runs:
+        digest = (run.protocol.get("weights") or {}).get("sha256")
+        if digest in seen:
+            raise ValueError(
+                f"runs {seen[digest]} and {run.path} are of the same weights (SHA-256 {digest}); "
+                "the same run is no second seed"
+            )
+        if digest:
+            seen[digest] = run.path
+
+
 def _group(
-    protocol: dict[str, Any],
+    dataset: DetectionDataset,
+    group: Group,
     methods: Mapping[str, list[int]],
     baseline: str,
     runs: Sequence[Run],
     scores: Sequence[dict[str, Any]],
     samples: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
-    reference = baseline if baseline in methods else next(iter(methods))
+    reference = next((name for name, members in methods.items() if runs[members[0]].method == baseline), None)
+    reference = reference or next(iter(methods))
     entries = []
     for method, members in methods.items():
         entry: dict[str, Any] = {
@@ -155,22 +236,45 @@ def _group(
             "runs": [runs[index].path for index in members],
             "seeds": [runs[index].protocol.get("seed") for index in members],
             "engines": sorted({str(runs[index].protocol.get("engine", "not recorded")) for index in members}),
+            "reports": [runs[index].report for index in members],
+            "weights": [runs[index].protocol.get("weights") for index in members],
             "per_class": _mean_per_class([scores[index]["voc07"]["per_class"] for index in members]),
         }
-        for row, metric in enumerate(VOC_METRICS):
-            entry[metric] = {}
-            for name in SUMMARIES:
-                values = [scores[index][metric][name] for index in members]
-                entry[metric][name] = {"values": values, **summarise(values), "difference": None}
-                if method != reference:
-                    others = methods[reference]
-                    resampled = _mean([samples[index][name][row] for index in members])
-                    resampled = resampled - _mean([samples[index][name][row] for index in others])
-                    actual = np.mean(values) - np.mean([scores[index][metric][name] for index in others])
-                    between = interval(resampled, float(actual), lowest=-100.0)
-                    entry[metric][name]["difference"] = {"mean": float(actual), "interval": between}
+        others = None if method == reference else methods[reference]
+        for metric in (*VOC_METRICS, "coco"):
+            entry[metric] = {name: _compared(metric, name, members, others, scores, samples) for name in SUMMARIES}
         entries.append(entry)
-    return {"protocol": protocol, "baseline": reference, "methods": entries}
+    return {
+        "protocol": group.protocol,
+        "incomplete": [runs[index].path for index in group.incomplete],
+        "is_papers": dataset.name == PAPER_TEST and agrees_with(group.protocol["training"], PAPER_TRAINING),
+        "baseline": reference,
+        "methods": entries,
+    }
+
+
+def _compared(
+    metric: str,
+    name: str,
+    members: Sequence[int],
+    others: Sequence[int] | None,
+    scores: Sequence[dict[str, Any]],
+    samples: Sequence[dict[str, np.ndarray]],
+) -> dict[str, Any]:
+    """Return what is said of a number of the runs ``members`` beside those of the baseline, ``others``."""
+    values = [scores[index][metric][name] for index in members]
+    said: dict[str, Any] = {"values": values, **summarise(values), "difference": None}
+    if others is None:
+        return said
+    actual = float(np.mean(values) - np.mean([scores[index][metric][name] for index in others]))
+    between = None
+    if metric in VOC_METRICS:
+        row = VOC_METRICS.index(metric)
+        resampled = _mean([samples[index][name][row] for index in members])
+        resampled = resampled - _mean([samples[index][name][row] for index in others])
+        between = interval(resampled, actual, lowest=-100.0)
+    said["difference"] = {"mean": actual, "interval": between}
+    return said
 
 
 def _mean(samples: list[np.ndarray]) -> np.ndarray:

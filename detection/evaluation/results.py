@@ -67,15 +67,20 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
     Raises:
         ValueError: the file is not a report.
     """
+    file = find_report(dataset, path)
+    if file is None:
+        return {}
+    try:
+        return dict(json.loads(file.read_bytes())["protocol"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
+
+
+def find_report(dataset: DetectionDataset, path: Path | str) -> Path | None:
+    """Return the report.json beside the detections at ``path``, or in the run that ``path`` is; None without one."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    for place in (folder, folder / "inference" / dataset.name, folder / "inference"):
-        file = place / "report.json"
-        if file.is_file():
-            try:
-                return dict(json.loads(file.read_bytes())["protocol"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
-    return {}
+    places = (folder, folder / "inference" / dataset.name, folder / "inference")
+    return next((file for place in places if (file := place / "report.json").is_file()), None)
 
 
 def _read_file(dataset: DetectionDataset, path: Path, first_category: int) -> dict[str, PictureDetections]:

@@ -104,6 +104,7 @@ svg text { fill: var(--soft); font: 10px system-ui, sans-serif; }
 .swatch.difficult { border: 2px dotted var(--difficult); }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) minmax(0, 1fr); gap: .3rem 1.5rem; margin: 0;
      font-size: .92rem; }
+a { color: var(--accent); text-underline-offset: .15em; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; color: var(--soft); } pre { white-space: pre-wrap; overflow-wrap: anywhere;
     font-size: .82rem; }

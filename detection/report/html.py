@@ -11,7 +11,7 @@ from detection.evaluation.bootstrap import COVERAGE
 from detection.report.assets import SCRIPT, STYLE
 from detection.report.charts import line_chart, precision_recall_chart
 from detection.report.illustrations import Illustration, data_uri
-from detection.report.markdown import flatten, percent, rules_in_words
+from detection.report.markdown import address, percent, protocol_rows, rules_in_words
 
 LONG_TEXT = 200  # characters; a protocol entry beyond it is folded away
 
@@ -79,6 +79,11 @@ def number_cell(value: float | None, interval: Sequence[float] | None = None, at
     below = f'<span class="range">{interval[0]:.1f} to {interval[1]:.1f}</span>' if interval else ""
     sort = "" if value is None else repr(value)
     return f'<td class="number{attributes}" data-value="{sort}">{percent(value)}{below}</td>'
+
+
+def link(text: str, path: str) -> str:
+    """Return a link to ``path``, which is relative to the page."""
+    return f'<a href="{escape(address(path))}">{escape(text)}</a>'
 
 
 def _head(report: Mapping[str, Any]) -> str:
@@ -294,14 +299,16 @@ def _training(report: Mapping[str, Any]) -> str:
 
 
 def _protocol(report: Mapping[str, Any]) -> str:
-    entries = "".join(
-        f"<dt>{escape(key)}</dt><dd>{_protocol_value(value)}</dd>" for key, value in flatten(report["protocol"])
+    shown, settings = (
+        "".join(f"<dt>{escape(key)}</dt><dd>{_protocol_value(value)}</dd>" for key, value in rows)
+        for rows in protocol_rows(report["protocol"])
     )
+    others = f"<details><summary>All other settings</summary><dl>{settings}</dl></details>" if settings else ""
     machine = {key: report[key] for key in ("dataset", "num_images", "voc07", "voc10", "coco", "protocol")}
     return f"""<section id="protocol">
 <h2>Protocol</h2>
 <p class="note">What made these numbers. Everything on this page is in report.json, at full precision.</p>
-<div class="card"><dl>{entries}</dl></div>
+<div class="card"><dl>{shown}</dl>{others}</div>
 <details style="margin-top:1rem"><summary>As JSON</summary><pre>{escape(json.dumps(machine, indent=1))}</pre></details>
 </section>"""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
+from urllib.parse import quote
 
 from detection.evaluation.bootstrap import COVERAGE
 from detection.evaluation.matching import RULES, Rules
+from detection.evaluation.protocol import MAIN_KEYS
 
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
@@ -28,10 +31,13 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         (name, str(part["objects"]), *(percent(part[key]) for key in ("found", "voc07", "voc10")))
         for name, part in report["sizes"].items()
     ]
-    protocol = [("", "")] + [(key, shorten(value, LONG_TEXT)) for key, value in flatten(report["protocol"])]
-    return "\n".join(
+    protocol, settings = (
+        table([("", ""), *((key, shorten(value, LONG_TEXT)) for key, value in rows)]) if rows else []
+        for rows in protocol_rows(report["protocol"])
+    )
+    return inert(
         [
-            f"# Detection report: {report['dataset']}",
+            f"# Detection report: {one_line(report['dataset'])}",
             "",
             f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
             "a class without ground truth has no AP. AP in percent.",
@@ -59,10 +65,38 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             "",
             "## Protocol",
             "",
-            *table(protocol),
+            *protocol,
             "",
+            *(["## All other settings", "", *settings, ""] if settings else []),
         ]
     )
+
+
+def inert(lines: list[str]) -> str:
+    """Return ``lines`` as Markdown in which names are only names: nothing in it is a tag or an entity of HTML."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", "\n".join(lines))
+    return text.replace("<", "&lt;")
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` without its line ends, which would end a heading, a list item or a row of a table."""
+    return " ".join(text.splitlines())
+
+
+def address(path: str) -> str:
+    """Return the URL of ``path``, which is relative to the page."""
+    return quote(path)
+
+
+def protocol_rows(protocol: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return ``flatten`` of a report's protocol in two parts: what is shown first, and the other settings."""
+    shown, others = dict(protocol), {}
+    for part, main in MAIN_KEYS.items():
+        settings = protocol.get(part)
+        if isinstance(settings, Mapping):
+            shown[part] = {key: value for key, value in settings.items() if key in main}
+            others[part] = {key: value for key, value in settings.items() if key not in main}
+    return flatten(shown), flatten(others)
 
 
 def rules_in_words(rules: Rules) -> str:
@@ -88,7 +122,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Return the lines of a table whose first row is its head; numbers are aligned to the right."""
-    cells = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    cells = [[one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [cells[0], rule, *cells[1:]]

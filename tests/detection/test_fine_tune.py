@@ -8,12 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from detection.datasets.voc import load_voc
+from detection.config import EFFECTS, get_cfg
+from detection.datasets.voc import VOC_CLASSES, load_voc
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
-from detection.fine_tune import fine_tune
+from detection.evaluation.protocol import MAIN_KEYS
+from detection.fine_tune import describe, fine_tune
 from pretrain.run.checkpoint import save_checkpoint
 from pretrain.run.pictures import read_picture
 
@@ -167,3 +170,36 @@ def test_check_config__detectron2_starts_its_own_processes(configure, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"Detectron2 starts its own processes: use --num-gpus 4 instead of torchrun"):
         select("detectron2").check_config(configure())
+
+
+def test_describe__records_every_key_that_affects_the_number(configure, tmp_path):
+    trained = configure(*OWN, "SOLVER.BASE_LR", 0.02, "SEED", 3, "VOC.CLASSES", "()", "MODEL.ROI_HEADS.NUM_CLASSES", 20)
+    save_checkpoint({"model": {}, "config": trained.dump()}, tmp_path / "w.pth")
+    tested = configure("MODEL.WEIGHTS", tmp_path / "w.pth", "SEED", 4, "MODEL.RPN.NMS_THRESH", 0.5)
+    protocol = describe(tested, engine="torchvision", config_file=None)
+    assert protocol["complete"] is True
+    training, test = protocol["training"], protocol["test"]
+    free = EFFECTS.free_on_resume | {"VERSION", "SEED"}
+    assert set(training) == {key for key in EFFECTS.first_values(get_cfg()) if key not in free}
+    assert list(training)[: len(MAIN_KEYS["training"])] == list(MAIN_KEYS["training"])
+    assert (training["SOLVER.BASE_LR"], training["MODEL.ROI_BOX_HEAD.FC_DIM"], protocol["seed"]) == (0.02, 32, 3)
+    assert training["VOC.CLASSES"] == list(VOC_CLASSES)  # an empty list means these
+    assert (training["MODEL.RPN.NMS_THRESH"], test["MODEL.RPN.NMS_THRESH"]) == (0.7, 0.5)
+    assert list(test)[: len(MAIN_KEYS["test"])] == list(MAIN_KEYS["test"])
+    assert {"INPUT.FORMAT", "TEST.AUG.ENABLED", "MODEL.ROI_BOX_HEAD.POOLER_TYPE"} <= set(test)
+    assert not {"MODEL.WEIGHTS", "MODEL.DEVICE", "DATASETS.TEST", "TEST.EVAL_PERIOD", "SEED", "SOLVER.GAMMA"} & set(
+        test
+    )
+    json.dumps(protocol)
+
+
+def test_describe__a_key_that_the_checkpoint_lacks_had_its_first_default(configure, tmp_path):
+    saved = yaml.safe_load(configure().dump())
+    del saved["SOLVER"]["NESTEROV"], saved["MODEL"]["RPN"]["NMS_THRESH"]
+    save_checkpoint({"model": {}, "config": yaml.safe_dump(saved)}, tmp_path / "w.pth")
+    protocol = describe(configure("MODEL.WEIGHTS", tmp_path / "w.pth"), engine="torchvision", config_file=None)
+    assert (protocol["training"]["SOLVER.NESTEROV"], protocol["training"]["MODEL.RPN.NMS_THRESH"]) == (False, 0.7)
+    save_checkpoint({"model": {}}, tmp_path / "bare.pth")
+    protocol = describe(configure("MODEL.WEIGHTS", tmp_path / "bare.pth"), engine="torchvision", config_file=None)
+    assert (protocol["training"], protocol["seed"]) == (None, None)
+    assert protocol["test"]["MODEL.RPN.NMS_THRESH"] == 0.7

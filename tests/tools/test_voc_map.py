@@ -143,3 +143,60 @@ def test_voc_map__compares(load_tool, devkit, files, tmp_path, capsys):
     assert printed[3].startswith("| cutmix   | 50.00 | one seed")
     assert printed[-1] == str(tmp_path / "out" / "comparison.html")
     assert (tmp_path / "out" / "comparison.json").is_file()
+
+
+def run_folder(tmp_path, name, protocol):
+    """A run that finds the car, and whose report says ``protocol``."""
+    folder = tmp_path / name / "inference" / "voc_2007_test"
+    folder.mkdir(parents=True)
+    (folder / "comp4_det_test_car.txt").write_text("000007 0.5 10 10 40 40\n")
+    (folder / "report.json").write_text(json.dumps({"protocol": protocol}))
+    return str(tmp_path / name)
+
+
+@pytest.fixture
+def compare(load_tool, devkit, tmp_path):
+    """Return a function that compares the runs in this process and returns comparison.json."""
+
+    def compare(*argv):
+        fixed = ["--devkit", str(devkit), "--split", "voc_2007_test", "--output", str(tmp_path / "out")]
+        load_tool("voc_map").main([*fixed, "--resamples", "5", *argv])
+        return json.loads((tmp_path / "out" / "comparison.json").read_text())
+
+    return compare
+
+
+def test_voc_map__seeds_of_one_folder_are_named_after_it(compare, tmp_path):
+    runs = [run_folder(tmp_path, f"{name}/seed_{seed}", {}) for name in ("tv", "moco") for seed in (0, 1)]
+    (group,) = compare("--compare", *runs)["groups"]
+    assert [(entry["method"], entry["n"]) for entry in group["methods"]] == [("tv", 2), ("moco", 2)]
+
+
+def test_voc_map__learning_rates_side_by_side_if_asked_for(compare, tmp_path):
+    runs = [
+        run_folder(tmp_path, f"{rate}", {"method": "m", "training": {"SOLVER.BASE_LR": rate}, "complete": True})
+        for rate in (0.1, 0.2)
+    ]
+    assert len(compare("--compare", *runs)["groups"]) == 2
+    (group,) = compare("--across", "SOLVER.BASE_LR", "--compare", *runs)["groups"]
+    assert [entry["method"] for entry in group["methods"]] == ["m, SOLVER.BASE_LR 0.1", "m, SOLVER.BASE_LR 0.2"]
+
+
+def test_voc_map__a_key_that_is_new_since_a_report_had_its_first_default(compare, tmp_path):
+    training = {"SOLVER.BASE_LR": 0.1, "SOLVER.NESTEROV": False}
+    runs = [run_folder(tmp_path, "new", {"training": training, "complete": True})]
+    del training["SOLVER.NESTEROV"]
+    runs.append(run_folder(tmp_path, "before", {"training": training, "complete": True}))
+    assert len(compare("--compare", *runs)["groups"]) == 1
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--baseline", "base", "--compare", "a=x", "b=y"],
+     "--baseline base: no run is of that method; expected one of a, b"),
+    (["--baseline", "a", "--detections", "x"], "--baseline and --across are about --compare"),
+    (["--across", "SOLVER.BASE_LR", "--detections", "x"], "--baseline and --across are about --compare"),
+])  # fmt: skip
+def test_voc_map__refuses_by_name_before_anything_is_read(load_tool, tmp_path, argv, message):
+    fixed = ["--devkit", "nowhere", "--split", "voc_2007_test", "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=message):
+        load_tool("voc_map").main([*fixed, *argv])

@@ -29,13 +29,17 @@ TRAINING = {
 }  # fmt: skip
 
 
-def run(method: str, num_found: int, *, seed=None, training=None) -> Run:
+def run(method: str, num_found: int, *, seed=None, training=None, test=None, complete=False, weights=None) -> Run:
     """A run that finds the dog in the first ``num_found`` of eight pictures; its area AP50 is num_found / 8."""
     found = {
         f"{i}": PictureDetections(np.float32([[0, 0, 100, 100]]), np.float32([0.5]), np.array([0]))
         for i in range(num_found)
     }
-    return Run(method, f"runs/{method}_{num_found}_{seed}", {"seed": seed, "training": training}, found)
+    protocol = {"seed": seed, "training": training}
+    protocol |= {"test": test} if test is not None else {}
+    protocol |= {"complete": True} if complete else {}
+    protocol |= {"weights": weights} if weights else {}
+    return Run(method, f"runs/{method}_{num_found}_{seed}", protocol, found)
 
 
 def test_compare_runs__mean_std_and_difference():
@@ -90,9 +94,126 @@ def test_compare_runs__refuses_one_run_and_the_same_run_twice():
         compare_runs(DATASET, [run("a", 2), run("a", 2)])
 
 
+def methods_of(comparison):
+    return [[entry["method"] for entry in group["methods"]] for group in comparison["groups"]]
+
+
+def compare(*runs, **options):
+    return compare_runs(DATASET, runs, num_resamples=10, **options)
+
+
+@pytest.mark.parametrize(
+    "key", ["MODEL.FPN.OUT_CHANNELS", "MODEL.ROI_BOX_HEAD.FC_DIM", "SOLVER.CLIP_GRADIENTS.ENABLED"]
+)
+def test_compare_runs__every_recorded_setting_keeps_runs_apart(key):
+    trained = [TRAINING | {key: value} for value in (1, 2)]
+    runs = [run("a", 2, training=trained[0], complete=True), run("b", 4, training=trained[1], complete=True)]
+    comparison = compare(*runs)
+    assert methods_of(comparison) == [["a"], ["b"]]
+    assert comparison["differences"] == {f"training.{key}": [1, 2]}
+    assert compare(runs[0], runs[0]._replace(path="elsewhere"))["differences"] == {}
+
+
+def test_compare_runs__a_setting_that_is_new_since_a_report_has_its_first_default():
+    before = run("a", 2, training=TRAINING, complete=True)
+    same, other = (run(f"b{new}", 4, training=TRAINING | {"SOLVER.NEW": new}, complete=True) for new in (0, 5))
+    assert methods_of(compare(before, same, defaults={"SOLVER.NEW": 0})) == [["a", "b0"]]
+    assert methods_of(compare(before, other, defaults={"SOLVER.NEW": 0})) == [["a"], ["b5"]]
+
+
+def test_compare_runs__a_report_of_few_settings_joins_the_only_protocol_that_it_fits():
+    old = run("old", 2, training=TRAINING)
+    new = [run(f"new{dim}", 4, training=TRAINING | {"FC_DIM": dim}, complete=True) for dim in (1, 2)]
+    (group,) = compare(old, new[0])["groups"]
+    assert [entry["method"] for entry in group["methods"]] == ["old", "new1"]
+    assert group["incomplete"] == ["runs/old_2_None"]
+    assert group["protocol"]["training"]["FC_DIM"] == 1
+    assert methods_of(compare(old, *new)) == [["old"], ["new1"], ["new2"]]  # it may be of either
+    longer = run("longer", 3, training=TRAINING | {"SOLVER.MAX_ITER": 1})
+    assert methods_of(compare(longer, new[0])) == [["longer"], ["new1"]]
+
+
+def test_compare_runs__across_a_key_that_is_named():
+    rates = [TRAINING | {"SOLVER.BASE_LR": rate} for rate in (0.004, 0.02)]
+    runs = [run(name, 2 + i, seed=i, training=rates[i]) for name in ("cutmix", "baseline") for i in (0, 1)]
+    assert methods_of(compare(*runs)) == [["cutmix", "baseline"], ["cutmix", "baseline"]]
+    comparison = compare(*runs, across=["SOLVER.BASE_LR"])
+    assert comparison["across"] == ["SOLVER.BASE_LR"]
+    assert methods_of(comparison) == [[
+        f"{name}, SOLVER.BASE_LR {rate}" for name in ("cutmix", "baseline") for rate in (0.004, 0.02)
+    ]]  # fmt: skip
+    (group,) = comparison["groups"]
+    assert group["baseline"] == "baseline, SOLVER.BASE_LR 0.004"
+    assert [entry["n"] for entry in group["methods"]] == [1, 1, 1, 1]  # another rate is no second seed
+    assert "SOLVER.BASE_LR" not in group["protocol"]["training"]
+    equal = compare(*runs[::2], across=["SOLVER.BASE_LR"])
+    assert methods_of(equal) == [["cutmix", "baseline"]]
+
+
+def test_compare_runs__refuses_across_a_key_that_no_run_records():
+    runs = [run("a", 2, training=TRAINING), run("b", 4, training=TRAINING)]
+    with pytest.raises(ValueError, match=r"--across SOLVER.LR: no run records it; did you mean SOLVER\.\w+\?"):
+        compare(*runs, across=["SOLVER.LR"])
+    with pytest.raises(ValueError, match=r"--across SOLVER.LR: no run records any setting"):
+        compare(run("a", 2), run("b", 4), across=["SOLVER.LR"])
+
+
+def test_compare_runs__refuses_a_baseline_that_is_no_method():
+    with pytest.raises(ValueError, match="--baseline base: no run is of that method; expected one of a, b"):
+        compare(run("a", 2), run("b", 4), baseline="base")
+    assert compare(run("a", 2), run("b", 4), baseline="b")["groups"][0]["baseline"] == "b"
+
+
+def test_compare_runs__refuses_a_copy_as_a_second_seed():
+    weights = {"file": "x.pth", "sha256": "ab"}
+    runs = [run("a", 2, weights=weights), run("a", 3, weights=weights), run("b", 3, weights=weights)]
+    with pytest.raises(ValueError, match=r"runs/a_2_None and runs/a_3_None are of the same weights \(SHA-256 ab\)"):
+        compare(*runs)
+    assert methods_of(compare(*runs[1:])) == [["a", "b"]]
+
+
+def test_compare_runs__a_difference_is_no_lower_than_minus_100():
+    """Moved to its mean, -87.5, the interval of the resamples would begin at -100.7."""
+    runs = [run("baseline", 7), run("cutmix", 0)]
+    (group,) = compare_runs(DATASET, runs, num_resamples=300)["groups"]
+    difference = group["methods"][1]["voc10"]["AP50"]["difference"]
+    assert difference == {"mean": -87.5, "interval": [-100, pytest.approx(-63.2, abs=0.1)]}
+
+
+def test_compare_runs__coco_ap_of_every_run():
+    (group,) = compare(run("baseline", 2), run("baseline", 6), run("cutmix", 8))["groups"]
+    baseline, cutmix = (entry["coco"]["AP50"] for entry in group["methods"])
+    assert baseline["values"] == [pytest.approx(26 / 1.01), pytest.approx(76 / 1.01)]  # 26 and 76 of COCO's 101 points
+    assert cutmix["mean"] == pytest.approx(100)
+    assert cutmix["difference"] == {"mean": pytest.approx(100 - 51 / 1.01), "interval": None}
+
+
+def test_compare_runs__the_paper_s_table_as_published():
+    assert PAPER_TABLE == {"baseline": 76.71, "cutout": 77.17, "mixup": 77.98, "cutmix": 78.31, "saliencymix": 78.48}
+
+
+PAPER = TRAINING | {
+    "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"], "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+}  # fmt: skip
+FPN = "build_resnet_fpn_backbone"  # the paper says neither C4 nor FPN
+
+
+@pytest.mark.parametrize("change, is_papers", [
+    ({}, True), ({"SOLVER.MAX_ITER": 18000}, False), ({"SOLVER.BASE_LR": 0.02}, False),
+    ({"MODEL.BACKBONE.NAME": FPN}, True), ({"DATASETS.TRAIN": ["voc_2007_trainval"]}, False),
+])  # fmt: skip
+def test_compare_runs__the_paper_stands_beside_its_own_protocol_only(change, is_papers):
+    training = PAPER | change
+    comparison = compare(run("baseline", 2, training=training), run("cutmix", 4, training=training))
+    assert [group["is_papers"] for group in comparison["groups"]] == [is_papers]
+    assert (comparison["paper"] is not None) == is_papers
+
+
 @pytest.mark.parametrize(
     "folder, prefix, protocol, method",
     [
+        ("lr_0.02_seed1", "", None, "lr_0.02"),
+        ("saliencymix.v2", "", None, "saliencymix.v2"),
         ("cutmix_seed2", "", None, "cutmix"),
         ("cutmix-s10", "", None, "cutmix"),
         ("cutmix_3", "", None, "cutmix"),
@@ -133,27 +254,89 @@ def test_load_runs__the_folder_of_repeat_is_a_run_for_each_seed(tmp_path):
     assert [one.method for one in load_runs(DATASET, f"mine={tmp_path / 'cutmix'}")] == ["mine", "mine"]
 
 
-def test_load_runs__refuses_an_empty_name(tmp_path):
-    with pytest.raises(ValueError, match=r"--compare =runs/a: the name before the equals sign is empty"):
-        load_runs(DATASET, "=runs/a")
+@pytest.mark.parametrize("inside", ["inference/voc_2007_test", "inference", "inference/voc_2007_test/results.json"])
+def test_load_runs__a_path_inside_a_run_is_named_after_the_run(tmp_path, inside):
+    path = tmp_path / "moco" / "seed_2" / inside
+    if path.suffix:
+        path.parent.mkdir(parents=True)
+        path.write_text("[]")
+    else:
+        write_detections(DATASET, run("x", 2).detections, path)
+    (loaded,) = load_runs(DATASET, str(path))
+    assert loaded.method == "moco"
+
+
+def test_load_runs__a_name_may_hold_an_equals_sign(tmp_path):
+    write_detections(DATASET, run("x", 2).detections, tmp_path / "a=b")
+    for spec, method in (("lr=0.1=", "lr=0.1"), ("", "a=b"), ("x=", "x")):
+        (loaded,) = load_runs(DATASET, f"{spec}{tmp_path / 'a=b'}")
+        assert loaded.method == method
+
+
+def test_load_runs__names_the_report(tmp_path):
+    inference = tmp_path / "x" / "inference" / "voc_2007_test"
+    write_detections(DATASET, run("x", 2).detections, inference)
+    assert load_runs(DATASET, str(tmp_path / "x"))[0].report is None
+    (inference / "report.json").write_text(json.dumps({"protocol": {}}))
+    assert load_runs(DATASET, str(tmp_path / "x"))[0].report == str(inference / "report.json")
+
+
+@pytest.mark.parametrize("spec", ["=runs/a", " =runs/a"])
+def test_load_runs__refuses_an_empty_name(spec):
+    with pytest.raises(ValueError, match=rf"--compare {spec}: the name before the equals sign is empty"):
+        load_runs(DATASET, spec)
 
 
 def test_write_comparison__pages(tmp_path):
+    report = tmp_path / "runs" / "a b" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.with_name("report.html").touch()
+    weights = {"file": "runs/model_final.pth", "sha256": "0123abcd"}
     runs = [
-        run("baseline", 2, seed=1, training=TRAINING),
-        run("baseline", 4, seed=2, training=TRAINING),
-        run("saliencymix", 6, seed=1, training=TRAINING),
-        run("<b>", 6),
+        run("baseline", 2, seed=1, training=PAPER, weights=weights)._replace(report=str(report)),
+        run("baseline", 4, seed=2, training=PAPER),
+        run("saliencymix", 6, seed=1, training=PAPER),
+        run("<b>|\n&lt;", 6, training=PAPER | {"SOLVER.MAX_ITER": 9}),
     ]
     comparison = compare_runs(DATASET, runs, num_resamples=50)
     write_comparison(comparison, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == json.loads(json.dumps(comparison))
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "Batch 8, 41,000 iterations, learning rate 0.004 x0.1 at 33,000, R50, FrozenBN, trained on voc_a." in text
+    assert (
+        "Batch 8, 41,000 iterations, learning rate 0.004 x0.1 at 33,000, R50, FrozenBN, "
+        "trained on voc_2007_trainval, voc_2012_trainval."
+    ) in text
     assert re.search(r"^\| saliencymix \| \d+\.\d\d +\| one seed: no spread +\| +1 +\| \+", text, re.MULTILINE)
     assert "Rules: standard (a detection matches where its IoU exceeds the threshold)." in text
     assert f"| saliencymix | {PAPER_TABLE['saliencymix']} |" in text
+    assert "| training.SOLVER.MAX_ITER | 41000 " in text
+    assert "[runs/baseline_2_1](../runs/a%20b/report.html)" in text
+    assert "| runs/model_final.pth | 0123abcd " in text
+    assert "| &lt;b>\\| &amp;lt; |" in text
+    assert "<" not in text
     html = (tmp_path / "out" / "comparison.html").read_text()
-    assert "<b>" not in html.replace("&lt;b&gt;", "")
+    assert "<b>" not in html
     assert "Our runs, protocol 2" in html
-    assert not re.search(r"(src|href)=\"(?!data:|#)", html)
+    assert "A difference is bold where its interval excludes zero" in html
+    assert "SHA-256 0123abcd" in html
+    assert re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]*)", html) == ["../runs/a%20b/report.html"]
+
+
+def test_write_comparison__of_another_protocol_than_the_paper_s_is_without_its_table(tmp_path):
+    comparison = compare(run("baseline", 2), run("cutmix", 4, training=TRAINING), run("cutmix", 5, training=TRAINING))
+    write_comparison(comparison, tmp_path)
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / name).read_text()
+        assert "Table 3" not in text
+        assert "How these detectors were trained is not recorded." in text
+
+
+def test_write_comparison__across_and_incomplete_are_said(tmp_path):
+    rates = [TRAINING | {"SOLVER.BASE_LR": rate} for rate in (0.004, 0.02)]
+    runs = [run("a", 2, training=rates[0]), run("b", 4, training=rates[1], complete=True)]
+    write_comparison(compare(*runs, across=["SOLVER.BASE_LR"]), tmp_path)
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / name).read_text()
+        assert "Runs of one table may differ in SOLVER.BASE_LR" in text
+        assert "learning rate various x0.1" in text
+        assert "Of runs/a_2_None only the main settings are recorded" in text

@@ -90,6 +90,34 @@ def test_write_report__page_is_self_contained_and_escaped(dataset, detections, t
     assert "prefers-color-scheme: dark" in page
 
 
+def test_write_report__markdown_holds_no_tag_and_no_line_end_of_a_name(dataset, detections, tmp_path):
+    names = ("<script>\n|x", "<unk>", "&lt;b&gt;")
+    pictures = tuple(
+        replace(one, objects=tuple(item._replace(name=names[CLASSES.index(item.name)]) for item in one.objects))
+        for one in dataset.pictures
+    )
+    named = replace(dataset, name="a\n<b>", classes=names, pictures=pictures)
+    write_report(named, detections, tmp_path, {"note": "<i>\u2028x"}, num_resamples=5)
+    text = (tmp_path / "report.md").read_text()
+    assert "<" not in text
+    assert text.startswith("# Detection report: a &lt;b>\n")
+    assert re.search(r"^\| &lt;script> \\\|x +\| 100\.00 +\|", text, re.MULTILINE)
+    assert re.search(r"^\| &amp;lt;b&amp;gt; +\| 0\.00 ", text, re.MULTILINE)
+    assert re.search(r"^\| note +\| &lt;i> x ", text, re.MULTILINE)
+
+
+def test_write_report__main_settings_come_first_and_the_others_are_folded(dataset, detections, tmp_path):
+    training = {"SOLVER.MAX_ITER": 41000, "MODEL.FPN.OUT_CHANNELS": 17}
+    write_report(dataset, detections, tmp_path, {"training": training}, num_resamples=5)
+    text, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert "training.MODEL.FPN.OUT_CHANNELS" in text.partition("## All other settings")[2]
+    assert "training.SOLVER.MAX_ITER" in text.partition("## All other settings")[0]
+    assert "<dd>17</dd>" in page.partition("<summary>All other settings</summary>")[2]
+    assert "<dd>41000</dd>" in page.partition("<summary>All other settings</summary>")[0]
+    write_report(dataset, detections, tmp_path, {}, num_resamples=5)
+    assert "All other settings" not in (tmp_path / "report.md").read_text()
+
+
 def test_write_report__nan_of_detectron2_becomes_null(dataset, detections, tmp_path):
     detections["000006"] = PictureDetections(np.float32([[0, 0, 5, 5]]), np.float32([0.5]), np.array([1]))
     report = write_report(dataset, detections, tmp_path, {}, rules="detectron2")

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detection.report.comparison import dot_strip
-from detection.report.html import page
-from detection.report.markdown import flatten
+from detection.report.html import link, page
+from detection.report.markdown import address, flatten
 from tools.studies.pages.tables import (
     Column,
     Gain,
     Line,
     MeasuredCell,
     Table,
-    address,
     baseline_of,
     column_title,
     describe,
@@ -58,7 +57,6 @@ STYLE = """
 .absent { color: var(--soft); } .partial { color: var(--warning); }
 .progress { max-width: 24rem; height: .5rem; }
 .links { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; }
-a { color: var(--accent); text-underline-offset: .15em; }
 .glance { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)); gap: 1rem; }
 .glance table { margin-top: .5rem; } .glance .bars { width: 55%; }
 .glance .text { min-width: 6.5rem; overflow-wrap: anywhere; }
@@ -94,7 +92,7 @@ def _head(result: Mapping[str, Any]) -> str:
     done, total = result["progress"]["done"], result["progress"]["total"]
     bar = f'<div class="track progress"><i style="width:{100 * done / total:.1f}%"></i></div>' if done < total else ""
     notes = f'<p class="note">{escape(" ".join(result["notes"]))}</p>' if result["notes"] else ""
-    links = "".join(_link(link["label"], link["href"]) for link in result["links"])
+    links = "".join(link(one["label"], one["href"]) for one in result["links"])
     return f"""<header>
 <div class="eyebrow">Study {escape(result["study"])}{table}</div>
 <h1>{escape(result["title"])}</h1>
@@ -110,7 +108,7 @@ def _failed(result: Mapping[str, Any]) -> str:
         return ""
     entries = "".join(
         f"<dt>{escape(stage['name'])}</dt><dd>{escape(stage['message'] or 'no message')} "
-        f"{_link('log', stage['link']) if stage['link'] else ''}</dd>"
+        f"{link('log', stage['link']) if stage['link'] else ''}</dd>"
         for stage in failed
     )
     return f"""<section id="failed">
@@ -343,7 +341,7 @@ def _runs(result: Mapping[str, Any], tables: Sequence[Table]) -> str:
 
     def cell(row: Mapping[str, Any], seed: int) -> str:
         run = one_run(row, seed, columns[row["data"]])
-        text = _link(run.text, run.link) if run.link else run.text
+        text = link(run.text, run.link) if run.link else run.text
         return f'<td class="number{" absent" if run.absent else ""}">{text}</td>'
 
     heads = "".join(f'<th class="number">{seed_text(seed, result)}</th>' for seed in seeds)
@@ -361,7 +359,7 @@ def _stages(result: Mapping[str, Any]) -> str:
     rows = (
         f'<tr><th class="text">{escape(stage["name"])}</th><td>{escape(stage["state"])}</td>'
         f'<td class="number">{stage_time(stage)}</td>'
-        f"<td>{_link('log', stage['link']) if stage['link'] else ''}</td></tr>"
+        f"<td>{link('log', stage['link']) if stage['link'] else ''}</td></tr>"
         for stage in result["stages"]
     )
     heads = '<th>Stage</th><th>State</th><th class="number">h:mm:ss</th><th></th>'
@@ -379,7 +377,3 @@ def _settings(key: str, values: Mapping[str, Any]) -> str:
         return ""
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in flatten(values))
     return f'<details><summary>{key.capitalize()}</summary><div class="card"><dl>{entries}</dl></div></details>'
-
-
-def _link(text: str, path: str) -> str:
-    return f'<a href="{escape(address(path))}">{escape(text)}</a>'

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from detection.report.comparison import ONE_SEED
 from pretrain.run.cli import format_seconds
@@ -246,11 +245,6 @@ def published_sentence(result: Mapping[str, Any]) -> str:
         f"Published: {table}under its own protocol{protocol}. "
         f"Numbers of different protocols cannot be compared{comparable}."
     )
-
-
-def address(path: str) -> str:
-    """Return the URL of ``path``, which is relative to the page."""
-    return quote(path)
 
 
 def signed(number: float, column: Column) -> str:

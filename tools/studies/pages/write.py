@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detection.report.markdown import flatten, table
+from detection.report.markdown import address, flatten, inert, one_line, table
 from pretrain.run.files import atomic_write
 from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
@@ -15,7 +15,6 @@ from tools.studies.pages.tables import (
     Line,
     MeasuredCell,
     Table,
-    address,
     baseline_of,
     column_title,
     describe,
@@ -78,9 +77,9 @@ def summary_table(result: Mapping[str, Any]) -> list[str]:
 def render_markdown(result: Mapping[str, Any]) -> str:
     """Return the study as Markdown."""
     parts = [
-        [f"# {result['title']}"],
-        [f"{progress_sentence(result)} Written {result['written']} from {result['config_file']}."],
-        [" ".join(result["notes"])],
+        [f"# {one_line(result['title'])}"],
+        [f"{progress_sentence(result)} Written {result['written']} from {one_line(result['config_file'])}."],
+        [one_line(" ".join(result["notes"]))],
         *_failed(result),
         *_results(result),
         *_titled("Figures", [f"![{figure['label']}]({address(figure['src'])})" for figure in result["figures"]]),
@@ -88,8 +87,7 @@ def render_markdown(result: Mapping[str, Any]) -> str:
         *(part for key in ("protocol", "versions") for part in _settings(key, result[key])),
         *_stages(result),
     ]
-    text = "\n\n".join("\n".join(lines) for lines in parts if any(lines)) + "\n"
-    return text.replace("<", "&lt;")  # Markdown passes tags on, and none of these is meant as one
+    return inert(["\n\n".join("\n".join(lines) for lines in parts if any(lines)), ""])
 
 
 def _titled(title: str, lines: list[str]) -> list[list[str]]:
