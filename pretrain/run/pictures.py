@@ -15,6 +15,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # the first that exists is taken
+SIXTEEN_BIT_FILLS = (8, 10, 12, 14, 16)  # bits that a file of 16 is taken to hold
+COLOUR_OF_16_BITS = (";16B", ";16L", ";16N")  # in Pillow's names of how a file holds its pixels
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 TURN = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,6 +27,7 @@ TURN = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED_BACK = {6: 8, 8: 6}  # the orientation whose turn undoes another's; the rest undo themselves
 
 
 class UnreadablePicture(ValueError):
@@ -35,11 +39,15 @@ class UnreadablePicture(ValueError):
 
 
 def exif_orientation(picture: Image.Image) -> int:
-    """Return how an opened picture is to be turned for display: 1 (as it is) to 8, of which 5 to 8 swap the sides."""
+    """Return how an opened picture is to be turned for display: 1 (as it is) to 8, of which 5 to 8 swap the sides.
+
+    What is not one of these numbers says nothing, and is 1.
+    """
     try:
-        return picture.getexif().get(0x0112, 1)
+        orientation = picture.getexif().get(0x0112, 1)
     except Exception:  # broken metadata raises errors of many kinds, and says nothing about the pixels
         return 1
+    return orientation if type(orientation) is int and 1 <= orientation <= 8 else 1
 
 
 def displayed_size(path: Path | str) -> tuple[int, int]:
@@ -49,8 +57,10 @@ def displayed_size(path: Path | str) -> tuple[int, int]:
         FileNotFoundError, UnreadablePicture: as ``open_picture``.
     """
     with open_picture(path) as picture:
-        sideways = exif_orientation(picture) in (5, 6, 7, 8)
-        return (picture.height, picture.width) if sideways else (picture.width, picture.height)
+        size = picture.size
+        if picture.format == "TIFF":  # of which some versions of Pillow give the size as displayed
+            size = (picture.tag_v2[TIFF_WIDTH], picture.tag_v2[TIFF_HEIGHT])
+        return size[::-1] if exif_orientation(picture) in (5, 6, 7, 8) else size
 
 
 @contextmanager
@@ -68,34 +78,87 @@ def open_picture(path: Path | str, *, data: bytes | None = None) -> Iterator[Ima
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of that on: big, but wanted
             with Image.open(path if data is None else io.BytesIO(data)) as picture:
                 yield picture
-    except (FileNotFoundError, MemoryError):
-        raise
     except Exception as error:  # decoders of other people's raise errors of every kind
+        if isinstance(error, FileNotFoundError) and data is None and not Path(path).exists():
+            raise
         known = not isinstance(error, UnidentifiedImageError)
-        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-        reason = reason if known else "not a picture of a known format"
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.split()) if known else "not a picture of a known format"
         raise UnreadablePicture(f"picture {path} cannot be read: {reason}", reason) from error
 
 
 def read_picture(path: Path | str, *, upright: bool = True, data: bytes | None = None) -> Image.Image:
     """Return the picture in RGB of 8 bits, ``upright`` (its EXIF orientation applied) or as the camera held it.
 
+    A file of 16 bits is shifted to 8 by what it holds: by the smallest of 8, 10, 12, 14 and 16 bits that its largest
+    value fits into. Cameras and microscopes of 12 bits write such files; the upper byte of theirs is nearly black.
+
     Raises:
         FileNotFoundError, UnreadablePicture: as ``open_picture``; or pixels that are neither 8 nor 16 bits.
     """
     with open_picture(path, data=data) as picture:
-        turn = TURN.get(exif_orientation(picture)) if upright else None
-        turned = picture if turn is None else picture.transpose(turn)
-        if turned.mode.startswith("I"):
-            return _from_16_bits(turned)
-        if turned.mode == "F":
-            raise ValueError("floating-point pixels have no fixed range of brightness; save it with 8 or 16 bits")
-        return turned.convert("RGB")
+        deep = _has_sixteen_bits(picture)  # asked first: looking for the orientation of a PNG decodes it
+        turns_itself = picture.format == "TIFF"  # when Pillow decodes it
+        noted = exif_orientation(picture) if upright or turns_itself else 1
+        values = _sixteen_bit_values(picture, path, data) if deep else None
+        if values is None:
+            rgb = picture.convert("RGB")
+        else:
+            shifted = (values >> (_filled_bits(values) - 8)).astype(np.uint8)
+            rgb = Image.fromarray(shifted).convert("RGB")
+        left = exif_orientation(picture) if turns_itself else noted
+        if not upright:
+            left = 1 if left == noted else TURNED_BACK.get(noted, noted)
+        return rgb if left == 1 else rgb.transpose(TURN[left])
 
 
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """Return a grey picture of 16 bits in RGB of 8: Pillow (and so Detectron2) would turn all above 255 white."""
-    values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"its pixels are {values.min()} to {values.max()}, but 8 or 16 bits are 0 to 65535")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+def sixteen_bit_fill(path: Path | str) -> int | None:
+    """Return how many bits ``read_picture`` takes the values of a file of 16 bits to have; None for all other files.
+
+    Raises:
+        FileNotFoundError, UnreadablePicture: as ``read_picture``.
+    """
+    with open_picture(path) as picture:
+        return _filled_bits(_sixteen_bit_values(picture, path, None)) if _has_sixteen_bits(picture) else None
+
+
+def _has_sixteen_bits(picture: Image.Image) -> bool:
+    """Return whether a picture that is opened and not decoded has 16 bits a channel.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers.
+    """
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range of brightness; save it with 8 or 16 bits")
+    return picture.mode.startswith("I") or any(kind in str(tile) for tile in picture.tile for kind in COLOUR_OF_16_BITS)
+
+
+def _filled_bits(values: np.ndarray) -> int:
+    return next(bits for bits in SIXTEEN_BIT_FILLS if values.max() < 1 << bits)
+
+
+def _sixteen_bit_values(picture: Image.Image, path: Path | str, data: bytes | None) -> np.ndarray:
+    """Return the values of a picture of 16 bits, ``(H, W)`` or RGB ``(H, W, 3)``, as stored.
+
+    Raises:
+        ValueError: values that are no 16 bits; OSError and others as Pillow raises them.
+    """
+    if picture.mode.startswith("I"):  # of which Pillow (and so Detectron2) would turn all above 255 white
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"its pixels are {values.min()} to {values.max()}, but 8 or 16 bits are 0 to 65535")
+        return values
+    upper = np.asarray(picture.convert("RGB"))  # Pillow has no 16 bits for colour, and keeps the upper byte alone
+    if upper.max() >= 1 << 6:  # more than 14 bits: that byte is all that is wanted
+        return upper.astype(np.uint16) << 8
+    return _colour_of_sixteen_bits(path, data, upper)
+
+
+def _colour_of_sixteen_bits(path: Path | str, data: bytes | None, upper: np.ndarray) -> np.ndarray:
+    import cv2  # only here, and not at the top, because tools import this module before they parse
+
+    content = np.frombuffer(Path(path).read_bytes() if data is None else data, np.uint8)
+    values = cv2.imdecode(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if values is None or values.shape != upper.shape or not np.array_equal(values[..., ::-1] >> 8, upper):
+        raise ValueError("its 16 bits are empty at the top and of an unusual kind; save it with 8 bits")
+    return values[..., ::-1]
