@@ -31,11 +31,13 @@ def fine_tune(
     eval_only: bool = False,
     launch: Launch = ONE_PROCESS,
     config_file: str | None = None,
+    picture_check: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Train as ``cfg`` says, then evaluate on each of DATASETS.TEST; return dataset name -> content of report.json.
 
     ``OUTPUT_DIR/inference/<dataset>`` receives the challenge's detection files and the report. ``eval_only`` evaluates
-    MODEL.WEIGHTS instead of training. ``config_file`` is only mentioned in the report.
+    MODEL.WEIGHTS instead of training. ``config_file`` is only mentioned in the report. With ``picture_check`` the first
+    process opens every picture before anything else is done with them.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: engine, data, weights or config are wrong; said before training.
@@ -50,12 +52,13 @@ def fine_tune(
         raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
     module = select(engine)
     module.check_config(cfg, launch)
-    cfg, data = read_run_data(cfg, train=not eval_only)
+    first = launch.machine_rank == 0 and is_first_process()
+    cfg, data = read_run_data(cfg, train=not eval_only, open_pictures=picture_check and first)
     if not eval_only:
         module.train(cfg, data, resume=resume, launch=launch)
         cfg = cfg.clone()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-    if launch.machine_rank > 0 or not is_first_process():  # the first one evaluates
+    if not first:  # the first one evaluates
         return {}
     reports = {}
     for dataset in data.test:

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from detection.config import class_count_faults, class_names, knows_classes
 from detection.datasets.check import DatasetCheck, check_before_training, check_dataset
+from detection.datasets.pictures import look_at_pictures
 from detection.datasets.types import DetectionDataset
 from pretrain.run.settings import refuse_faults
 
@@ -24,8 +25,11 @@ class RunData(NamedTuple):
     test: tuple[DetectionDataset, ...]
 
 
-def read_run_data(cfg: CfgNode, *, train: bool = True) -> tuple[CfgNode, RunData]:
+def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = True) -> tuple[CfgNode, RunData]:
     """Read the data of the run ``cfg``, with ``train`` off only what it is tested on, and check all of it.
+
+    Unless ``open_pictures`` is off, every picture is opened too, in DATALOADER.NUM_WORKERS loading processes, but for
+    those that a run has opened before and that have not changed since (see ``look_at_pictures``).
 
     Returns ``cfg`` too, as a copy whose VOC.CLASSES holds what the training data (without any: the test data) name,
     where the config leaves them to the data: their list where all have the same, else all in alphabetical order.
@@ -33,6 +37,7 @@ def read_run_data(cfg: CfgNode, *, train: bool = True) -> tuple[CfgNode, RunData
     Raises:
         FileNotFoundError, ValueError: the first defect that would stop the run later, and how many more there are; or
             MODEL.ROI_HEADS.NUM_CLASSES is not the number of classes that were found.
+        OSError: a loading process was killed.
     """
     names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))
     checks: dict[str, DatasetCheck] = {}
@@ -43,10 +48,16 @@ def read_run_data(cfg: CfgNode, *, train: bool = True) -> tuple[CfgNode, RunData
         if name not in checks:
             checks[name] = check_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False)
     check_before_training([checks[name] for name in names])
+    if open_pictures:
+        check_before_training([_check_pictures(checks[name].dataset, cfg) for name in names])
     return cfg, RunData(
         tuple(checks[name].dataset for name in (cfg.DATASETS.TRAIN if train else ())),
         tuple(checks[name].dataset for name in cfg.DATASETS.TEST),
     )
+
+
+def _check_pictures(dataset: DetectionDataset, cfg: CfgNode) -> DatasetCheck:
+    return DatasetCheck(dataset, tuple(look_at_pictures(dataset, num_workers=cfg.DATALOADER.NUM_WORKERS)))
 
 
 def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str, DatasetCheck]]:

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int | None:
         help="class list, or a file with one class a line; by "
         "default the 20 VOC classes, or those that the annotations name",
     )
-    parser.add_argument("--fast", action="store_true", help="read the annotations only, as tools/train_net.py does")
+    parser.add_argument("--fast", action="store_true", help="read the annotations only, and open no picture")
     args = parser.parse_args(argv)
     setup_logging()
 

@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
     parser.add_argument(
+        "--skip-picture-check", action="store_true", help="do not open every picture before the first iteration"
+    )
+    parser.add_argument(
         "--repeat",
         type=int,
         metavar="N",
@@ -100,6 +103,7 @@ def fine_tune_and_print(cfg: CfgNode, args: argparse.Namespace, launch: Launch) 
         eval_only=args.eval_only,
         launch=launch,
         config_file=args.config_file,
+        picture_check=not args.skip_picture_check,
     )
     for name, report in reports.items():
         print(headline(report))

@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from detection.datasets.load import load_dataset, read_checked
+from detection.datasets.load import load_dataset
+from detection.datasets.pictures import ROTATED, SIXTEEN_BITS, Defect, picture_defects
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from pretrain.run.cli import Progress
-from pretrain.run.pictures import exif_orientation, open_picture
 
 # What becomes of each kind of defect that training survives.
 SURVIVED = {
@@ -27,18 +26,12 @@ SURVIVED = {
     "box across the border": "clipped in training",
     "box of one pixel": "used as it is, but hardly meant",
     "coordinates not whole": "used as they are",
-    "rotated picture": "turned upright; boxes must be for the upright picture",
+    ROTATED: "turned upright; boxes must be for the upright picture",
+    SIXTEEN_BITS: "shifted to 8 bits, by the fewest bits that hold its largest value",
 }
 MAX_LISTED = 20  # defects of a kind that a person is shown
 
 logger = logging.getLogger(__name__)
-
-
-class Defect(NamedTuple):
-    """``kind`` is a key of SURVIVED, or "fatal"; ``text`` names the file, the line or object, and what is wrong."""
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ def check_dataset(
     if read_pictures:
         with Progress(len(dataset.pictures), f"read {name}", unit="picture") as progress:
             for picture in dataset.pictures:
-                defects.extend(_check_picture(picture))
+                defects.extend(picture_defects(picture))
                 progress.update()
     return DatasetCheck(dataset, tuple(defects))
 
@@ -175,18 +168,6 @@ def _shown(item: AnnotatedObject, picture: AnnotatedPicture) -> str:
     box = ", ".join(f"{side:g}" for side in item.box)
     owner = "" if picture.annotation.suffix == ".xml" else f"picture {picture.image_id}, "
     return f"{owner}{item.name} ({box}) in {picture.width}x{picture.height}"
-
-
-def _check_picture(picture: AnnotatedPicture) -> Iterator[Defect]:
-    try:
-        with open_picture(picture.path) as opened:
-            orientation = exif_orientation(opened)
-        read_checked(picture)
-    except (OSError, ValueError) as error:
-        yield Defect("fatal", str(error))
-    else:
-        if orientation != 1:
-            yield Defect("rotated picture", f"{picture.path}: EXIF orientation {orientation}")
 
 
 def _range_text(values: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from PIL import Image
 
 from detection.config import load_detection_config
 from detection.datasets import check as check_module
@@ -102,3 +103,22 @@ def test_read_run_data__a_test_set_with_a_class_that_training_lacks(configure, v
     annotation.write_text(annotation.read_text().replace("<name>car<", "<name>bus<"))
     with pytest.raises(ValueError, match=r"000007\.xml, line \d+: unknown class 'bus'; the known ones are car"):
         read_run_data(configure())
+
+
+def test_read_run_data__opens_every_picture_and_names_the_first_that_is_damaged(configure, voc_tree):
+    for image_id in ("000002", "000004", "000007"):
+        voc_tree.picture(image_id).write_bytes(voc_tree.picture(image_id).read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"000002\.jpg cannot be read: .*; and 2 more such .*/check_dataset\.py lists"):
+        read_run_data(configure())
+    with pytest.raises(ValueError, match=r"000007\.jpg cannot be read: image file is truncated \(\d+ bytes [^;]*$"):
+        read_run_data(configure(), train=False)
+    assert len(read_run_data(configure(), open_pictures=False)[1].train[0].pictures) == 4
+
+
+def test_read_run_data__says_what_training_survives_of_the_pictures(configure, voc_tree, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (64, 48)).save(voc_tree.picture("000001"), exif=exif)
+    caplog.set_level(logging.WARNING, "detection")
+    read_run_data(configure())
+    assert "trainval: 1 x rotated picture: turned upright" in caplog.text

@@ -130,3 +130,16 @@ def test_train_net__help_answers_at_once_and_errors_take_one_line(tmp_path):
     failed = subprocess.run([*tool, "--config-file", str(tmp_path / "none.yaml")], capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr.splitlines() == [f"train_net.py: error: config file {tmp_path / 'none.yaml'} does not exist"]
+
+
+@pytest.mark.parametrize("flags, opened", [([], True), (["--skip-picture-check"], False)])
+def test_train_net__opens_every_picture_unless_told_not_to(call, monkeypatch, flags, opened):
+    def read_run_data(_cfg, *, open_pictures, **_options):
+        raise ValueError(f"pictures are opened: {open_pictures}")
+
+    monkeypatch.setattr("detection.fine_tune.read_run_data", read_run_data)
+    with pytest.raises(ValueError, match=f"pictures are opened: {opened}"):
+        call(*flags)
+    monkeypatch.setenv("RANK", "1")  # another process of torchrun leaves it to the first
+    with pytest.raises(ValueError, match="pictures are opened: False"):
+        call(*flags)
