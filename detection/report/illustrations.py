@@ -9,12 +9,15 @@ from __future__ import annotations
 import base64
 import io
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
+from pretrain.run.cli import one_line
 from pretrain.run.pictures import read_picture
 
 IOU = 0.5
@@ -36,7 +39,7 @@ class DrawnBox(NamedTuple):
 
 
 class Illustration(NamedTuple):
-    """A picture of the report: its line in report.json, the JPEG (None if it cannot be read) and the boxes over it."""
+    """A picture of the report: its line in report.json, the JPEG (None if there is none) and the boxes over it."""
 
     entry: dict[str, Any]
     jpeg: bytes | None
@@ -100,6 +103,28 @@ def illustrate(
     return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
 
 
+def illustrate_all(
+    dataset: DetectionDataset,
+    matches: Matches,
+    thresholds: np.ndarray,
+    groups: Mapping[str, Sequence[dict[str, Any]]],
+) -> dict[str, list[Illustration]]:
+    """Return ``illustrate`` of every entry of ``groups``; one warning stands for all files that are not there."""
+    paths = {picture.image_id: picture.path for picture in dataset.pictures}
+    shown = [paths[entry["image_id"]] for entries in groups.values() for entry in entries]
+    missing = [path for path in shown if not path.is_file()]
+    if missing:
+        logger.warning(
+            "the page shows boxes alone for %d of its %d pictures, whose files do not exist, such as %s",
+            len(missing),
+            len(shown),
+            missing[0],
+        )
+    return {
+        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries] for name, entries in groups.items()
+    }
+
+
 def data_uri(jpeg: bytes) -> str:
     """Return ``jpeg`` as an address that a page can show without a file."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -114,13 +139,18 @@ def _relative(kind: str, label: str, box: np.ndarray, picture: AnnotatedPicture)
 
 
 def _jpeg(picture: AnnotatedPicture) -> bytes | None:
-    """Return the picture as the detector sees it, scaled down, as JPEG; None, with a warning, where there is none."""
+    """Return the picture as the detector sees it, scaled down, as JPEG.
+
+    None where that cannot be done, with a warning unless there is no file: a picture decides nothing about a number.
+    """
     try:
         small = read_picture(picture.path)
-    except (OSError, ValueError) as error:
-        logger.warning("the report goes without a picture: %s", error)
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(small)).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)  # no metadata
+    except FileNotFoundError:
         return None
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    except Exception as error:  # an encoder of other people's, as the decoders in pretrain.run.pictures
+        logger.warning("the page goes without a picture: %s", one_line(error))
+        return None
     return buffer.getvalue()

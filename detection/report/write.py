@@ -18,7 +18,7 @@ from detection.evaluation.detections import PictureDetections
 from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.voc import average_precisions
 from detection.report.html import render_html
-from detection.report.illustrations import illustrate, rank_pictures, score_thresholds
+from detection.report.illustrations import illustrate_all, rank_pictures, score_thresholds
 from detection.report.markdown import render_markdown
 from detection.report.training_curves import read_training
 from pretrain.run.files import atomic_write
@@ -42,8 +42,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Evaluate ``detections`` and write report.json, report.md and report.html into ``output_dir`` (made if absent).
 
-    Pictures without detections count as empty. Each file is replaced whole or not at all, and none before all three are
-    complete.
+    Pictures without detections count as empty. Each file is replaced whole or not at all, and report.json before any
+    picture is drawn: one that cannot be costs a warning and its place on the page.
 
     Args:
         protocol: what made the detections (method, weights and their card, engine, config, seed, command: plain JSON
@@ -86,21 +86,18 @@ def write_report(
         content = json.dumps(report, indent=2, allow_nan=False)
     except TypeError as error:
         raise ValueError(f"the protocol must hold plain JSON values: {error}") from None
-    illustrations = {
-        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries]
-        for name, entries in report["pictures"].items()
-    }
-    files = {
-        "report.json": content + "\n",
-        "report.md": render_markdown(report),
-        "report.html": render_html(report, illustrations),
-    }
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        with atomic_write(output_dir / name, "w") as file:
-            file.write(text)
+    _write(output_dir / "report.json", content + "\n")
+    _write(output_dir / "report.md", render_markdown(report))
+    illustrations = illustrate_all(dataset, matches, thresholds, report["pictures"])
+    _write(output_dir / "report.html", render_html(report, illustrations))
     return report
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(text)
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -161,3 +161,52 @@ def test_write_report__page_of_voc07_test_size_is_below_8_mb(dataset, tmp_path):
     assert page.count("data:image/jpeg") == 2 * NUM_PICTURES
     assert page.count("<rect") > 2 * NUM_PICTURES * 80
     assert len(page.encode()) < 8e6
+
+
+def damage_pictures(dataset):
+    """Leave the picture of the dog cut short, and that of the car without its file."""
+    dog, _, car = (picture.path for picture in dataset.pictures)
+    dog.write_bytes(dog.read_bytes()[:-40])
+    car.unlink()
+
+
+def test_write_report__goes_without_what_cannot_be_drawn(dataset, detections, tmp_path, caplog):
+    whole = write_report(dataset, detections, tmp_path / "whole", {}, num_resamples=5)
+    damage_pictures(dataset)
+    assert write_report(dataset, detections, tmp_path, {}, num_resamples=5) == whole
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"the page shows boxes alone for 1 of its 2 pictures, whose files do not exist, such as "
+        f"{dataset.pictures[2].path}",
+        "the page goes without a picture",
+    ]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("picture not at hand") == 2
+
+
+def test_write_report__one_line_where_no_picture_is_there(dataset, detections, tmp_path, caplog):
+    for picture in dataset.pictures:
+        picture.path.unlink()
+    write_report(dataset, detections, tmp_path, {}, num_resamples=5)
+    (record,) = caplog.records
+    assert "for 2 of its 2 pictures" in record.message
+
+
+def test_write_report__numbers_are_there_before_anything_is_drawn(dataset, detections, tmp_path, monkeypatch):
+    def draw(*_arguments):
+        raise RuntimeError(json.loads((tmp_path / "report.json").read_text())["voc10"]["AP50"])
+
+    monkeypatch.setattr("detection.report.write.illustrate_all", draw)
+    with pytest.raises(RuntimeError, match="50"):
+        write_report(dataset, detections, tmp_path, {}, num_resamples=5)
+
+
+def test_write_report__an_encoder_that_fails_costs_the_picture(dataset, detections, tmp_path, monkeypatch, caplog):
+    def save(*_arguments, **_options):
+        raise TypeError("metadata of an unknown type")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    report = write_report(dataset, detections, tmp_path, {}, num_resamples=5)
+    assert report["voc10"]["AP50"] == 50
+    assert {record.message for record in caplog.records} == {
+        "the page goes without a picture: metadata of an unknown type"
+    }
