@@ -26,6 +26,17 @@ BLOCK_PARTS = {
 }
 STEM_PARTS = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
 
+# rule name -> pattern of the keys of a head or a memory of self-supervised training, inside or beside a network; each
+# begins with a name that no backbone has at its top, so that no part of one can fall under it
+TRAINING_ONLY = {
+    "projection_head": r"projection_head\..+",  # SwAV, DeepCluster
+    "prototypes": r"prototypes[0-9]*\..+",
+    "projector": r"projector\..+",  # VICReg, Barlow Twins
+    "predictor": r"predictor\..+",  # MoCo v3, SimSiam
+    "classifier": r"classifier\..+",  # trained beside the network, on its features
+    "queue": r"queue2?(_ptr)?",  # MoCo's negatives; DenseCL has two queues
+}
+
 # rule name -> pattern of the whole key, in either naming
 DROPPED = {
     "fc": re.compile(r"(stem\.)?fc\..+"),  # the classifier or projection head; Detectron2's own script makes it stem.fc
@@ -33,8 +44,19 @@ DROPPED = {
         r"(bn1|layer[1-4]\.[0-9]+\.(bn[123]|downsample\.1)"
         r"|stem\.conv1\.norm|res[2-5]\.[0-9]+\.(conv[123]|shortcut)\.norm)\.num_batches_tracked"
     ),
+    **{name: re.compile(pattern) for name, pattern in TRAINING_ONLY.items()},
 }
+_ANY_DROPPED = re.compile("|".join(f"(?P<{name}>{pattern.pattern})" for name, pattern in DROPPED.items()))
 
+# pattern of a key that only another kind of ResNet has -> which kind; all of them compute something else
+OTHER_KINDS = (
+    (re.compile(r"conv1\.[0-9]+\..+"), "a ResNet-D or ResNet-C stem (three 3x3 convolutions in place of one 7x7)"),
+    (re.compile(r"(conv|bn)[23]\..+"), "a stem of three convolutions, as CLIP's"),
+    (re.compile(r".+\.downsample\.2\..+"), "ResNet-D's shortcuts (average pooling, then a convolution)"),
+    (re.compile(r".+\.(se|se_module|attn|eca)\..+"), "attention over channels (squeeze-and-excitation or its kin)"),
+    (re.compile(r"(.+\.)?filt"), "blur pooling"),
+    (re.compile(r".+\.(IN|BN)\..+"), "instance normalisation (IBN-Net)"),
+)
 
 CIFAR_STEM = "a CIFAR stem (3x3 convolution); Detectron2's is a 7x7 convolution of stride 2 and a pooling"
 
@@ -56,7 +78,8 @@ _DETECTRON2_KEY = _pattern(_REVERSED_STAGES, _REVERSED_BLOCK_PARTS, _REVERSED_ST
 
 def dropped_by(key: str) -> str | None:
     """Return the name of the rule that drops ``key`` on purpose, or None."""
-    return next((name for name, pattern in DROPPED.items() if pattern.fullmatch(key)), None)
+    match = _ANY_DROPPED.fullmatch(key)
+    return match.lastgroup if match else None
 
 
 def count_dropped(keys: Iterable[str]) -> dict[str, int]:
@@ -103,8 +126,14 @@ def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
             continue
         name = to_detectron2(key)
         if name is None:
+            kind = next((kind for pattern, kind in OTHER_KINDS if pattern.fullmatch(key)), None)
             raise ValueError(
-                f"no rule for the key {key!r}; expected torchvision's ResNet names such as 'layer1.0.conv1.weight'"
+                f"no rule for the key {key!r}"
+                + (
+                    f": {kind}; only plain ResNets are converted"
+                    if kind
+                    else "; expected torchvision's ResNet names such as 'layer1.0.conv1.weight'"
+                )
             )
         converted[name] = value
     check_backbone(converted)
@@ -142,7 +171,9 @@ def recognise_depth(names: Iterable[str]) -> int:
     missing, unknown = sorted(expected - names), sorted(names - expected)
     if missing or unknown:
         faults = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has in excess", unknown)) if keys]
-        raise ValueError(f"not a whole ResNet: compared with ResNet-{nearest} the file {' and '.join(faults)}")
+        statistics = any(name.endswith(".running_mean") for name in names)
+        reason = "" if statistics else ": norm layers without running statistics, such as GroupNorm"
+        raise ValueError(f"not a whole ResNet: compared with ResNet-{nearest} the file {' and '.join(faults)}{reason}")
     return nearest
 
 
@@ -170,7 +201,7 @@ def _reason(state: Mapping[str, Any], name: str) -> str:
         if stem[2:] == (3, 3):
             return f": {CIFAR_STEM}"
         if stem[1] != 3:
-            return f": a network for pictures of {stem[1]} channels; detection reads 3"
+            return f": a network for pictures of {stem[1]} channel{'s' if stem[1] > 1 else ''}; detection reads 3"
     if len(inner) == 4 and inner[1] < inner[0]:
         return ": grouped convolutions (ResNeXt); only plain ResNets are converted"
     if len(inner) == 4 and inner[0] > STEM_CHANNELS:

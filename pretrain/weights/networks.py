@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pretrain.weights.namings import CIFAR_STEM, convert_state_dict, revert_state_dict
+from pretrain.weights.namings import CIFAR_STEM, TRAINING_ONLY, convert_state_dict, revert_state_dict
 
 # A dict of this name holds the moving average of the weights: ours, torchvision's reference script, timm.
 EMA_NAMES = ("ema", "model_ema", "state_dict_ema")
@@ -26,14 +26,16 @@ PREFERRED = (
 
 # rule name -> pattern of keys beside a network that are dropped on purpose
 DROPPED_BESIDE = {
-    "queue": re.compile(r"(module\.)?queue(_ptr)?"),  # MoCo's negatives
-    "predictor": re.compile(r"(module\.)?predictor\..+"),  # MoCo v3's second head
+    **{name: re.compile(rf"(module\.|model\.)*({pattern})") for name, pattern in TRAINING_ONLY.items()},
     "n_averaged": re.compile(r"n_averaged"),  # the counter of torch.optim.swa_utils.AveragedModel
     "detector": re.compile(  # the rest of a Faster R-CNN around its backbone
         r"proposal_generator\..+|roi_heads\.(box_head|box_predictor|res5\.norm)\..+|backbone\.fpn_(lateral|output)\d\..+"
         r"|pixel_mean|pixel_std"
     ),
 }
+
+MAX_METADATA = 16  # numbers in a tensor that stands for a plain value
+MAX_DEPTH, MAX_DICTS = 32, 10_000  # of the dicts in a file; real ones have some hundreds, five deep
 
 # What a card is made of, at the top of a file: ours; the authors' releases (best_err*); PyTorch's ImageNet example.
 METADATA = (
@@ -147,14 +149,21 @@ class _Match:
         return {name: self.holder[key] for name, key in self.keys.items()}
 
 
-def _tensor_dicts(content: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _tensor_dicts(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (names of the nested dicts, dict) for each dict that has text keys and tensors, the outer one first."""
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        return
-    if any(hasattr(value, "shape") for value in content.values()):
-        yield place, content
-    for name, value in content.items():
-        yield from _tensor_dicts(value, f"{place}{name}.")
+    waiting = [("", content, 1)]
+    num_seen = 0
+    while waiting:
+        place, holder, depth = waiting.pop()
+        if not isinstance(holder, dict) or not all(isinstance(key, str) for key in holder):
+            continue
+        num_seen += 1
+        if depth > MAX_DEPTH or num_seen > MAX_DICTS:  # dicts may hold each other in a circle, or many times over
+            limit = f"dicts more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_DICTS} dicts"
+            raise ValueError(f"no file of weights: it holds {limit}")
+        if any(hasattr(value, "shape") for value in holder.values()):
+            yield place, holder
+        waiting += [(f"{place}{name}.", value, depth + 1) for name, value in reversed(holder.items())]
 
 
 def _matches(place: str, holder: Mapping[str, Any], naming: Naming) -> Iterator[_Match]:
@@ -189,7 +198,9 @@ def _fault(match: _Match, naming: Naming) -> str | None:
 def _nearest_fault(candidates: list[_Match], holders: list[tuple[str, Mapping[str, Any]]], naming: Naming) -> str:
     for place, holder in holders:
         for key, value in holder.items():
-            if key.endswith("conv1.weight") and tuple(getattr(value, "shape", ()))[1:] == (3, 3, 3):
+            if not key.endswith("conv1.weight") or key.replace("conv1", "conv2") in holder:
+                continue  # with a second convolution beside it, it is the first of several
+            if tuple(getattr(value, "shape", ()))[1:] == (3, 3, 3):
                 return f"{place}{key} has shape {tuple(value.shape)}: {CIFAR_STEM}"
     if candidates:
         nearest = max(candidates, key=lambda match: len(match.keys))
@@ -260,5 +271,18 @@ def _count_beside(match: _Match, others: list[_Match], *, explicit: bool) -> dic
 def _metadata(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
-    known = {key: content[key] for key in METADATA if key in content}
-    return {key: value.item() if hasattr(value, "item") else value for key, value in known.items()}
+    return {key: _plain(key, content[key]) for key in METADATA if key in content}
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return a tensor or array of one number as this number, of some as their list; other values as they are."""
+    if not hasattr(value, "shape"):
+        return value
+    try:
+        values = value.reshape(-1)[: MAX_METADATA + 1].tolist()
+    except (RuntimeError, TypeError, ValueError):  # a tensor without values, say
+        values = []
+    if not 0 < len(values) <= MAX_METADATA:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise ValueError(f"{key} in the file is a {kind} of shape {tuple(value.shape)}; expected a plain value")
+    return values[0] if len(values) == 1 else values

@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 import torch
@@ -52,6 +53,33 @@ def test_count_dropped__by_rule():
     assert count_dropped(meta_resnet("resnet50")) == {"fc": 2, "num_batches_tracked": 53}
 
 
+HEADS = (
+    "projection_head.0.weight", "projection_head.1.running_mean", "prototypes.weight", "prototypes0.weight",
+    "projector.0.weight", "predictor.3.bias", "classifier.weight", "queue", "queue_ptr", "queue2", "queue2_ptr",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", HEADS)
+def test_convert_state_dict__drops_a_head_inside_the_network_by_a_named_rule(key):
+    state = meta_resnet("resnet18")
+    assert convert_state_dict(state | {key: torch.empty(4)}).keys() == convert_state_dict(state).keys()
+    rule = re.match(r"queue|[a-z_]+", key)[0]
+    assert count_dropped([key]) == {rule: 1}
+
+
+def test_dropped__no_rule_drops_a_part_of_a_backbone():
+    """Nor a part under a head's name that lies inside a layer, nor a name that only begins like a head's."""
+    for depth in BLOCKS:
+        names = set(backbone_shapes(depth)) | set(revert_state_dict(backbone_as_tensors(depth)))
+        assert count_dropped(names) == {}
+    assert count_dropped([f"layer1.0.{key}" for key in HEADS] + [f"res2.0.{key}" for key in HEADS]) == {}
+    assert count_dropped(["projection_heads.weight", "prototypes", "queue3x", "classifier", "xprojector.0"]) == {}
+
+
+def backbone_as_tensors(depth):
+    return {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(depth).items()}
+
+
 @pytest.mark.parametrize("depth", BLOCKS)
 def test_backbone_shapes__are_those_of_detectron2(depth):
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
@@ -81,7 +109,20 @@ def reshaped(key, *shape):
     [
         (without("bn1.bias"), r"compared with ResNet-18 the file lacks stem\.conv1\.norm\.bias"),
         (without("layer2.0.downsample.0.weight"), r"lacks res3\.0\.shortcut\.weight"),
-        (reshaped("layer1.0.se.weight", 4), r"no rule for the key 'layer1\.0\.se\.weight'"),
+        (
+            reshaped("layer1.0.extra.weight", 4),
+            r"no rule for the key 'layer1\.0\.extra\.weight'; expected torchvision's",
+        ),
+        (reshaped("conv1.1.weight", 64), r"no rule for the key 'conv1\.1\.weight': a ResNet-D or ResNet-C stem"),
+        (reshaped("conv2.weight", 32, 32, 3, 3), r"no rule for the key 'conv2\.weight': a stem of three convolutions"),
+        (reshaped("layer2.0.downsample.2.weight", 4), r"'layer2\.0\.downsample\.2\.weight': ResNet-D's shortcuts"),
+        (reshaped("layer1.0.se.fc1.weight", 4), r"'layer1\.0\.se\.fc1\.weight': attention over channels"),
+        (reshaped("layer1.0.se_module.fc1.weight", 4), r"se_module\.fc1\.weight': attention over channels"),
+        (reshaped("layer1.0.attn.conv.weight", 4), r"'layer1\.0\.attn\.conv\.weight': attention over channels"),
+        (reshaped("layer2.0.conv2.1.filt", 4), r"'layer2\.0\.conv2\.1\.filt': blur pooling"),
+        (reshaped("layer2.0.aa.filt", 4), r"'layer2\.0\.aa\.filt': blur pooling"),
+        (reshaped("layer1.0.bn1.IN.weight", 4), r"'layer1\.0\.bn1\.IN\.weight': instance normalisation"),
+        (reshaped("layer1.0.conv1.bias", 64), r"has in excess res2\.0\.conv1\.bias"),
         (reshaped("layer1.2.conv1.weight", 64, 64, 3, 3), r"has in excess res2\.2\.conv1\.weight"),
         (reshaped("layer9.0.conv1.weight", 64), r"no rule for the key 'layer9\.0\.conv1\.weight'"),
         (reshaped("layer1.00.conv1.weight", 64, 64, 3, 3), r"no rule for the key 'layer1\.00\.conv1\.weight'"),
@@ -92,7 +133,17 @@ def reshaped(key, *shape):
             r"ResNet-18 needs \(64,\)",
         ),
         (reshaped("conv1.weight", 64, 3, 3, 3), "a CIFAR stem"),
-        (reshaped("conv1.weight", 64, 1, 7, 7), "for pictures of 1 channels; detection reads 3"),
+        (
+            reshaped("conv1.weight", 64, 1, 7, 7),
+            r"needs \(64, 3, 7, 7\): a network for pictures of 1 channel; detection",
+        ),
+        (
+            reshaped("conv1.weight", 64, 4, 7, 7),
+            r"needs \(64, 3, 7, 7\): a network for pictures of 4 channels; detection",
+        ),
+        (reshaped("conv1.weight", 64, 3, 5, 5), r"has shape \(64, 3, 5, 5\), ResNet-18 needs \(64, 3, 7, 7\)$"),
+        (reshaped("conv1.weight", 32, 3, 7, 7), r"has shape \(32, 3, 7, 7\), ResNet-18 needs \(64, 3, 7, 7\)$"),
+        (reshaped("conv1.weight", 64, 3), r"has shape \(64, 3\), ResNet-18 needs \(64, 3, 7, 7\)$"),
     ],
 )
 def test_convert_state_dict__refuses(break_it, message):
@@ -106,6 +157,29 @@ def test_convert_state_dict__refuses(break_it, message):
 def test_convert_state_dict__refuses_other_networks_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=reason):
         convert_state_dict(meta_resnet(name))
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("resnet50d", r"a ResNet-D or ResNet-C stem"),
+        ("resnet50c", r"a ResNet-D or ResNet-C stem"),
+        ("seresnet50", "attention over channels"),
+        ("ecaresnet50t", "a ResNet-D or ResNet-C stem"),
+    ],
+)
+def test_convert_state_dict__says_which_network_of_timm_it_is(name, reason):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    with pytest.raises(ValueError, match=reason):
+        find_network(state)
+
+
+def test_convert_state_dict__norms_without_statistics():
+    state = {key: value for key, value in meta_resnet("resnet18").items() if "running" not in key}
+    with pytest.raises(ValueError, match=r"lacks .*: norm layers without running statistics, such as GroupNorm"):
+        convert_state_dict(state)
 
 
 def test_revert_state_dict__refuses_an_unknown_key():

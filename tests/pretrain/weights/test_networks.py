@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from pretrain.weights.namings import convert_state_dict
+from pretrain.weights.namings import convert_state_dict, count_dropped
 from pretrain.weights.networks import DETECTRON2, find_network
 
 
@@ -113,6 +114,33 @@ def test_find_network__prefix_overrides_the_rules(prefix, resnet18, other):
     assert found.beside == {"outside --prefix": 124}
 
 
+@pytest.mark.parametrize("place", ["", "module."])
+def test_find_network__swav_whose_heads_are_children_of_the_network(place, resnet18):
+    network = {key: value for key, value in resnet18.items() if not key.startswith("fc.")}
+    heads = {
+        "projection_head.0.weight": torch.zeros(4, 4),
+        "projection_head.1.running_var": torch.zeros(4),
+        "prototypes.weight": torch.zeros(4, 4),
+    }
+    found = find_network(prefixed(place, network | heads))
+    assert is_network(found, network)
+    assert (found.prefix, found.beside) == (place, {})
+    assert count_dropped(found.state) == {"num_batches_tracked": 20, "projection_head": 2, "prototypes": 1}
+    assert found.state.keys() == (network | heads).keys()
+    assert is_network(find_network(prefixed(place, network | heads), prefix=place), network)
+
+
+@pytest.mark.parametrize(
+    "key", ["projector.0.weight", "projection_head.0.bias", "prototypes1.weight", "predictor.0.weight", "queue2_ptr"]
+)
+@pytest.mark.parametrize("wrapper", ["", "module.", "model.", "module.model."])
+def test_find_network__heads_beside_the_network(key, wrapper, resnet18):
+    found = find_network({"state_dict": prefixed(wrapper, prefixed("backbone.", resnet18) | {key: torch.zeros(2)})})
+    assert is_network(found, resnet18)
+    assert list(found.beside.values()) == [1]
+    assert key.startswith(next(iter(found.beside)))
+
+
 def test_find_network__two_networks_without_a_rule(resnet18, other):
     content = prefixed("teacher.", resnet18) | prefixed("student.", other)
     with pytest.raises(ValueError, match=r"no rule to choose by; found 'teacher\.', 'student\.'; name one"):
@@ -126,8 +154,8 @@ def test_find_network__unknown_prefix(resnet18):
 
 
 def test_find_network__a_key_beside_the_network(resnet18):
-    content = {"state_dict": prefixed("backbone.", resnet18) | {"projector.0.weight": torch.zeros(2, 2)}}
-    with pytest.raises(ValueError, match=r"no rule for the key 'projector\.0.*say --prefix state_dict\.backbone\."):
+    content = {"state_dict": prefixed("backbone.", resnet18) | {"decoder.0.weight": torch.zeros(2, 2)}}
+    with pytest.raises(ValueError, match=r"no rule for the key 'decoder\.0.*say --prefix state_dict\.backbone\."):
         find_network(content)
     assert find_network(content, prefix="state_dict.backbone.").beside == {"outside --prefix": 1}
 
@@ -186,6 +214,31 @@ def test_find_network__refuses_cifar_networks(content):
         find_network(content)
 
 
+def test_find_network__the_stem_of_clip_is_no_cifar_stem():
+    content = {
+        "visual.conv1.weight": torch.zeros(32, 3, 3, 3),
+        "visual.conv2.weight": torch.zeros(32, 32, 3, 3),
+        "visual.layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1),
+    }
+    with pytest.raises(ValueError, match=r"'visual\.': no rule for the key 'conv2\.weight': a stem of three"):
+        find_network(content)
+
+
+def test_find_network__dicts_in_a_circle_end_in_a_line():
+    content = {"a": torch.zeros(2)}
+    content["again"] = content
+    with pytest.raises(ValueError, match="dicts more than 32 deep"):
+        find_network(content)
+
+
+def test_find_network__dicts_that_hold_each_other_many_times_over_end_in_a_line():
+    content = {"a": torch.zeros(2)}
+    for _ in range(30):
+        content = {"left": content, "right": content}
+    with pytest.raises(ValueError, match="more than 10000 dicts"):
+        find_network(content)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -206,3 +259,24 @@ def test_find_network__no_resnet(content, message):
 def test_find_network__a_value_that_is_no_tensor(resnet18):
     with pytest.raises(ValueError, match=r"'bn1\.bias' holds a list, not a tensor"):
         find_network(resnet18 | {"bn1.bias": [0.0] * 64})
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (torch.tensor(5.75), 5.75),
+        (torch.tensor([5.75]), 5.75),
+        (np.float64(5.75), 5.75),
+        (np.array(5.75), 5.75),
+        (torch.tensor([1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]),
+        (np.array([1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]),
+    ],
+)
+def test_find_network__metadata_in_tensors_become_numbers(value, expected, resnet18):
+    assert find_network({"model": resnet18, "top1": value}).metadata == {"top1": expected}
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 20), torch.zeros(17), torch.zeros(1, device="meta")])
+def test_find_network__metadata_that_is_no_number(value, resnet18):
+    with pytest.raises(ValueError, match=r"top1 in the file is a torch\.\w+ of shape \(.*\); expected a plain value"):
+        find_network({"model": resnet18, "top1": value})
