@@ -19,7 +19,7 @@ from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.engines import select
 from detection.evaluation.detections import PictureDetections
 from pretrain.run.files import atomic_write
-from pretrain.run.pictures import PICTURE_SUFFIXES, displayed_size, read_picture
+from pretrain.run.pictures import displayed_size, pictures_in, read_picture
 from pretrain.run.settings import leaves
 from pretrain.weights.files import read_weights
 
@@ -55,10 +55,7 @@ def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> Det
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"folder {path} has no picture ({', '.join(PICTURE_SUFFIXES)})")
-            files += inside
+            files += pictures_in(path)
         elif path.is_file():
             files.append(path)
         else:

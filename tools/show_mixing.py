@@ -63,8 +63,8 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--pictures",
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="each is the target once, the one "
+        metavar="PATH",
+        help="files, or folders of them: each is the target once, the one "
         "before it (for the first, the last) its source; default: photographs of scikit-image",
     )
     parser.add_argument("--size", type=int, default=224, help="pixels a side that the pictures are brought to")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from torch import Tensor
 from torchvision import datasets
 
 from pretrain.data.decoding import read_picture
+from pretrain.run.pictures import is_no_data
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -29,6 +33,8 @@ class Source(Protocol):
 class ClassFolders:
     """A folder with one sub-folder of pictures per class; classes are numbered in alphabetical order.
 
+    Files without the suffix of a picture are none; nor is anything that is hidden or that a tool made for itself.
+
     Raises:
         FileNotFoundError: the folder is missing, has no class folders, or one of them has no pictures.
     """
@@ -39,7 +45,7 @@ class ClassFolders:
                 f"{folder}: no such folder; DATA.ROOT must hold train/ and val/, a folder per class in each"
             )
         try:
-            listing = datasets.ImageFolder(folder)
+            listing = _VisibleFolders(folder)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{folder}: {error}") from error
         self.classes: list[str] = listing.classes
@@ -55,6 +61,27 @@ class ClassFolders:
 
     def name(self, index: int) -> str:
         return self.samples[index][0]
+
+
+class _VisibleFolders(datasets.ImageFolder):
+    """ImageFolder, but for what ``is_no_data`` leaves out: folders, files, and all that lies in such folders."""
+
+    def __init__(self, folder: Path | str):
+        super().__init__(folder, is_valid_file=self._is_sample)
+
+    def find_classes(self, directory: Path | str) -> tuple[list[str], dict[str, int]]:
+        found, _ = super().find_classes(directory)
+        classes = [name for name in found if not is_no_data(name)]
+        if len(classes) < len(found):
+            others = ", ".join(name for name in found if is_no_data(name))
+            logger.info("%s: no class, because hidden or a tool's own: %s", directory, others)
+        if not classes:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return classes, {name: number for number, name in enumerate(classes)}
+
+    def _is_sample(self, path: str) -> bool:
+        inside = Path(path).relative_to(self.root).parts
+        return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not any(map(is_no_data, inside))
 
 
 class Cifar:

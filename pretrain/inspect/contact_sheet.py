@@ -15,7 +15,7 @@ from pretrain.mixing import make_mixing
 from pretrain.mixing.saliencymix import SaliencyMix, extremes
 from pretrain.names import STYLES
 from pretrain.run.files import atomic_write
-from pretrain.run.pictures import read_picture
+from pretrain.run.pictures import pictures_in, read_picture
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, in its wheel
 COLUMNS = ("source", "its saliency", "target", "its saliency", "mixed")
@@ -56,14 +56,15 @@ class Row(NamedTuple):
 def load_pictures(paths: Sequence[Path | str], size: int) -> tuple[list[str], Tensor]:
     """Return names and ``uint8 (B, 3, size, size)`` pictures: shorter side scaled to ``size``, centre cut out.
 
-    Without ``paths``, scikit-image's photographs.
+    A folder among ``paths`` stands for the pictures in it. Without ``paths``, scikit-image's photographs.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_picture``; or there are fewer than two pictures.
     """
     if paths:
-        names = [Path(path).stem for path in paths]
-        opened = [read_picture(path) for path in paths]
+        files = [file for path in map(Path, paths) for file in (pictures_in(path) if path.is_dir() else [path])]
+        names = [file.stem for file in files]
+        opened = [read_picture(file) for file in files]
     else:
         try:
             from skimage import data

@@ -15,6 +15,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # the first that exists is taken
+# Folders that tools and file systems make for themselves, besides those whose names start with a dot.
+TOOL_FOLDERS = (
+    "__MACOSX",
+    "__pycache__",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+)
 SIXTEEN_BIT_FILLS = (8, 10, 12, 14, 16)  # bits that a file of 16 is taken to hold
 COLOUR_OF_16_BITS = (";16B", ";16L", ";16N")  # in Pillow's names of how a file holds its pixels
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
@@ -36,6 +46,24 @@ class UnreadablePicture(ValueError):
     def __init__(self, message: str, reason: str = ""):  # PyTorch raises it anew with the message alone
         super().__init__(message)
         self.reason = reason or message
+
+
+def is_no_data(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or made by a tool for itself: ``._a.jpg``, ``@eaDir``."""
+    return name.startswith(".") or name in TOOL_FOLDERS
+
+
+def pictures_in(folder: Path | str) -> list[Path]:
+    """Return the picture files that lie in ``folder`` itself, by name; hidden ones are left out.
+
+    Raises:
+        ValueError: there is none. OSError: the folder cannot be read.
+    """
+    files = sorted(Path(folder).iterdir())
+    files = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES and not is_no_data(file.name)]
+    if not files:
+        raise ValueError(f"folder {folder} has no picture ({', '.join(PICTURE_SUFFIXES)})")
+    return files
 
 
 def exif_orientation(picture: Image.Image) -> int:

@@ -63,3 +63,13 @@ def test_show_mixing__refuses_one_picture_and_no_picture(show_mixing, pictures, 
         show_mixing(["--pictures", str(pictures[0]), str(tmp_path / "broken.jpg"), *output])
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         show_mixing(["--pictures", str(pictures[0]), str(tmp_path / "missing.jpg"), *output])
+
+
+def test_show_mixing__takes_folders(show_mixing, pictures, tmp_path, capsys):
+    (tmp_path / "._picture0.png").write_bytes(b"no picture")
+    output = ["--size", "24", "--output", str(tmp_path / "sheet.png")]
+    assert not show_mixing(["--pictures", str(tmp_path), str(pictures[1]), *output])
+    assert "4 mixed pictures" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"folder .*empty has no picture"):
+        show_mixing(["--pictures", str(tmp_path / "empty"), *output])

@@ -14,6 +14,7 @@ from pretrain.run.pictures import (
     displayed_size,
     exif_orientation,
     open_picture,
+    pictures_in,
     read_picture,
     sixteen_bit_fill,
 )
@@ -139,3 +140,12 @@ def test_read_picture__damaged_files_are_a_picture_or_unreadable(tmp_path, suffi
         for read in (read_picture, lambda file: decoding.read_picture(file, "opencv")):
             with contextlib.suppress(UnreadablePicture):
                 read(path)
+
+
+def test_pictures_in__visible_files_by_name(tmp_path):
+    for name in ("b.PNG", "a.jpg", "._a.jpg", ".c.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "more").mkdir()
+    assert [file.name for file in pictures_in(tmp_path)] == ["a.jpg", "b.PNG"]
+    with pytest.raises(ValueError, match=r"folder .*more has no picture \(\.jpg, "):
+        pictures_in(tmp_path / "more")
