@@ -6,25 +6,29 @@ Boxes are kept as the VOC format has them: xmin, ymin, xmax, ymax in pixels, 1-b
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
+MAX_NAME_BYTES = 150  # of a class: file systems allow 255 for a name, and the set's name stands in it too
 
 
 class AnnotatedObject(NamedTuple):
     """One annotated object; ``box`` is xmin, ymin, xmax, ymax in 1-based inclusive pixels, unchecked, as in the XML.
 
     ``difficult`` objects are trained on and neither help nor hurt in evaluation. A ``crowd``, which only COCO files
-    have, is difficult and not trained on.
+    have, is difficult for the VOC metrics, a crowd by COCO's own rule for COCO AP, and not trained on. ``area`` is what
+    a COCO file says it is, in pixels; None where it does not say.
     """
 
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
     crowd: bool = False
+    area: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,18 @@ class AnnotatedPicture:
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """An image set, in the order of its text file; a class's place in ``classes`` is its label."""
+    """An image set, in the order of its text file; a class's place in ``classes`` is its label.
+
+    ``categories`` are those of a COCO file, all of them, each with its number and in the order of the numbers; a class
+    keeps its number whatever its label is. None for a VOC dataset, which has no numbers.
+    """
 
     name: str
     folder: Path
     image_set: str
     classes: tuple[str, ...]
     pictures: tuple[AnnotatedPicture, ...]
-
-
-OnDefect = Callable[[Exception], None]
+    categories: tuple[tuple[int, str], ...] | None = None
 
 
 OnDefect = Callable[[Exception], None]
@@ -58,7 +64,22 @@ OnDefect = Callable[[Exception], None]
 
 def class_name_faults(names: Iterable[str]) -> list[str]:
     """Return what is wrong with class names, given or found: each one names a file of detections."""
-    return [f"class name {name!r} holds a slash; a file is named after it" for name in names if "/" in name]
+    faults = []
+    for name in names:
+        if "/" in name:
+            faults.append(f"class name {name!r} holds a slash; a file is named after it")
+        elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            faults.append(f"class name {name!r} holds a control character; a file is named after it")
+        elif len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+            faults.append(
+                f"class name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes; a file is named after it"
+            )
+    return faults
+
+
+def normal_form(name: str) -> str:
+    """Return ``name`` with accents composed: what looks the same is then the same, whichever system wrote it."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def refuse(defect: Exception) -> None:

@@ -10,30 +10,23 @@ Boxes are kept exactly as the XML has them: xmin, ymin, xmax, ymax in pixels, 1-
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree
-from xml.parsers import expat
 
 from detection.datasets.types import (
     ROOT_VARIABLE,
-    AnnotatedObject,
     AnnotatedPicture,
     DetectionDataset,
     OnDefect,
-    class_name_faults,
     default_root,
+    normal_form,
     refuse,
 )
+from detection.datasets.voc_xml import Known, known_names, read_annotation
 from pretrain.run.pictures import PICTURE_SUFFIXES, displayed_size
-
-if TYPE_CHECKING:
-    pass
+from pretrain.run.text import read_text
 
 # Alphabetical, as the challenge and Detectron2 have them: the index is the label.
 VOC_CLASSES = (
@@ -41,9 +34,8 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 VOC_NAME = re.compile(r"voc_(\d{4})_(.+)")  # as in Detectron2: voc_2007_trainval
+SET_OF_A_CLASS = re.compile(r"\S+\s+(-1|0|1)")  # a line of cat_train.txt: id, and whether the class is in the picture
 MAX_ANNOTATION_BYTES = 16 << 20  # 100,000 objects take less; parsing takes many times the file's size in memory
-
-logger = logging.getLogger(__name__)
 
 
 def load_voc(
@@ -79,24 +71,32 @@ def load_voc(
     else:
         folder, image_set = root, name
         classes = tuple(classes) if classes else None
+    if "/" in image_set:
+        raise ValueError(f"image set {image_set!r} holds a slash; files of detections are named after it")
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist; {_how_to_set_root(f'{name}.txt')}")
 
-    ids = _read_image_set(name, folder, image_set, on_defect)
-    found = _find_pictures(folder / "JPEGImages")
+    defects: list[Exception] = []
+
+    def tell(defect: Exception) -> None:
+        defects.append(defect)
+        on_defect(defect)
+
+    ids = _read_image_set(name, folder, image_set, tell)
+    found = _find_pictures(folder / "JPEGImages", ids)
+    annotations = _AnnotationFiles(folder / "Annotations")
     pictures = []
     set_file = str(_set_file(folder, image_set))
+    known = known_names(classes)
     for image_id, line in ids.items():
         source = f"{set_file}, line {line}"
         try:
-            picture = _read_picture(image_id, folder, found.get(image_id), source, classes, check_pictures, on_defect)
+            pictures.append(_read_picture(image_id, annotations, found, source, known, check_pictures, tell))
         except (FileNotFoundError, ValueError) as defect:
-            on_defect(defect)
-        else:
-            pictures.append(picture)
+            tell(defect)
     if classes is None:
         classes = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
-        if not classes:
+        if not classes and not defects:  # else the defects are the reason
             raise ValueError(
                 f"dataset {name!r}: no picture of {_set_file(folder, image_set)} has an object, so its "
                 "classes are unknown; set VOC.CLASSES, for example \"('cat', 'dog')\""
@@ -131,141 +131,109 @@ def _read_image_set(name: str, folder: Path, image_set: str, on_defect: OnDefect
         raise FileNotFoundError(
             f"dataset {name!r}: image set {path} does not exist; this folder has {', '.join(known[:20]) or 'none'}"
         )
+    lines = [(line, text.strip()) for line, text in enumerate(read_text(path).split("\n"), start=1)]
+    lines = [(line, text) for line, text in lines if text]
+    if lines and all(SET_OF_A_CLASS.fullmatch(text) for _, text in lines):
+        on_defect(
+            ValueError(
+                f"{path}, line {lines[0][0]}: expected one picture id, but got {lines[0][1]!r}: this is the set of one "
+                f"class, whose lines end in 1, 0 or -1; use the set of all classes, such as {_without_class(image_set)}"
+            )
+        )
+        return {}
     ids: dict[str, int] = {}
-    for line, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        words = text.split()
-        if not words:
-            continue
-        if len(words) > 1:
-            on_defect(ValueError(f"{path}, line {line}: expected one picture id, but got {text.strip()!r}"))
-        elif words[0] in ids:
-            first = ids[words[0]]
-            on_defect(ValueError(f"{path}, line {line}: duplicate id {words[0]!r}, first seen in line {first}"))
+    for line, text in lines:
+        if fault := _id_fault(text):
+            on_defect(ValueError(f"{path}, line {line}: {fault}"))
+        elif text in ids:
+            on_defect(ValueError(f"{path}, line {line}: duplicate id {text!r}, first seen in line {ids[text]}"))
         else:
-            ids[words[0]] = line
-    if not ids:
+            ids[text] = line
+    if not lines:
         raise ValueError(f"dataset {name!r}: image set {path} names no picture")
     return ids
 
 
-def _find_pictures(folder: Path) -> dict[str, Path]:
-    """Return picture id -> file, from one listing of the folder (a look for each file would cost more than the XML)."""
-    if not folder.is_dir():
-        return {}
-    names = [os.path.splitext(name) for name in os.listdir(folder)]
+def _without_class(image_set: str) -> str:
+    return image_set.rpartition("_")[2]
+
+
+def _id_fault(text: str) -> str | None:
+    """Return what is wrong with a line of an image set, None for a picture id."""
+    if len(text.split()) > 1:
+        return f"expected one picture id, but got {text!r}"
+    if os.path.isabs(text) or {".", "..", ""} & set(text.split("/")):
+        return f"id {text!r} is no path below JPEGImages"
+    return None
+
+
+def _find_pictures(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """Return picture id -> file, from one listing of each folder (a look for each file would cost more than the XML).
+
+    An id may name a folder below ``folder``: ``a/b``. Accents are compared in their composed form.
+    """
+    found: dict[str, Path] = {}
     rank = {suffix: place for place, suffix in enumerate(PICTURE_SUFFIXES)}
-    pictures = [(stem, suffix) for stem, suffix in names if suffix.lower() in rank]
-    pictures.sort(key=lambda parts: rank[parts[1].lower()], reverse=True)  # so that the preferred one stays
-    return {stem: folder / (stem + suffix) for stem, suffix in pictures}
+    for below in {image_id.rpartition("/")[0] for image_id in ids}:
+        place = folder / below
+        names = [os.path.splitext(name) for name in _list(place)]
+        pictures = [(stem, suffix) for stem, suffix in names if suffix.lower() in rank]
+        pictures.sort(key=lambda parts: rank[parts[1].lower()], reverse=True)  # so that the preferred one stays
+        prefix = f"{below}/" if below else ""
+        files = {prefix + stem: place / (stem + suffix) for stem, suffix in pictures}
+        found |= {normal_form(image_id): file for image_id, file in files.items() if not image_id.isascii()} | files
+    return found
+
+
+def _list(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+class _AnnotationFiles:
+    """The files of ``folder`` by picture id; it is listed only where an id with accents is written in another form."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.listed: dict[str, dict[str, str]] = {}
+
+    def path(self, image_id: str) -> Path:
+        path = self.folder / f"{image_id}.xml"
+        if image_id.isascii() or path.exists():
+            return path
+        below = os.path.dirname(image_id)
+        if below not in self.listed:
+            self.listed[below] = {normal_form(name): name for name in _list(self.folder / below)}
+        return path.with_name(self.listed[below].get(normal_form(path.name), path.name))
 
 
 def _read_picture(
     image_id: str,
-    folder: Path,
-    path: Path | None,
+    annotations: _AnnotationFiles,
+    found: dict[str, Path],
     source: str,
-    classes: tuple[str, ...] | None,
+    known: Known,
     check_pictures: bool,
     on_defect: OnDefect,
 ) -> AnnotatedPicture:
-    expected = folder / "JPEGImages" / f"{image_id}.jpg"
+    path = found.get(image_id) or found.get(normal_form(image_id))
+    expected = path or annotations.folder.parent / "JPEGImages" / f"{image_id}.jpg"
     if path is None and check_pictures:
-        raise FileNotFoundError(f"{source}: picture {expected} of id {image_id!r} does not exist")
-    annotation = folder / "Annotations" / f"{image_id}.xml"
+        hint = "; an id has no suffix" if image_id.lower().endswith(PICTURE_SUFFIXES) else ""
+        raise FileNotFoundError(f"{source}: picture {expected} of id {image_id!r} does not exist{hint}")
+    annotation = annotations.path(image_id)
     try:
         with open(annotation, "rb") as file:
             too_big = os.fstat(file.fileno()).st_size > MAX_ANNOTATION_BYTES
             content = b"" if too_big else file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: annotation {annotation} of id {image_id!r} does not exist") from None
+    except (OSError, ValueError) as error:  # a folder of that name, a name that is too long, no permission
+        raise ValueError(f"{source}: annotation {annotation} cannot be read: {error}") from None
     if too_big:
         raise ValueError(f"{annotation}: more than {MAX_ANNOTATION_BYTES >> 20} MiB, which no VOC annotation has")
-    width, height, objects = _read_annotation(annotation, content, classes, on_defect)
-    if width <= 0 or height <= 0:  # some labelling tools leave the size out or write 0
+    width, height, objects = read_annotation(annotation, content, known, on_defect)
+    if not (width and height):  # some labelling tools leave the size out or write 0
         if path is None:
             raise ValueError(f"{annotation}: no picture size, and picture {expected}, which has it, does not exist")
         width, height = displayed_size(path)
-    return AnnotatedPicture(image_id, path or expected, annotation, width, height, objects)
-
-
-def _read_annotation(
-    path: Path, content: bytes, classes: tuple[str, ...] | None, on_defect: OnDefect
-) -> tuple[int, int, tuple[AnnotatedObject, ...]]:
-    """Return width and height (0 where absent) and the objects."""
-    # A document type can define entities that grow without bound; no VOC annotation has one. (UTF-16 pads with zeros.)
-    forbidden = re.search(rb"<!(DOCTYPE|ENTITY)", content.replace(b"\0", b""))
-    if forbidden:
-        line = content.replace(b"\0", b"")[: forbidden.start()].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: {forbidden[0].decode()} is not allowed in an annotation")
-    try:
-        tree = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        reason = str(error).partition(":")[0]
-        raise ValueError(f"{path}, line {line}, column {column + 1}: not well-formed XML ({reason})") from None
-    except (LookupError, ValueError) as error:  # an encoding that does not exist or cannot be read
-        raise ValueError(f"{path}, line 1: not well-formed XML ({error})") from None
-
-    objects = []
-    for number, node in enumerate(tree.findall("object")):
-        try:
-            objects.append(_read_object(node, classes))
-        except ValueError as error:
-            on_defect(ValueError(f"{path}, line {_object_line(content, number)}: {error}"))
-    try:
-        width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        raise ValueError(f"{path}: the picture's width and height must be numbers") from None
-    return width, height, tuple(objects)
-
-
-def _read_object(node: ElementTree.Element, classes: tuple[str, ...] | None) -> AnnotatedObject:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise ValueError("object without name")
-    if faults := class_name_faults([name]):
-        raise ValueError(faults[0])
-    if classes is not None and name not in classes:
-        raise ValueError(f"unknown class {name!r}; the known ones are {', '.join(classes)}")
-    box = node.find("bndbox")
-    if box is None:
-        raise ValueError(f"object {name!r} without bndbox")
-    coordinates = []
-    for side in ("xmin", "ymin", "xmax", "ymax"):
-        text = box.findtext(side)
-        if text is None:
-            raise ValueError(f"object {name!r} without {side}")
-        coordinates.append(_number(name, side, text))
-    difficult = _number(name, "difficult", node.findtext("difficult") or "0")
-    return AnnotatedObject(name, tuple(coordinates), difficult != 0)
-
-
-def _number(name: str, tag: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{tag} of object {name!r} is not a number: {text.strip()!r}")
-    return value
-
-
-def _object_line(content: bytes, number: int) -> int:
-    """Return the line of the ``number``-th object (from 0); ElementTree does not keep lines, so parse again."""
-    lines: list[int] = []
-    depth = 0
-
-    def start(tag: str, _attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth == 2 and tag == "object":
-            lines.append(parser.CurrentLineNumber)
-
-    def end(_tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.Parse(content, True)
-    return lines[number]
+    return AnnotatedPicture(image_id, expected, annotation, width, height, objects)

@@ -56,6 +56,8 @@ def flag(value: Any) -> bool:
     Raises:
         ValueError: "... is neither 0 nor 1": anything else.
     """
+    if value in ("0", "1"):  # as nearly all files have it
+        return value == "1"
     if isinstance(value, str):
         word = value.strip().lower()
         if word in ("true", "false"):

@@ -96,6 +96,45 @@ def replace_in_annotation(old, new):
     return lambda tree: edit(tree.annotation("000001"), old, new)
 
 
+def test_load_voc__ids_name_folders_below(voc_tree):
+    for folder, file in (("JPEGImages", "000001.jpg"), ("Annotations", "000001.xml")):
+        path = voc_tree.folder() / folder
+        (path / "s1").mkdir()
+        (path / file).rename(path / "s1" / file)
+    voc_tree.image_set("trainval").write_text("s1/000001\n000002\n")
+    first, second = load_voc("voc_2007_trainval", root=voc_tree.root).pictures
+    assert (first.image_id, first.path) == ("s1/000001", voc_tree.folder() / "JPEGImages" / "s1" / "000001.jpg")
+    assert (len(first.objects), second.path) == (2, voc_tree.picture("000002"))
+
+
+@pytest.mark.parametrize("in_set, on_disk", [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_load_voc__accents_of_ids_in_either_form(voc_tree, in_set, on_disk):
+    voc_tree.picture("000001").rename(voc_tree.picture(on_disk))
+    voc_tree.annotation("000001").rename(voc_tree.annotation(on_disk))
+    voc_tree.image_set("trainval").write_text(f"{in_set}\n", "utf-8")
+    (picture,) = load_voc("voc_2007_trainval", root=voc_tree.root).pictures
+    assert (picture.image_id, picture.path.stem, picture.annotation.stem) == (in_set, on_disk, on_disk)
+
+
+def test_load_voc__image_sets_of_editors(voc_tree):
+    voc_tree.image_set("trainval").write_bytes(b"\xef\xbb\xbf000001\r000002\r\n\r\n")
+    ids = [picture.image_id for picture in load_voc("voc_2007_trainval", root=voc_tree.root).pictures]
+    assert ids == ["000001", "000002"]
+
+
+def test_load_voc__where_every_entry_is_defective_the_defects_are_the_news(voc_tree):
+    told = []
+    for lines, damage in (("000001 1\n000002 -1\n", None), ("000001\n", voc_tree.picture("000001"))):
+        voc_tree.image_set("own").write_text(lines)
+        if damage:
+            damage.unlink()
+        dataset = load_voc("own", root=voc_tree.folder(), on_defect=lambda defect: told.append(str(defect)))
+        assert (dataset.pictures, dataset.classes) == ((), ())
+    assert "own.txt, line 1: expected one picture id, but got '000001 1': this is the set of one class" in told[0]
+    assert "picture " in told[1]
+    assert len(told) == 2
+
+
 @pytest.mark.parametrize(
     "damage, error, text",
     [
@@ -105,7 +144,17 @@ def replace_in_annotation(old, new):
          r"image set .*Main/trainval.txt does not exist; this folder has test$"),
         (lambda t: t.image_set("trainval").write_text("\n \n"), ValueError, r"trainval.txt names no picture"),
         (lambda t: t.image_set("trainval").write_text("000001 -1\n"), ValueError,
-         r"trainval.txt, line 1: expected one picture id, but got '000001 -1'"),
+         r"trainval.txt, line 1: expected one picture id, but got '000001 -1': this is the set of one class"),
+        (lambda t: t.image_set("trainval").write_text("000001\n000002 -1\n"), ValueError,
+         r"trainval.txt, line 2: expected one picture id, but got '000002 -1'$"),
+        (lambda t: t.image_set("trainval").write_text("../JPEGImages/000001\n"), ValueError,
+         r"trainval.txt, line 1: id '../JPEGImages/000001' is no path below JPEGImages"),
+        (lambda t: t.image_set("trainval").write_text("000001.jpg\n"), FileNotFoundError,
+         r"000001.jpg.jpg of id '000001.jpg' does not exist; an id has no suffix"),
+        (lambda t: t.image_set("trainval").write_bytes("000001".encode("utf-16")), ValueError,
+         r"trainval.txt, line 1: the file is UTF-16; save it as UTF-8"),
+        (lambda t: t.image_set("trainval").write_bytes(b"000001\n\xe9\n"), ValueError,
+         r"trainval.txt, line 2: byte 0xe9 at column 1 is not UTF-8"),
         (lambda t: t.image_set("trainval").write_text("000001\n000002\n\n000001\n"), ValueError,
          r"trainval.txt, line 4: duplicate id '000001', first seen in line 1"),
         (lambda t: t.annotation("000002").unlink(), FileNotFoundError,
@@ -130,7 +179,7 @@ def replace_in_annotation(old, new):
         (replace_in_annotation("<ymax>40</ymax>", "<ymax>nan</ymax>"), ValueError,
          r"ymax of object 'dog' is not a number: 'nan'"),
         (replace_in_annotation("<width>64</width>", "<width>wide</width>"), ValueError,
-         r"000001.xml: the picture's width and height must be numbers"),
+         r"000001.xml, line 3: width of the picture is not a number: 'wide'"),
     ],
 )  # fmt: skip
 def test_load_voc__names_the_file_and_the_line(voc_tree, damage, error, text):
@@ -182,5 +231,7 @@ def test_load_voc__on_defect_is_told_of_every_defect_and_the_rest_is_read(voc_tr
 
 
 def test_load_voc__own_names_need_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"image set 'a/test' holds a slash; files of detections are named after it"):
+        load_voc("a/test", root=tmp_path, classes=["dog"])
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; set VOC.ROOT .* ImageSets/Main/test.txt"):
         load_voc("test", root=tmp_path / "nowhere", classes=["dog"])
