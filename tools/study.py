@@ -15,13 +15,21 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
 from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_logging
+
+if TYPE_CHECKING:
+    from tools.studies.cost import Estimates
+    from tools.studies.plan import Plan
+    from tools.studies.stages import Stage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="only the stages of that name, "
-        "with what they are made from: a method, seed1, pretrain, '*/cutmix/seed1/*'; may be repeated",
+        help="only the stages of that name, with what they are made from: a method, seed1, pretrain, "
+        "'*/cutmix/seed1/*'; several are written --only A --only B",
     )
     parser.add_argument(
         "--jobs",
@@ -61,16 +69,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int | None:
+    _refuse_second_pattern(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(argv)
     if args.jobs < 0:
         raise ValueError(f"--jobs is {args.jobs}; expected at least 1 (0: chosen by the machine)")
+
+    setup_logging(quiet=True)  # until it runs something
 
     from tools.studies.config import load_study
     from tools.studies.cost import Estimates, describe_plan
     from tools.studies.pages import summary_table
     from tools.studies.plan import make_plan
     from tools.studies.results import write_study
-    from tools.studies.runner import check_data, finished, run, select
+    from tools.studies.runner import find_obstacles, finished, refuse_other_study, select
 
     cfg = load_study(args.config_file, args.opts)
     plan = make_plan(cfg, args.config_file, accept_code=args.accept_code)
@@ -78,19 +89,16 @@ def main(argv: list[str] | None = None) -> int | None:
     results = finished(plan.stages)
     estimates = Estimates(cfg, [(stage, results[stage.name]) for stage in plan.stages if stage.name in results])
     missing = [stage for stage in stages if stage.name not in results]
+    refuse_other_study(plan)
+    obstacles = find_obstacles(plan) if missing else []
     if args.dry_run:
-        print("\n".join(describe_plan(plan, stages, missing, estimates)))
+        print("\n".join([*describe_plan(plan, stages, missing, estimates), *(f"warning: {one}" for one in obstacles)]))
         return 0
+    if obstacles:
+        raise ValueError("; ".join(obstacles))
     failed: dict[str, str] = {}
     if missing:
-        check_data(plan)
-        setup_logging(plan.folder)
-
-        from tools.studies.launchers import make_launcher
-
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
-        launcher = make_launcher(args.launcher, cfg, jobs=args.jobs)
-        failed = run(stages, launcher, estimates, on_result=lambda done: write_study(plan, results | done, {}))
+        failed = _run(args, plan, stages, results, estimates)
         results = finished(plan.stages)
     print("\n".join(summary_table(write_study(plan, results, failed))))
     print(plan.folder / "study.html")
@@ -99,6 +107,35 @@ def main(argv: list[str] | None = None) -> int | None:
     for name, reason in failed.items():
         print(f"study.py: error: {name} failed: {reason}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _run(
+    args: argparse.Namespace, plan: Plan, stages: list[Stage], results: dict[str, dict[str, Any]], estimates: Estimates
+) -> dict[str, str]:
+    """Run what is missing of ``stages``; return the name of each that failed with the reason."""
+    from tools.studies.launchers import make_launcher
+    from tools.studies.results import write_study
+    from tools.studies.runner import run
+
+    setup_logging(plan.folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
+    launcher = make_launcher(args.launcher, plan.cfg, jobs=args.jobs)
+    write_study(plan, results, {})  # from now on another study of that name is refused
+    return run(stages, launcher, estimates, on_result=lambda done: write_study(plan, results | done, {}))
+
+
+def _refuse_second_pattern(argv: Sequence[str]) -> None:
+    """Refuse ``--only A B``: argparse would take B, and all flags behind it, for KEY VALUE pairs."""
+    for place, word in enumerate(argv[:-1]):
+        flag, equals, first = word.partition("=")
+        if flag != "--only":
+            continue
+        rest = argv[place + 1 :] if equals else argv[place + 2 :]
+        first = first if equals else argv[place + 1]
+        if rest and not rest[0].startswith("-") and not re.fullmatch(r"[A-Z][A-Z0-9_.]*", rest[0]):
+            raise ValueError(
+                f"--only takes one pattern, but {rest[0]} follows {first}; write --only {first} --only {rest[0]}"
+            )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def is_coco(name: str) -> bool:
     return name.endswith(".json") or COCO_NAME.fullmatch(name) is not None
 
 
+def report_name(name: str) -> str:
+    """Return what the reports and folders of the dataset ``name`` of a config are called: a file's name as one word."""
+    return name.removesuffix(".json").replace("/", "_")
+
+
 def load_coco(
     name: str,
     *,
@@ -61,7 +66,7 @@ def load_coco(
         path = root / "coco" / "annotations" / f"instances_{part}{year}.json"
     else:
         path = root / name
-        name = name.removesuffix(".json").replace("/", "_")  # it names a folder of the report
+        name = report_name(name)
     images, annotations, categories = _read_parts(path)
     names = _read_categories(path, categories)
     classes = tuple(classes) if classes else tuple(names[number] for number in sorted(names))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +47,19 @@ def read_checked(picture: AnnotatedPicture) -> Image.Image:
 
 
 def read_class_list(text: str) -> list[str]:
-    """Return the class names in ``text``, a comma-separated list or the path of a file with one name a line."""
-    path = Path(text)
-    names = path.read_text("utf-8").splitlines() if path.is_file() else text.split(",")
+    """Return the class names in ``text``: separated by commas, a JSON list, or the path of a file with one a line."""
+    is_file = os.path.isfile(text)  # False too of a list that is too long for a file's name
+    if text.startswith("[") and not is_file:  # the form for names that hold a comma
+        return _read_json_list(text)
+    names = Path(text).read_text("utf-8").splitlines() if is_file else text.split(",")
     return [name.strip() for name in names if name.strip()]
+
+
+def _read_json_list(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"classes {text}: not a JSON list ({error})") from None
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"classes {text}: expected a JSON list of names")
+    return names

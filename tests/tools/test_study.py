@@ -1,6 +1,7 @@
 """tools/study.py from YAML to page, and what it says of mistakes."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -117,6 +118,8 @@ def test_study__a_failure_is_one_line_and_the_page_tells_it(study, tmp_path):
 
 
 MADE = "DIGITS.TRAIN_PER_CLASS"
+EMPTY_ROOT = "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"
+WITHOUT_DATA = {key: value for key, value in os.environ.items() if key != "DETECTRON2_DATASETS"}
 MISTAKES = [
     (["--config-file", "no.yaml"], "config file no.yaml does not exist"),
     (["--config-file", "{study}", "SEED", "1"], "command line: unknown config key SEED; did you mean SEEDS?"),
@@ -124,15 +127,38 @@ MISTAKES = [
      "--only cutmax names no stage; parts of names are VOCdevkit, baseline, "
      "convert, data, evaluate, fine_tune, pictures, pretrain, seed0"),
     (["--jobs", "-1", "--config-file", "{study}"], "--jobs is -1; expected at least 1 (0: chosen by the machine)"),
-    (["--config-file", "{study}", MADE, "0"],
-     "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"),
-    (["--config-file", "{study}", MADE, "0", "PRETRAIN.DATA_ROOT", "/no"], "PRETRAIN.DATA_ROOT /no is no folder"),
+    (["--config-file", "{study}", MADE, "0", "DETECTION.VOC_ROOT", "."],
+     EMPTY_ROOT),
+    (["--config-file", "{study}", MADE, "0", "PRETRAIN.DATA_ROOT", "/no"],
+     "PRETRAIN.DATA_ROOT /no is no folder; DETECTION.VOC_ROOT {tmp_path}/datasets is no folder"),
+    (["--only", "pretrain", "convert", "--config-file", "{study}"],
+     "--only takes one pattern, but convert follows pretrain; write --only pretrain --only convert"),
+    (["--config-file", "{study}", "--only", "pretrain", "convert", "SEEDS", "(1,)"],
+     "--only takes one pattern, but convert follows pretrain; write --only pretrain --only convert"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("argv, message", MISTAKES, ids=[message for _, message in MISTAKES])
 def test_study__mistakes_are_one_line(study, tmp_path, argv, message):
-    result = call(*(word.format(study=study) for word in argv), cwd=tmp_path)
+    result = call(*(word.format(study=study) for word in argv), cwd=tmp_path, env=WITHOUT_DATA)
     assert result.returncode == 2
-    assert result.stderr == f"study.py: error: {message}\n"
+    assert result.stderr == f"study.py: error: {message.format(tmp_path=tmp_path)}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_study__a_dry_run_tells_that_data_are_missing(load_tool, study, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert load_tool("study").main(["--config-file", str(study), "--dry-run", MADE, "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"warning: {EMPTY_ROOT}",
+        f"warning: DETECTION.VOC_ROOT {tmp_path}/datasets is no folder",
+    ]
+    assert load_tool("study").main(["--config-file", str(study), "--dry-run"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_study__only_before_config_keys_is_no_second_pattern(load_tool, study, capsys):
+    argv = ["--config-file", str(study), "--dry-run", "--only", "data", "SEEDS", "(5,)"]
+    assert load_tool("study").main(argv) == 0
+    assert "2 stages: 0 done" in capsys.readouterr().out

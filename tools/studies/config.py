@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +21,17 @@ from pretrain.run.settings import (
     one_of,
     refuse_faults,
 )
+from tools.studies.values import CLASSIFICATION, TIMING, TRANSFER, has_metric
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
 KINDS = ("transfer", "classification", "robustness", "timing", "cam")
 EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER")
+# Keys that the study sets for every run, and where it takes them from. OPTS must not set them: it would be in vain.
+SET_BY_STUDY = {
+    "SEED": "set SEEDS", "OUTPUT_DIR": "set OUTPUT_DIR of the study", "DATA.ROOT": "set PRETRAIN.DATA_ROOT",
+    "VOC.ROOT": "set DETECTION.VOC_ROOT", "MODEL.WEIGHTS": "add a row to EXPERIMENTS",
+}  # fmt: skip
 
 
 class Experiment(NamedTuple):
@@ -118,6 +126,10 @@ def _epsilons(values: Sequence[Any]) -> bool:
     return bool(values) and all(is_number(value) and 0 < value <= 255 for value in values) and _different(values)
 
 
+def _attacks(values: Sequence[Any]) -> bool:
+    return bool(values) and set(values) <= set(ATTACKS) and _different(values)
+
+
 def _different(values: Sequence[Any]) -> bool:
     return len(set(values)) == len(values)
 
@@ -126,15 +138,14 @@ PAIRS = Rule(lambda value: len(value) % 2 == 0, "KEY VALUE pairs")
 AT_LEAST_1 = at_least(1)
 RULES: dict[str, Rule] = {
     "KIND": one_of(*KINDS),
+    "NOTES": Rule(lambda value: all(isinstance(note, str) for note in value), "a list of sentences"),
     "SEEDS": Rule(_seeds, "different whole numbers of at least 0, such as (0, 1, 2)"),
     "THREADS": at_least(0),
     "GPUS": AT_LEAST_1,
     "PRETRAIN.OPTS": PAIRS,
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
-    "ATTACK.METHODS": Rule(
-        lambda value: bool(value) and set(value) <= set(ATTACKS), f"one or more of {', '.join(ATTACKS)}"
-    ),
+    "ATTACK.METHODS": Rule(_attacks, f"one or more of {', '.join(ATTACKS)}, each once"),
     "ATTACK.EPSILONS": Rule(_epsilons, "different numbers above 0, levels of 255"),
     "ATTACK.STEPS": AT_LEAST_1,
     "ATTACK.STEP_SIZE": at_least(0),
@@ -162,13 +173,32 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = load_config(get_cfg(), config_file, opts)
     refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
-    names = [experiment.name for experiment in experiments(cfg)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"EXPERIMENTS: {name} stands there twice; give every row its own METHOD, MODEL or DATA")
+    _refuse_shared_names([experiment.name for experiment in experiments(cfg)])
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
     cfg.freeze()
     return cfg
+
+
+def folder_name(name: str) -> str:
+    """Return ``name``, of an experiment or a stage, as the path of its folder."""
+    return re.sub(r"[^\w./+-]", "_", name)
+
+
+def _refuse_shared_names(names: Sequence[str]) -> None:
+    """Refuse rows that the study could not tell apart: in its list, in its folder or on its page."""
+    remedy = "give every row its own METHOD, MODEL or DATA"
+    by_folder: dict[str, str] = {}
+    by_label: dict[str, str] = {}
+    for name in names:
+        if name in by_folder.values():
+            raise ValueError(f"EXPERIMENTS: {name} stands there twice; {remedy}")
+        label = name.replace("/", " ")
+        if label in by_label:
+            raise ValueError(f"EXPERIMENTS: {by_label[label]} and {name} have one name, {label}, on the page; {remedy}")
+        folder = folder_name(name)
+        if folder in by_folder:
+            raise ValueError(f"EXPERIMENTS: {by_folder[folder]} and {name} would share the folder {folder}; {remedy}")
+        by_folder[folder] = by_label[label] = name
 
 
 def experiments(cfg: CfgNode) -> list[Experiment]:
@@ -195,8 +225,14 @@ def _experiment(number: int, entry: Any) -> Experiment:
     opts, paper = entry.get("OPTS", []), entry.get("PAPER", {})
     if not isinstance(opts, list) or len(opts) % 2:
         raise ValueError(f"{where}: OPTS expects a list of KEY VALUE pairs, but got {opts!r}")
-    if not isinstance(paper, dict) or not all(type(value) in (int, float) for value in paper.values()):
+    refuse_faults([f"{where}: {fault}" for fault in _faults_of_opts("OPTS", opts)])
+    if not isinstance(paper, dict) or not all(map(is_number, paper.values())):
         raise ValueError(f"{where}: PAPER expects a mapping from metrics to numbers, but got {paper!r}")
+    for name in paper:
+        if not has_metric(str(name)):
+            known = [metric.key for metric in (*TRANSFER, *CLASSIFICATION, *TIMING)]
+            near = difflib.get_close_matches(str(name), [*known, "clean_top1", "fgsm_8"], n=1, cutoff=0.0)
+            raise ValueError(f"{where}: PAPER names {name}, which no table has; did you mean {near[0]}?")
     labels = [str(entry.get(key, "")) for key in ("METHOD", "MODEL", "DATA")]
     for label in labels:
         if "/" in label or label.startswith("."):
@@ -209,9 +245,21 @@ def repository_file(path: Path | str) -> Path:
     return path.resolve() if (path := Path(path)).is_file() else ROOT / path
 
 
+def _faults_of_opts(where: str, opts: Sequence[Any]) -> list[str]:
+    keys = [str(key) for key in opts[::2]]
+    return [
+        f"{where} sets {key}, which the study sets for every run; {SET_BY_STUDY[key]} instead"
+        for key in dict.fromkeys(keys)
+        if key in SET_BY_STUDY
+    ]
+
+
 def _contradictions(cfg: CfgNode) -> list[str]:
     made = cfg.DIGITS.TRAIN_PER_CLASS > 0
-    faults = []
+    faults = [
+        *_faults_of_opts("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS),
+        *_faults_of_opts("DETECTION.OPTS", cfg.DETECTION.OPTS),
+    ]
     if made and cfg.PRETRAIN.DATA_ROOT:
         faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
     if made and cfg.DIGITS.VAL_PER_CLASS < 1:

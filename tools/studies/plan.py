@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from fvcore.common.config import CfgNode
 from detection.config import EFFECTS as DETECTION_EFFECTS
 from detection.config import get_cfg as get_detection_cfg
 from detection.config import read_detection_config
+from detection.datasets.coco import report_name
+from detection.datasets.types import default_root
 from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from pretrain.config import load_pretrain_config
@@ -31,11 +33,17 @@ class Plan:
     cfg: CfgNode
     config_file: Path
     stages: tuple[Stage, ...]
+    detection: CfgNode | None = None  # of every fine-tuning, in a study that fine-tunes
 
     @property
     def study(self) -> str:
         """The study's name: that of its file."""
         return self.config_file.stem
+
+    @property
+    def scenes(self) -> Path:
+        """The VOC.ROOT of every fine-tuning on data that are not made."""
+        return Path(_scenes_root(self.cfg, self.detection))
 
     @property
     def folder(self) -> Path:
@@ -54,7 +62,7 @@ def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = Fals
     """
     config_file = Path(config_file)
     planner = _Planner(cfg, config_file.stem, StageBook(cfg, accept_code=accept_code))
-    return Plan(cfg, config_file, tuple(planner.stages()))
+    return Plan(cfg, config_file, tuple(planner.stages()), planner.detection)
 
 
 class _Planner:
@@ -66,9 +74,15 @@ class _Planner:
         self.engine = cfg.DETECTION.ENGINE
         if self.engine == "auto":
             self.engine = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
+        self.detection = None
         if cfg.KIND == "transfer":
             self.detection_opts = list(map(str, cfg.DETECTION.OPTS))
-            self.detection = read_detection_config(repository_file(cfg.DETECTION.CONFIG), self.detection_opts)
+            config = repository_file(cfg.DETECTION.CONFIG)
+            self.detection = read_detection_config(config, self.detection_opts)
+            _check_data_named(self.detection)
+            read_detection_config(
+                config, [*self.detection_opts, "SEED", str(max(cfg.SEEDS))]
+            )  # refused where too large
             self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
 
     def stages(self) -> list[Stage]:
@@ -258,7 +272,7 @@ class _Planner:
                 "--eval-only",
                 *self._detection_command(trained.folder / FINAL, folder, seed),
             ],
-            outputs=(f"inference/{self.detection.DATASETS.TEST[0]}/report.json",),
+            outputs=(f"inference/{report_name(self.detection.DATASETS.TEST[0])}/report.json",),
             inputs={
                 **DETECTION_EFFECTS.of_testing(self.detection),
                 "engine": self.engine,
@@ -276,7 +290,11 @@ class _Planner:
         split = self.detection.DATASETS.TEST[0]
         methods = [self._label(run.experiment) for run in runs]
         classes = tuple(self.detection.VOC.CLASSES)
-        flags = {"--devkit": self._scenes(), "--split": split, **({"--classes": ",".join(classes)} if classes else {})}
+        flags = {
+            "--devkit": self._scenes(),
+            "--split": split,
+            **({"--classes": _class_list(classes)} if classes else {}),
+        }
         compared = [f"{method}={run.folder}" for method, run in zip(methods, runs, strict=True)]
         self.book.add(
             f"{self.study}/comparison",
@@ -338,7 +356,7 @@ class _Planner:
     def _scenes(self) -> str:
         if self.made:
             return str(self._made_scenes().folder / "VOCdevkit")
-        return _absolute(self.cfg.DETECTION.VOC_ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+        return _scenes_root(self.cfg, self.detection)
 
     def _real_data(self) -> dict[str, Any]:
         """A real data set is known by its path; made data is a parent."""
@@ -346,6 +364,25 @@ class _Planner:
 
     def _real_scenes(self) -> dict[str, Any]:
         return {} if self.made else {"data": self._scenes()}
+
+
+def _scenes_root(cfg: CfgNode, detection: CfgNode) -> str:
+    return _absolute(cfg.DETECTION.VOC_ROOT or detection.VOC.ROOT or str(default_root()))
+
+
+def _check_data_named(detection: CfgNode) -> None:
+    """Refuse a config of fine-tuning that names no data: every detector of a study is trained, then tested."""
+    for key, verb, expected in (("TRAIN", "train", "data sets"), ("TEST", "test", "a data set")):
+        if not detection.DATASETS[key]:
+            raise ValueError(
+                f"DETECTION: DATASETS.{key} is (); expected {expected} to {verb} the detectors of a study on, such as "
+                f"\"('voc_2007_{'trainval' if key == 'TRAIN' else 'test'}',)\""
+            )
+
+
+def _class_list(classes: Sequence[str]) -> str:
+    """Return ``classes`` as ``read_class_list`` takes them."""
+    return json.dumps(classes) if any("," in name for name in classes) else ",".join(classes)
 
 
 def _absolute(path: str) -> str:

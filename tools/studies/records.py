@@ -16,6 +16,7 @@ from typing import Any
 from pretrain.run.files import atomic_write, sha256
 
 REQUEST, RESULT, FAILURE, LOG = "request.json", "result.json", "failure.json", "stage.log"
+RESULT_OF_STUDY = "study.json"  # in the study's own folder
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:

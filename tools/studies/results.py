@@ -45,6 +45,7 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
         "study": plan.study,
         "kind": cfg.KIND,
         "config_file": str(plan.config_file),
+        "config_path": str(plan.config_file.resolve()),
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         "progress": {"done": len(results), "total": len(plan.stages), "failed": len(failed)},
         "metrics": [metric._asdict() for metric in metrics],
@@ -183,6 +184,8 @@ def _stage(
         "kind": stage.kind,
         "state": state,
         "seconds": result["seconds"] if result is not None and result["attempts"] == 1 else None,
+        "processes": (result or {}).get("processes"),
+        "machine": (result or {}).get("machine"),
         "link": _href(plan, stage, LOG) if (stage.folder / LOG).is_file() else None,
         "message": message,
     }

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.cli import format_seconds
+from detection.engines import select as select_engine
+from pretrain.run.cli import format_seconds, one_line
 from pretrain.run.run_folder import read_metrics
 from tools.studies.cost import Estimates
 from tools.studies.launchers import Launcher
@@ -19,6 +20,7 @@ from tools.studies.records import (
     LOG,
     REQUEST,
     RESULT,
+    RESULT_OF_STUDY,
     changed_outputs,
     identity,
     read_record,
@@ -62,18 +64,50 @@ def _matches(stage: Stage, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (stage.name, *stage.name.split("/")))
 
 
-def check_data(plan: Plan) -> None:
-    """Refuse to start without the data that the study needs."""
+def find_obstacles(plan: Plan) -> list[str]:
+    """Return a sentence for everything that would stop the study, as far as it shows before anything is run.
+
+    That is data whose folders are not there, and a config of fine-tuning that its engine does not support.
+    """
     cfg = plan.cfg
-    if cfg.DIGITS.TRAIN_PER_CLASS:
-        return
-    if not cfg.PRETRAIN.DATA_ROOT and cfg.KIND != "timing":  # times are measured on noise where there is no data
-        raise ValueError(
+    found = [] if cfg.DIGITS.TRAIN_PER_CLASS else _absent_data(plan)
+    if plan.detection is not None:
+        engine = next(stage.inputs["engine"] for stage in plan.stages if stage.kind == "fine_tune")
+        try:
+            select_engine(engine).check_config(plan.detection)
+        except (ValueError, ImportError) as error:
+            found.append(f"DETECTION: {one_line(error)}")
+    return found
+
+
+def _absent_data(plan: Plan) -> list[str]:
+    root, found = plan.cfg.PRETRAIN.DATA_ROOT, []
+    if root and not Path(root).expanduser().is_dir():
+        found.append(f"PRETRAIN.DATA_ROOT {root} is no folder")
+    if not root and plan.cfg.KIND != "timing":  # times are measured on noise where there is no data
+        found.append(
             "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"
         )
-    for key, path in (("PRETRAIN.DATA_ROOT", cfg.PRETRAIN.DATA_ROOT), ("DETECTION.VOC_ROOT", cfg.DETECTION.VOC_ROOT)):
-        if path and not Path(path).expanduser().is_dir():
-            raise FileNotFoundError(f"{key} {path} is no folder")
+    if plan.detection is not None and not plan.scenes.is_dir():
+        found.append(f"DETECTION.VOC_ROOT {plan.scenes} is no folder")
+    return found
+
+
+def refuse_other_study(plan: Plan) -> None:
+    """Refuse to replace the page of another study, whose file has the same name.
+
+    Raises:
+        ValueError: the page is that of a file that is still there, elsewhere, with another content.
+    """
+    before = read_record(plan.folder / RESULT_OF_STUDY)
+    other = Path(before["config_path"]) if before and "config_path" in before else None
+    if other is None or not other.is_file() or other.samefile(plan.config_file):
+        return
+    if other.read_bytes() != plan.config_file.read_bytes():
+        raise ValueError(
+            f"{plan.folder / 'study.html'} is that of {other}, not of {plan.config_file}; rename this file or give it "
+            "another OUTPUT_DIR"
+        )
 
 
 def finished(stages: Collection[Stage]) -> dict[str, dict[str, Any]]:

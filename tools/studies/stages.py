@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from tools.studies.code_version import stage_version
-from tools.studies.config import ROOT, Experiment
+from tools.studies.config import ROOT, Experiment, folder_name
 from tools.studies.records import find_accepted
 
 
@@ -83,7 +82,7 @@ class StageBook:
 
         ``command`` gets the stage's folder. ``defaults`` holds the values that ``inputs`` have where they are absent.
         """
-        name = re.sub(r"[^\w./+-]", "_", name)
+        name = folder_name(name)
         if name in self.stages:
             return self.stages[name]
         code = present_code = stage_version(kind, inputs.get("engine", ""))

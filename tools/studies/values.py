@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
+from pretrain.names import ATTACKS
 from pretrain.run.run_folder import METRICS_FILE, read_metrics
 
 
@@ -32,6 +34,12 @@ TIMING = (
     Metric("relative_time", "relative to the first", "", True),
 )
 FINAL_STAGE = {"transfer": "evaluate", "classification": "pretrain", "robustness": "attack"}  # has a row's numbers
+
+
+def has_metric(name: str) -> bool:
+    """Return whether the table of a study of some kind has a column of that name."""
+    known = {metric.key for metric in (*TRANSFER, *CLASSIFICATION, *TIMING)} | {"clean_top1"}
+    return name in known or re.fullmatch(rf"({'|'.join(ATTACKS)})_.+", name) is not None
 
 
 def metrics_of(cfg: CfgNode) -> tuple[Metric, ...]:

@@ -63,7 +63,17 @@ BAD_EXPERIMENTS = [
     ([GOOD | {"DATA": "CIFAR/10"}], "entry 1: 'CIFAR/10' names a folder and must not hold a slash"),
     ([GOOD | {"METHOD": ".."}], "entry 1: '..' names a folder"),
     ([GOOD, GOOD], "baseline stands there twice; give every row its own METHOD, MODEL or DATA"),
-]
+    ([GOOD | {"METHOD": "a b"}, GOOD | {"METHOD": "a_b"}], "a b and a_b would share the folder a_b; give every row"),
+    ([GOOD | {"METHOD": "b", "MODEL": "a"}, GOOD | {"METHOD": "a b"}], "a/b and a b have one name, a b, on the page"),
+    ([GOOD | {"OPTS": ["SEED", 1]}], "entry 1: OPTS sets SEED, which the study sets for every run; set SEEDS instead"),
+    ([GOOD | {"OPTS": ["OUTPUT_DIR", "x"]}],
+     "entry 1: OPTS sets OUTPUT_DIR, which the study sets for every run; set OUTPUT_DIR of the study instead"),
+    ([GOOD | {"OPTS": ["DATA.ROOT", "x"]}],
+     "entry 1: OPTS sets DATA.ROOT, which the study sets for every run; set PRETRAIN.DATA_ROOT instead"),
+    ([GOOD | {"PAPER": {"top1_eror": 20.0}}], "entry 1: PAPER names top1_eror, which no table has; did you mean top1"),
+    ([GOOD | {"PAPER": {"top1_error": float("nan")}}], "entry 1: PAPER expects a mapping from metrics to numbers"),
+    ([GOOD | {"PAPER": {"top1_error": True}}], "entry 1: PAPER expects a mapping from metrics to numbers"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("entries, message", BAD_EXPERIMENTS, ids=[message for _, message in BAD_EXPERIMENTS])
@@ -84,6 +94,15 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["ATTACK.EPSILONS", "(0.0,)"], r"ATTACK.EPSILONS is \(0.0,\); expected different numbers above 0"),
     (["ATTACK.METHODS", "('cw',)"], r"ATTACK.METHODS is \('cw',\); expected one or more of fgsm, pgd"),
     (["PRETRAIN.OPTS", "['SEED']"], r"PRETRAIN.OPTS is \['SEED'\]; expected KEY VALUE pairs"),
+    (["PRETRAIN.OPTS", "['SEED', 1]"], "PRETRAIN.OPTS sets SEED, which the study sets .* set SEEDS instead"),
+    (["PRETRAIN.OPTS", "['OUTPUT_DIR', 'x']"], "PRETRAIN.OPTS sets OUTPUT_DIR, .* set OUTPUT_DIR of the study"),
+    (["PRETRAIN.OPTS", "['DATA.ROOT', 'x']"], "PRETRAIN.OPTS sets DATA.ROOT, .* set PRETRAIN.DATA_ROOT instead"),
+    (["DETECTION.OPTS", "['SEED', 1]"], "DETECTION.OPTS sets SEED, .* set SEEDS instead"),
+    (["DETECTION.OPTS", "['OUTPUT_DIR', 'x']"], "DETECTION.OPTS sets OUTPUT_DIR, .* set OUTPUT_DIR of the"),
+    (["DETECTION.OPTS", "['VOC.ROOT', 'x']"], "DETECTION.OPTS sets VOC.ROOT, .* set DETECTION.VOC_ROOT instead"),
+    (["DETECTION.OPTS", "['MODEL.WEIGHTS', 'x']"], "DETECTION.OPTS sets MODEL.WEIGHTS, .* add a row to EXP"),
+    (["NOTES", "[1]"], r"NOTES is \[1\]; expected a list of sentences"),
+    (["ATTACK.METHODS", "('pgd', 'pgd')"], r"ATTACK.METHODS is \('pgd', 'pgd'\); expected one or more of fgsm, pgd"),
     (["COST.PRETRAIN_RATE", "-1"], "COST.PRETRAIN_RATE is -1.0; expected at least 0"),
     (["DIGITS.TRAIN_PER_CLASS", "5"], "PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),

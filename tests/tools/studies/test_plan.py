@@ -76,6 +76,52 @@ def test_make_plan__commands_say_what_the_fingerprint_says(plan_of):
     assert "--eval-only" in stages["cutmix/seed1/evaluate"].command
 
 
+def coco_study(plan_of, **changes):
+    detection = {"CONFIG": "detection/configs/custom_coco.yaml", "ENGINE": "torchvision"}
+    return plan_of(["DIGITS.TRAIN_PER_CLASS", "0", "PRETRAIN.DATA_ROOT", "/a"], DETECTION=detection | changes)
+
+
+def test_make_plan__of_a_coco_data_set_looks_where_the_report_is(plan_of):
+    stages = {stage.name: stage for stage in coco_study(plan_of, VOC_ROOT="/b").stages}
+    assert stages["cutmix/seed0/evaluate"].outputs == ("inference/annotations_test/report.json",)
+    assert word_after(stages["study/comparison"], "--split") == "annotations/test.json"
+
+
+def word_after(stage, flag):
+    return stage.command[stage.command.index(flag) + 1]
+
+
+def test_make_plan__the_detection_data_are_those_of_the_study_or_of_its_config(plan_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root, expected in (("/b", "/b"), ("", str(tmp_path / "datasets" / "cells"))):  # custom_coco.yaml names that one
+        stages = {stage.name: stage for stage in coco_study(plan_of, VOC_ROOT=root).stages}
+        assert word_after(stages["cutmix/seed0/fine_tune"], "VOC.ROOT") == expected
+        assert word_after(stages["study/comparison"], "--devkit") == expected
+
+
+@pytest.mark.parametrize("opts, message", [
+    ("['DATASETS.TEST', '()']", r"DATASETS.TEST is \(\); expected a data set to test the detectors of a study on"),
+    ("['DATASETS.TRAIN', '()']", r"DATASETS.TRAIN is \(\); expected data sets to train the detectors of a study on"),
+])  # fmt: skip
+def test_make_plan__refuses_a_detection_config_without_data(plan_of, opts, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of(["DETECTION.OPTS", opts])
+
+
+def test_make_plan__one_run_is_compared_with_nothing(plan_of):
+    rows = [{"METHOD": "baseline", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "baseline"]}]
+    alone, two = (names(plan_of(["SEEDS", seeds], EXPERIMENTS=rows)) for seeds in ("(0,)", "(0, 1)"))
+    assert "study/comparison" not in alone
+    assert "study/comparison" in two
+
+
+def test_make_plan__a_class_with_a_comma_reaches_the_comparison(plan_of):
+    opts = ["VOC.CLASSES", "('dog, large', 'cat')", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+    stages = {stage.name: stage for stage in plan_of(["DETECTION.OPTS", str(opts)]).stages}
+    words = stages["study/comparison"].command
+    assert words[words.index("--classes") + 1] == '["dog, large", "cat"]'
+
+
 def test_make_plan__a_method_s_options_reach_only_that_method(plan_of):
     def with_options(*opts):
         return plan_of(
@@ -195,12 +241,20 @@ def test_make_plan__several_gpus(plan_of):
         "4",
     ]
     assert "--nproc-per-node" in command["cutmix/seed0/fine_tune"]
+    assert "--num-gpus" not in command["cutmix/seed0/fine_tune"]
     assert "--nproc-per-node" not in command["cutmix/seed0/evaluate"]
     detectron2 = {
         stage.name: list(stage.command) for stage in plan_of(["GPUS", "4", "DETECTION.ENGINE", "detectron2"]).stages
     }
     assert "--nproc-per-node" not in detectron2["cutmix/seed0/fine_tune"]
     assert detectron2["cutmix/seed0/fine_tune"][detectron2["cutmix/seed0/fine_tune"].index("--num-gpus") + 1] == "4"
+    assert "--num-gpus" not in detectron2["cutmix/seed0/evaluate"]
+    (one,) = (
+        stage.command
+        for stage in plan_of(["DETECTION.ENGINE", "detectron2"]).stages
+        if stage.name == "cutmix/seed0/fine_tune"
+    )
+    assert "--num-gpus" not in one
 
 
 def test_make_plan__real_data_is_known_by_its_path(plan_of):

@@ -1,5 +1,6 @@
 """The content of study.json: means, spreads and differences by hand, and what is shown of what was not run."""
 
+import dataclasses
 import json
 import math
 
@@ -71,6 +72,26 @@ def test_study_result__what_was_not_run_has_no_number(plan_of):
     assert stages["cutmix/seed1/convert"]["state"] == "failed"
     assert stages["cutmix/seed1/convert"]["message"] == "no space"
     assert stages["cutmix/seed1/fine_tune"]["state"] == "not run"
+
+
+def test_study_result__says_what_a_stage_ran_on(plan_of):
+    plan = plan_of()
+    stage, other = plan.stages[:2]
+    results = {stage.name: result_of({}) | {"processes": 4, "machine": "node7"}, other.name: result_of({})}
+    told = {one["name"]: one for one in study_result(plan, results, {})["stages"]}
+    assert [told[stage.name][key] for key in ("processes", "machine")] == [4, "node7"]
+    assert [told[other.name][key] for key in ("processes", "machine")] == [
+        None,
+        None,
+    ]  # of a result before they were kept
+
+
+def test_study_result__names_the_file_wherever_it_is_read(plan_of, monkeypatch, tmp_path):
+    plan = plan_of()
+    monkeypatch.chdir(tmp_path)
+    relative = dataclasses.replace(plan, config_file=plan.config_file.relative_to(tmp_path))
+    told = study_result(relative, {}, {})
+    assert (told["config_file"], told["config_path"]) == ("study.yaml", str(plan.config_file))
 
 
 def test_study_result__a_failure_of_an_earlier_call_is_still_told(plan_of):

@@ -14,7 +14,8 @@ from tools.studies.config import ROOT, get_cfg
 from tools.studies.cost import Estimates
 from tools.studies.launchers import LocalLauncher
 from tools.studies.records import FAILURE, LOG, REQUEST, RESULT, read_record
-from tools.studies.runner import finished, prepare, run, select
+from tools.studies.results import write_study
+from tools.studies.runner import find_obstacles, finished, prepare, refuse_other_study, run, select
 from tools.studies.worker import is_running, run_stage
 
 COUNT = "open(F.parent / 'runs.txt', 'a').write(F.name.split('-')[0] + ' ')"  # what ran, in order
@@ -244,3 +245,35 @@ def test_worker__refuses_a_folder_without_a_request(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"request\.json is missing or damaged; call tools/study\.py again"):
         run_stage(tmp_path)
     assert read_record(tmp_path / REQUEST) is None
+
+
+def test_find_obstacles__of_a_fine_tuning_and_its_engine(plan_of, tmp_path, monkeypatch):
+    assert find_obstacles(plan_of()) == []
+    opts = ["DIGITS.TRAIN_PER_CLASS", "0", "PRETRAIN.DATA_ROOT", str(tmp_path)]
+    assert find_obstacles(plan_of([*opts, "DETECTION.VOC_ROOT", str(tmp_path)])) == []
+    assert find_obstacles(plan_of([*opts, "DETECTION.VOC_ROOT", "/no"])) == ["DETECTION.VOC_ROOT /no is no folder"]
+    assert find_obstacles(plan_of([*opts, "KIND", "classification", "DETECTION.VOC_ROOT", "/no"])) == []
+    empty = ["DIGITS.TRAIN_PER_CLASS", "0", "KIND", "timing"]  # times are measured on noise then
+    assert find_obstacles(plan_of(empty)) == []
+    (told,) = find_obstacles(plan_of(["DETECTION.OPTS", "['MODEL.RESNETS.NORM', 'GN']"]))
+    assert told.startswith("DETECTION: MODEL.RESNETS.NORM is 'GN', which the torchvision engine does not support")
+
+
+def test_refuse_other_study__of_the_same_name(plan_of, tmp_path):
+    plan = plan_of()
+    refuse_other_study(plan)
+    write_study(plan, {}, {})
+    refuse_other_study(plan)
+    other = tmp_path / "elsewhere" / "study.yaml"
+    other.parent.mkdir()
+    other.write_text("TITLE: another")
+    moved = dataclasses.replace(plan, config_file=other)
+    with pytest.raises(
+        ValueError, match=rf"study.html is that of {tmp_path}/study.yaml, not of .*; rename this file or"
+    ):
+        refuse_other_study(moved)
+    other.write_bytes(plan.config_file.read_bytes())
+    refuse_other_study(moved)  # a copy
+    other.write_text("TITLE: another")
+    plan.config_file.unlink()
+    refuse_other_study(moved)  # the file was moved, and edited since

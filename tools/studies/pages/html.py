@@ -35,6 +35,7 @@ from tools.studies.pages.tables import (
     seed_text,
     seed_values,
     seeds_of,
+    stage_processes,
     stage_time,
     unit_and_direction,
 )
@@ -358,12 +359,16 @@ def _stages(result: Mapping[str, Any]) -> str:
         return ""
     rows = (
         f'<tr><th class="text">{escape(stage["name"])}</th><td>{escape(stage["state"])}</td>'
-        f'<td class="number">{stage_time(stage)}</td>'
+        f'<td class="number">{stage_time(stage)}</td><td class="number">{stage_processes(stage)}</td>'
+        f"<td>{escape(stage.get('machine') or '')}</td>"
         f"<td>{link('log', stage['link']) if stage['link'] else ''}</td></tr>"
         for stage in result["stages"]
     )
-    heads = '<th>Stage</th><th>State</th><th class="number">h:mm:ss</th><th></th>'
-    return _folded("Stages and how long they took", heads, rows)
+    heads = (
+        '<th>Stage</th><th>State</th><th class="number">h:mm:ss</th><th class="number">Processes</th>'
+        "<th>Machine</th><th></th>"
+    )
+    return _folded("Stages, how long they took and on what", heads, rows)
 
 
 def _folded(title: str, heads: str, rows: Iterable[str], *, is_open: bool = False) -> str:

@@ -227,6 +227,11 @@ def stage_time(stage: Mapping[str, Any]) -> str:
     return "-" if stage["seconds"] is None else format_seconds(stage["seconds"])
 
 
+def stage_processes(stage: Mapping[str, Any]) -> str:
+    """Return on how many processes, each with a GPU where there are any, a training stage ran; a dash for others."""
+    return str(stage.get("processes") or "-")
+
+
 def has_spread(result: Mapping[str, Any]) -> bool:
     """Return whether any cell of the table is about several seeds."""
     summaries = (summary for row in result["rows"] for summary in row["summary"].values())

@@ -32,9 +32,11 @@ from tools.studies.pages.tables import (
     row_name,
     seed_text,
     seeds_of,
+    stage_processes,
     stage_time,
     unit_and_direction,
 )
+from tools.studies.records import RESULT_OF_STUDY
 
 
 def write_pages(result: Mapping[str, Any], folder: Path | str) -> None:
@@ -48,7 +50,7 @@ def write_pages(result: Mapping[str, Any], folder: Path | str) -> None:
     """
     folder = Path(folder)
     files = {
-        "study.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
+        RESULT_OF_STUDY: json.dumps(result, indent=2, allow_nan=False) + "\n",
         "study.md": render_markdown(result),
         "study.html": render_html(result, folder),
     }
@@ -176,8 +178,11 @@ def _settings(key: str, values: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _stages(result: Mapping[str, Any]) -> list[list[str]]:
-    rows = [(stage["name"], stage["state"], stage_time(stage)) for stage in result["stages"]]
-    return _titled("Stages", table([("stage", "state", "h:mm:ss"), *rows]) if rows else [])
+    rows = [
+        (stage["name"], stage["state"], stage_time(stage), stage_processes(stage), stage.get("machine") or "-")
+        for stage in result["stages"]
+    ]
+    return _titled("Stages", table([("stage", "state", "h:mm:ss", "processes", "machine"), *rows]) if rows else [])
 
 
 def _linked(text: str, path: str | None) -> str:
