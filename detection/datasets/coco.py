@@ -6,10 +6,9 @@ so that one rule serves both: left + 1, top + 1, left + width, top + height.
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,12 @@ from detection.datasets.types import (
     OnDefect,
     class_name_faults,
     default_root,
+    normal_form,
     refuse,
 )
 from pretrain.run.pictures import displayed_size
+from pretrain.run.text import read_json
+from pretrain.run.values import flag, number_of_json, whole_number
 
 COCO_NAME = re.compile(r"coco_(\d{4})_(.+)")  # as in Detectron2: coco_2017_train
 PARTS = ("images", "annotations", "categories")
@@ -53,7 +55,8 @@ def load_coco(
     file, or like the file without ``instances_``: in the first of these that has the first picture.
 
     A picture's id is the number that the file gives it. Without ``classes`` the labels are the file's categories in the
-    order of their numbers, as in Detectron2. Crowds are left out of training, and in evaluation neither help nor hurt.
+    order of their numbers, as in Detectron2; a class keeps its number in any list (``DetectionDataset.categories``).
+    Crowds are left out of training, and in evaluation neither help nor hurt.
 
     Raises:
         FileNotFoundError: the file or a picture does not exist.
@@ -68,53 +71,65 @@ def load_coco(
         path = root / name
         name = report_name(name)
     images, annotations, categories = _read_parts(path)
-    names = _read_categories(path, categories)
+    names = _read_categories(path, categories, on_defect)
     classes = tuple(classes) if classes else tuple(names[number] for number in sorted(names))
+    known = {normal_form(one): one for one in classes}
 
     objects: dict[str, list[AnnotatedObject]] = {}
     for place, image in enumerate(images):
         try:
-            key = _entry(image, "id", f"images[{place}]")
-            if not isinstance(key, (int, str)):
-                raise ValueError(f"images[{place}]: id must be a number or text, but is {key!r}")
-            if str(key) in objects:
-                raise ValueError(f"images[{place}]: duplicate id {key!r}")
-            objects[str(key)] = []
+            key = _picture_id(image, f"images[{place}]")
+            if key in objects:
+                raise ValueError(f"images[{place}]: duplicate id {key}")
+            objects[key] = []
         except ValueError as defect:
             on_defect(ValueError(f"{path}: {defect}"))
     for place, annotation in enumerate(annotations):
         try:
             where = f"annotations[{place}]"
             image_id = _entry(annotation, "image_id", where)
-            if str(image_id) not in objects:
-                raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-            objects[str(image_id)].append(_read_object(annotation, where, names, classes))
+            key = str(image_id) if type(image_id) in (int, str) else None
+            if key not in objects:
+                raise ValueError(f"{where}: image_id {image_id!r:.80} is not among the images")
+            objects[key].append(_read_object(annotation, where, names, known))
         except ValueError as defect:
             on_defect(ValueError(f"{path}: {defect}"))
 
-    folder = _picture_folder(path, images) if check_pictures else path.parent
+    folder = _picture_folder(path, images)
+    if folder is None and check_pictures:
+        on_defect(FileNotFoundError(_no_picture(path, images)))
+        return DetectionDataset(name, root, path.stem, classes, (), tuple(sorted(names.items())))
     pictures = []
     for place, image in enumerate(images):
         key = str(image.get("id")) if isinstance(image, dict) else ""
         if key not in objects:
             continue  # told above
         try:
-            pictures.append(_read_picture(path, folder, image, f"images[{place}]", objects.pop(key), check_pictures))
+            found = objects.pop(key)
+            pictures.append(
+                _read_picture(path, folder or path.parent, image, f"images[{place}]", key, found, check_pictures)
+            )
         except (FileNotFoundError, ValueError) as defect:
             on_defect(defect)
-    return DetectionDataset(name, root, path.stem, classes, tuple(pictures))
+    return DetectionDataset(name, root, path.stem, classes, tuple(pictures), tuple(sorted(names.items())))
+
+
+def _picture_id(image: Any, where: str) -> str:
+    """Return the id that the file gives to a picture, a number or a word, as text."""
+    key = _entry(image, "id", where)
+    if type(key) not in (int, str):
+        raise ValueError(f"{where}: id must be a number or text, but is {key!r:.80}")
+    if not str(key) or str(key).split() != [str(key)]:
+        raise ValueError(f"{where}: id {key!r:.80} is not one word, as a file of detections has it")
+    return str(key)
 
 
 def _read_parts(path: Path) -> list[list[Any]]:
     """Return the file's images, annotations and categories."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"COCO file {path} does not exist; a .json name is a path in VOC.ROOT") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a COCO file ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object with {', '.join(PARTS)}, but got {type(content).__name__}")
     for part in PARTS:
@@ -125,84 +140,125 @@ def _read_parts(path: Path) -> list[list[Any]]:
     return [content[part] for part in PARTS]
 
 
-def _read_categories(path: Path, categories: list[Any]) -> dict[int, str]:
+def _read_categories(path: Path, categories: list[Any], on_defect: OnDefect) -> dict[int, str]:
     """Return category number -> name."""
+    if not categories:
+        raise ValueError(f"{path} has no category")
     names: dict[int, str] = {}
     for place, category in enumerate(categories):
         where = f"categories[{place}]"
         try:
             number, name = _entry(category, "id", where), _entry(category, "name", where)
-            if type(number) is not int or not isinstance(name, str) or not name.strip() or class_name_faults([name]):
-                raise ValueError(f"{where}: expected a number and a name, but got {number!r} and {name!r}")
+            if type(number) is not int or not isinstance(name, str) or not name.strip():
+                raise ValueError(f"{where}: expected a number and a name, but got {number!r:.80} and {name!r:.80}")
+            if faults := class_name_faults([name]):
+                raise ValueError(f"{where}: {faults[0]}")
             if number in names or name in names.values():
                 raise ValueError(f"{where}: a second category {number} or {name!r}")
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        names[number] = name
-    if not names:
-        raise ValueError(f"{path} has no category")
+            on_defect(ValueError(f"{path}: {error}"))
+        else:
+            names[number] = name
     return names
 
 
 def _read_object(
-    annotation: dict[str, Any], where: str, names: dict[int, str], classes: Sequence[str]
+    annotation: dict[str, Any], where: str, names: Mapping[int, str], known: Mapping[str, str]
 ) -> AnnotatedObject:
     category = _entry(annotation, "category_id", where)
-    if not isinstance(category, int) or category not in names:
-        raise ValueError(f"{where}: category_id {category!r} is not among the categories")
-    name = names[category]
-    if name not in classes:
-        raise ValueError(f"{where}: unknown class {name!r}; the known ones are {', '.join(classes)}")
-    box = _entry(annotation, "bbox", where)
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-        raise ValueError(f"{where}: bbox must be four finite numbers, but is {box!r:.80}")
-    left, top, width, height = box
-    crowd = bool(annotation.get("iscrowd", 0))
-    return AnnotatedObject(name, (left + 1.0, top + 1.0, float(left + width), float(top + height)), crowd, crowd)
+    if type(category) is not int or category not in names:
+        raise ValueError(f"{where}: category_id {category!r:.80} is not among the categories")
+    name = known.get(normal_form(names[category]))
+    if name is None:
+        raise ValueError(f"{where}: unknown class {names[category]!r}; the known ones are {', '.join(known.values())}")
+    box = read_box(_entry(annotation, "bbox", where), where)
+    try:
+        crowd = flag(annotation.get("iscrowd", 0))
+    except ValueError as error:
+        raise ValueError(f"{where}: iscrowd {error}") from None
+    area = annotation.get("area")
+    try:
+        area = None if area is None else number_of_json(area)
+    except ValueError as error:
+        raise ValueError(f"{where}: area {error}") from None
+    left, top, right, bottom = box
+    return AnnotatedObject(name, (left + 1.0, top + 1.0, right, bottom), crowd, crowd, area)
+
+
+def read_box(value: Any, where: str) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a bbox (left, top, width, height), none of them checked for its order.
+
+    Raises:
+        ValueError: not four finite numbers; ``where`` stands in front.
+    """
+    try:
+        if not isinstance(value, list) or len(value) != 4:
+            raise ValueError
+        left, top, width, height = map(number_of_json, value)
+    except ValueError:
+        raise ValueError(f"{where}: bbox must be four finite numbers, but is {value!r:.80}") from None
+    return left, top, left + width, top + height
 
 
 def _read_picture(
-    path: Path, folder: Path, image: dict[str, Any], where: str, objects: list[AnnotatedObject], check_pictures: bool
+    path: Path,
+    folder: Path,
+    image: dict[str, Any],
+    where: str,
+    image_id: str,
+    objects: list[AnnotatedObject],
+    check_pictures: bool,
 ) -> AnnotatedPicture:
-    file = folder / _file_name(path, image, where)
-    if check_pictures and not file.is_file():
+    name = _file_name(image)
+    if name is None:
+        raise ValueError(f"{path}: {where}: file_name must be text, but is {image.get('file_name')!r:.80}")
+    file = folder / name
+    if check_pictures and not os.path.isfile(file):
         raise FileNotFoundError(f"{path}: picture {file} of {where} does not exist")
-    width, height = image.get("width"), image.get("height")
-    if not all(type(side) is int and side > 0 for side in (width, height)):
-        if not file.is_file():
+    sizes = []
+    for side in ("width", "height"):
+        try:
+            sizes.append(whole_number(0 if image.get(side) is None else image[side]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {where}: {side} {error}") from None
+        if sizes[-1] < 0:
+            raise ValueError(f"{path}: {where}: {side} is negative: {sizes[-1]}")
+    if not all(sizes):
+        if not os.path.isfile(file):
             raise ValueError(f"{path}: {where} has no picture size, and {file}, which has it, does not exist")
-        width, height = displayed_size(file)
-    return AnnotatedPicture(str(image["id"]), file, path, width, height, tuple(objects))
+        sizes = displayed_size(file)
+    return AnnotatedPicture(image_id, file, path, sizes[0], sizes[1], tuple(objects))
 
 
-def _picture_folder(path: Path, images: list[Any]) -> Path:
-    """Return the folder of the pictures, by the place of the first one."""
-    first = _file_name(path, images[0], "images[0]")
+def _picture_folder(path: Path, images: list[Any]) -> Path | None:
+    """Return the folder of the pictures, by the place of the first one that is there; None where none is."""
+    for name in filter(None, map(_file_name, images)):
+        for folder in _candidates(path):
+            if os.path.isfile(folder / name):
+                return folder
+    return None
+
+
+def _candidates(path: Path) -> list[Path]:
     places = [path.parent, path.parent.parent]
     names = ("images", path.stem, path.stem.removeprefix("instances_"))
-    candidates = [*places, *(place / name for place in places for name in names)]
-    for folder in candidates:
-        if (folder / first).is_file():
-            return folder
-    tried = ", ".join(map(str, dict.fromkeys(candidates)))
-    raise FileNotFoundError(f"{path}: the first picture, {first}, is in none of {tried}")
+    return list(dict.fromkeys([*places, *(place / name for place in places for name in names)]))
 
 
-def _file_name(path: Path, image: Any, where: str) -> str:
-    try:
-        name = _entry(image, "file_name", where)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{path}: {where}: file_name must be text, but is {name!r}")
-    return name
+def _no_picture(path: Path, images: list[Any]) -> str:
+    tried = ", ".join(map(str, _candidates(path)))
+    first = next(filter(None, map(_file_name, images)), None)
+    if first is None:
+        return f"{path}: no image has a file_name that is text"
+    return f"{path}: the first picture, {first:.200}, is in none of {tried}, and neither is any other"
+
+
+def _file_name(image: Any) -> str | None:
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def _entry(node: Any, key: str, where: str) -> Any:
     if not isinstance(node, dict) or key not in node:
         raise ValueError(f"{where} without {key}")
     return node[key]
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

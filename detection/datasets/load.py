@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from detection.datasets.coco import is_coco, load_coco
-from detection.datasets.types import AnnotatedPicture, DetectionDataset, OnDefect, refuse
+from detection.datasets.types import AnnotatedPicture, DetectionDataset, OnDefect, class_name_faults, refuse
 from detection.datasets.voc import load_voc
 from pretrain.run.pictures import read_picture
+from pretrain.run.text import read_text
 
 
 def load_dataset(
@@ -47,12 +48,28 @@ def read_checked(picture: AnnotatedPicture) -> Image.Image:
 
 
 def read_class_list(text: str) -> list[str]:
-    """Return the class names in ``text``: separated by commas, a JSON list, or the path of a file with one a line."""
+    """Return the class names in ``text``: separated by commas, a JSON list, or the path of a file with one a line.
+
+    Raises:
+        FileNotFoundError: ``text`` is written like a path, but there is no such file.
+        ValueError: no name, a name twice, a name that no file can have, or a file or list that cannot be read.
+    """
     is_file = os.path.isfile(text)  # False too of a list that is too long for a file's name
     if text.startswith("[") and not is_file:  # the form for names that hold a comma
-        return _read_json_list(text)
-    names = Path(text).read_text("utf-8").splitlines() if is_file else text.split(",")
-    return [name.strip() for name in names if name.strip()]
+        names = _read_json_list(text)
+    elif is_file:
+        names = read_text(text).split("\n")
+    elif text.endswith(".txt") or ("/" in text and "," not in text):
+        raise FileNotFoundError(f"class list {text} does not exist")
+    else:
+        names = text.split(",")
+    names = [name.strip() for name in names if name.strip()]
+    twice = [f"class name {name!r} stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults = [*class_name_faults(names), *twice]
+    if faults or not names:
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"class list {shown!r}: {'; '.join(faults) or 'it names no class'}")
+    return names
 
 
 def _read_json_list(text: str) -> list[str]:

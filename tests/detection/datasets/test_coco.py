@@ -128,7 +128,47 @@ def change(*keys, **values):
         (change("images", 1, id=7), ValueError, r"images\[1\]: duplicate id 7"),
         (change("images", 1, id=None), ValueError, r"images\[1\] without id"),
         (change("images", 1, file_name="c.png"), FileNotFoundError, r"picture .*c.png of images\[1\] does not exist"),
-        (change("images", 0, file_name="c.png"), FileNotFoundError, r"the first picture, c.png, is in none of "),
+        (change("images", 0, file_name="c.png"), FileNotFoundError, r"picture .*c.png of images\[0\] does not exist"),
+        (change("images", 0, file_name=None), ValueError, r"images\[0\]: file_name must be text, but is None"),
+        (change("images", 0, file_name="c\0.png"), FileNotFoundError, r"of images\[0\] does not exist"),
+        (change("images", 0, id=True), ValueError, r"images\[0\]: id must be a number or text, but is True"),
+        (change("images", 0, id="a b"), ValueError, r"images\[0\]: id 'a b' is not one word"),
+        (change("images", 0, width="64"), ValueError, r"images\[0\]: width is not a whole number: '64'"),
+        (change("images", 0, width=64.5), ValueError, r"images\[0\]: width is not a whole number: 64.5"),
+        (change("images", 0, height=-48), ValueError, r"images\[0\]: height is negative: -48"),
+        (change("images", 0, height=10**400), ValueError, r"images\[0\]: height is not a whole number: an integer of"),
+        (change("categories", 0, id=True), ValueError, r"categories\[0\]: expected a number and a name, but got True"),
+        (change("categories", 0, name="a/c"), ValueError, r"categories\[0\]: class name 'a/c' holds a slash"),
+        (change("categories", 0, name="a\0c"), ValueError, r"categories\[0\]: class name 'a\\x00c' holds a control"),
+        (change("categories", 0, name="x" * 151), ValueError, r"class name 'x+'... is longer than 150 bytes"),
+        (
+            change("annotations", 0, image_id=True),
+            ValueError,
+            r"annotations\[0\]: image_id True is not among the images",
+        ),
+        (change("annotations", 0, category_id=2.0), ValueError, r"category_id 2.0 is not among the categories"),
+        (
+            change("annotations", 0, bbox=[10**400, 2, 3, 4]),
+            ValueError,
+            r"bbox must be four finite numbers, but is \[1000",
+        ),
+        (
+            change("annotations", 0, bbox=["4", 5, 26, 35]),
+            ValueError,
+            r"bbox must be four finite numbers, but is \['4'",
+        ),
+        (
+            change("annotations", 0, bbox=[True, 5, 26, 35]),
+            ValueError,
+            r"bbox must be four finite numbers, but is \[True",
+        ),
+        (
+            change("annotations", 0, iscrowd="maybe"),
+            ValueError,
+            r"annotations\[0\]: iscrowd is neither 0 nor 1: 'maybe'",
+        ),
+        (change("annotations", 0, iscrowd=2), ValueError, r"annotations\[0\]: iscrowd is neither 0 nor 1: 2"),
+        (change("annotations", 0, area="910"), ValueError, r"annotations\[0\]: area is not a finite number: '910'"),
         (change("annotations", 2, image_id=8), ValueError, r"annotations\[2\]: image_id 8 is not among the images"),
         (change("annotations", 2, image_id=[3]), ValueError, r"annotations\[2\]: image_id \[3\] is not among"),
         (change("annotations", 2, category_id=1), ValueError, r"category_id 1 is not among the categories"),
@@ -169,3 +209,76 @@ def test_load_coco__on_defect_is_told_of_every_defect_and_the_rest_is_read(tmp_p
     dataset = load_coco("annotations/train.json", root=tmp_path, on_defect=defects.append)
     assert [len(picture.objects) for picture in dataset.pictures] == [0, 1]
     assert ["duplicate id 3" in str(defects[0]), "bbox must" in str(defects[1]), len(defects)] == [True, True, 3]
+
+
+@pytest.mark.parametrize(
+    "value, crowd", [(0, False), ("0", False), (False, False), (1, True), ("1", True), (True, True)]
+)
+def test_load_coco__iscrowd_means_what_it_says(tmp_path, value, crowd):
+    data = content()
+    data["annotations"][0]["iscrowd"] = value
+    write(tmp_path, data=data)
+    item = load_coco("annotations/train.json", root=tmp_path).pictures[0].objects[0]
+    assert (item.crowd, item.difficult) == (crowd, crowd)
+
+
+def test_load_coco__keeps_numbers_of_categories_and_areas(tmp_path):
+    data = content()
+    data["annotations"][0]["area"] = 77
+    data["categories"].append({"id": 0, "name": "animals"})
+    write(tmp_path, data=data)
+    for classes in (None, ["person", "dog"]):
+        dataset = load_coco("annotations/train.json", root=tmp_path, classes=classes)
+        assert dataset.classes == tuple(classes or ("animals", "dog", "person"))
+        assert dataset.categories == ((0, "animals"), (2, "dog"), (9, "person"))
+    assert [item.area for item in dataset.pictures[0].objects] == [77, None]
+
+
+def test_load_coco__a_size_of_0_or_none_comes_from_the_picture(tmp_path):
+    data = content()
+    data["images"][0]["width"], data["images"][1]["height"] = 0, None
+    write(tmp_path, data=data)
+    pictures = load_coco("annotations/train.json", root=tmp_path).pictures
+    assert [(picture.width, picture.height) for picture in pictures] == [(64, 48), (48, 64)]
+
+
+def test_load_coco__evaluation_finds_the_pictures_where_training_does(tmp_path):
+    path = write(tmp_path, pictures="images")
+    found = load_coco("annotations/train.json", root=tmp_path, check_pictures=False).pictures[1].path
+    assert found == tmp_path / "images" / "b.png"
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).unlink()
+    pictures = load_coco("annotations/train.json", root=tmp_path, check_pictures=False).pictures
+    assert [picture.path for picture in pictures] == [path.parent / "a.png", path.parent / "b.png"]
+    with pytest.raises(
+        FileNotFoundError, match=r"the first picture, a.png, is in none of .*, and neither is any other"
+    ):
+        load_coco("annotations/train.json", root=tmp_path)
+
+
+def test_load_coco__where_every_entry_is_defective_all_defects_are_told(tmp_path):
+    data = content()
+    for image in data["images"]:
+        del image["file_name"]
+    data["annotations"][0]["bbox"] = None
+    for category in data["categories"]:
+        category["name"] = 5
+    write(tmp_path, data=data)
+    told = []
+    dataset = load_coco("annotations/train.json", root=tmp_path, on_defect=lambda defect: told.append(str(defect)))
+    assert (dataset.pictures, dataset.classes) == ((), ())
+    assert sum("categories[" in text and "expected a number and a name" in text for text in told) == 2
+    assert "no image has a file_name that is text" in told[-1]
+
+
+def test_load_coco__text_of_other_encodings_and_keys_that_stand_twice(tmp_path):
+    path = write(tmp_path)
+    good = path.read_text()
+    path.write_text(good, "utf-8-sig")
+    assert len(load_coco("annotations/train.json", root=tmp_path).pictures) == 2
+    path.write_text(good, "utf-16")
+    with pytest.raises(ValueError, match=r"train.json, line 1: the file is UTF-16; save it as UTF-8"):
+        load_coco("annotations/train.json", root=tmp_path)
+    path.write_text(good.replace('"annotations"', '"images": [], "annotations"'))
+    with pytest.raises(ValueError, match=r"train.json: .*the key 'images' stands twice"):
+        load_coco("annotations/train.json", root=tmp_path)

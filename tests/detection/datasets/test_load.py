@@ -23,8 +23,28 @@ def test_read_class_list__of_a_file(tmp_path):
     assert read_class_list(str(tmp_path / "[names")) == ["dog, large", "cat"]
 
 
+def test_read_class_list__of_a_file_with_a_mark_or_none(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbfdog\r\ncat\r\n")
+    assert read_class_list(str(path)) == ["dog", "cat"]
+    path.write_bytes(b"dog\ncaf\xe9\n")
+    with pytest.raises(ValueError, match=r"names.txt, line 2: byte 0xe9 at column 4 is not UTF-8"):
+        read_class_list(str(path))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"class list .*names.txt does not exist"):
+        read_class_list(str(path))
+
+
 @pytest.mark.parametrize(
-    "text, message", [('["dog"', "not a JSON list"), ('["dog", 1]', "expected a JSON list of names")]
+    "text, message",
+    [
+        ('["dog"', "not a JSON list"),
+        ('["dog", 1]', "expected a JSON list of names"),
+        ("dog,cat, dog", "class list 'dog,cat, dog': class name 'dog' stands twice"),
+        ('["dog", "dog"]', "class name 'dog' stands twice"),
+        ("dog,a/c unit", "class name 'a/c unit' holds a slash"),
+        (" ,", "class list ' ,': it names no class"),
+    ],
 )
 def test_read_class_list__refuses(text, message):
     with pytest.raises(ValueError, match=message):
