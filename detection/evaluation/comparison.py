@@ -92,6 +92,13 @@ def split_spec(spec: str) -> tuple[str, str]:
     return method, path
 
 
+def _is_inside_run(folder: Path, dataset: DetectionDataset) -> bool:
+    """Return whether a folder is called as those that every run has: ``inference``, with what is in it."""
+    inference = re.compile(r"inference(_.+)?")
+    inside = folder.name == dataset.name and inference.fullmatch(folder.parent.name)
+    return bool(inside or inference.fullmatch(folder.name))
+
+
 def check_baseline(baseline: str | None, methods: Sequence[str]) -> None:
     """Refuse a ``baseline`` that is none of ``methods`` with a ``ValueError``."""
     if baseline is not None and baseline not in methods:
@@ -113,9 +120,8 @@ def _load_run(dataset: DetectionDataset, method: str, path: str, first_category:
 def _name_of(path: Path, dataset: DetectionDataset) -> str:
     """Return the name of the run's folder, above what every run has inside, without its seed."""
     if path.is_file():
-        inside = path.parent.name in ("inference", dataset.name)
-        path = path.parent if inside else path.with_suffix("")
-    while path.name == "inference" or (path.name == dataset.name and path.parent.name.startswith("inference")):
+        path = path.parent if _is_inside_run(path.parent, dataset) else path.with_suffix("")
+    while _is_inside_run(path, dataset):
         path = path.parent
     return re.sub(r"(^|[-_])(seed|s)?[-_]?\d+$", "", path.name) or path.parent.name
 

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.datasets.types import DetectionDataset
+from detection.datasets.coco import read_box
+from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
-from detection.evaluation.detections import PictureDetections
+from detection.evaluation.detections import FileDetections, PictureDetections
+from pretrain.run.text import read_json
+from pretrain.run.values import number_of_json
 
 PREDICTIONS = "instances_predictions.pth"  # what Detectron2's COCOEvaluator leaves in inference/
 RESULTS = "coco_instances_results.json"
+MAX_DIGITS = 18  # of an id that is taken for a number
 
 
 def load_results(
-    dataset: DetectionDataset, path: Path | str, *, first_category: int = 1
+    dataset: DetectionDataset, path: Path | str, *, first_category: int | None = None
 ) -> dict[str, PictureDetections]:
     """Read the detections of ``dataset`` at ``path``; returns picture id -> detections.
 
     ``path`` is a COCO result JSON, or a folder. In a folder these are looked for, in this order: challenge files,
-    Detectron2's predictions, COCO result JSON; then the same in ``inference/<dataset>`` and in ``inference``, so that
-    the folder of a run will do.
+    Detectron2's predictions, COCO result JSON; then the same in ``inference/<dataset>``, in ``inference`` and in
+    ``<dataset>``, so that the folder of a run will do.
 
     Args:
-        first_category: the number of the first class in a COCO result JSON: 1 as COCO has it, 0 as Detectron2 writes it
-            for a dataset that is not COCO's. (Detectron2's predictions are always from 0.)
+        first_category: how a COCO result JSON numbers the classes. None: by the numbers of the dataset's COCO file; for
+            a VOC dataset, which has none, from 1. A number: consecutively from it, in the order of the file's
+            categories (of a VOC dataset: of its classes), 0 as Detectron2 writes it for a dataset that is not COCO's.
+            (Detectron2's predictions, ``instances_predictions.pth``, are always from 0.)
 
     Raises:
         FileNotFoundError: nothing there that can be read.
@@ -40,7 +44,7 @@ def load_results(
         return _read_file(dataset, path, first_category)
     if not path.is_dir():
         raise FileNotFoundError(f"detections {path} do not exist")
-    for folder in (path, path / "inference" / dataset.name, path / "inference"):
+    for folder in _places(dataset, path):
         if any(folder.glob("comp*_det_*.txt")):
             return read_detections(dataset, folder)
         for name in (PREDICTIONS, RESULTS):
@@ -71,7 +75,7 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
     if file is None:
         return {}
     try:
-        return dict(json.loads(file.read_bytes())["protocol"])
+        return dict(read_json(file)["protocol"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
 
@@ -79,56 +83,63 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
 def find_report(dataset: DetectionDataset, path: Path | str) -> Path | None:
     """Return the report.json beside the detections at ``path``, or in the run that ``path`` is; None without one."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    places = (folder, folder / "inference" / dataset.name, folder / "inference")
-    return next((file for place in places if (file := place / "report.json").is_file()), None)
+    return next((file for place in _places(dataset, folder) if (file := place / "report.json").is_file()), None)
 
 
-def _read_file(dataset: DetectionDataset, path: Path, first_category: int) -> dict[str, PictureDetections]:
+def _places(dataset: DetectionDataset, folder: Path) -> tuple[Path, ...]:
+    """Return where in ``folder``, a run's, its inference/ or what that holds of ``dataset``, the detections may lie."""
+    return folder, folder / "inference" / dataset.name, folder / "inference", folder / dataset.name
+
+
+def _read_file(dataset: DetectionDataset, path: Path, first_category: int | None) -> dict[str, PictureDetections]:
     if path.suffix == ".json":
-        return _gather(dataset, path, _read_json(path), first_category)
+        content = read_json(path)
+        if not isinstance(content, list):
+            raise ValueError(
+                f"{path}: expected a list of results (COCO's result format), but got {type(content).__name__}"
+            )
+        return _gather(dataset, path, content, _classes_by_number(dataset, first_category))
     if path.suffix == ".pth":
         from pretrain.run.checkpoint import load_checkpoint
 
         content = load_checkpoint(path)
-        if not isinstance(content, list) or not all(isinstance(one, dict) and "instances" in one for one in content):
+        if not isinstance(content, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("instances"), list) for one in content
+        ):
             raise ValueError(f"{path}: expected Detectron2's predictions, a list of pictures with instances")
-        return _gather(dataset, path, (entry for one in content for entry in one["instances"]), 0)
+        return _gather(dataset, path, (entry for one in content for entry in one["instances"]), _classes_by_number(dataset, 0))
     raise ValueError(f"{path}: expected a folder, a COCO result .json or Detectron2's {PREDICTIONS}")
 
 
-def _read_json(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{path}: not a COCO result file, but deeply nested JSON") from None
-    if not isinstance(content, list):
-        raise ValueError(f"{path}: expected a list of results (COCO's result format), but got {type(content).__name__}")
-    return content
+def _classes_by_number(dataset: DetectionDataset, first: int | None) -> dict[int, str]:
+    """Return category number -> name of a class (or of a category that is none of the dataset's classes)."""
+    if dataset.categories is not None and first is None:
+        return dict(dataset.categories)
+    names = dataset.classes if dataset.categories is None else [name for _, name in dataset.categories]
+    return dict(enumerate(names, start=1 if first is None else first))
 
 
 def _gather(
-    dataset: DetectionDataset, path: Path, entries: Iterable[Any], first_category: int
-) -> dict[str, PictureDetections]:
+    dataset: DetectionDataset, path: Path, entries: Iterable[Any], categories: Mapping[int, str]
+) -> FileDetections:
     """Return the detections of COCO results: image_id, category_id, bbox (left, top, width, height) and score."""
     ids = _known_ids(dataset)
+    labels = {normal_form(name): label for label, name in enumerate(dataset.classes)}
     gathered: dict[str, list[tuple[float, ...]]] = {}
+    lines: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
         try:
-            image_id, row = _read_entry(entry, ids, dataset, first_category)
+            image_id, row = _read_entry(entry, ids, labels, categories)
         except ValueError as error:
             raise ValueError(f"{path}, entry {number}: {error}") from None
         gathered.setdefault(image_id, []).append(row)
+        lines.setdefault(image_id, []).append(number)
     result = {}
     for picture in dataset.pictures:
         if picture.image_id in gathered:
             table = np.array(gathered[picture.image_id], np.float64)
             result[picture.image_id] = PictureDetections(table[:, 2:], table[:, 1], table[:, 0].astype(np.int64))
-    return result
+    return FileDetections(result, {image_id: np.array(places, np.int64) for image_id, places in lines.items()})
 
 
 def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
@@ -136,7 +147,7 @@ def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
     names: dict[str | int, str] = {}
     for picture in dataset.pictures:
         digits = picture.image_id.replace("_", "")
-        if digits.isdecimal():
+        if digits.isdecimal() and len(digits) <= MAX_DIGITS:
             number = int(digits)
             names[number] = "" if number in names else picture.image_id  # "" marks a number that two ids spell
     names.update({picture.image_id: picture.image_id for picture in dataset.pictures})
@@ -144,30 +155,36 @@ def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
 
 
 def _read_entry(
-    entry: Any, ids: Mapping[str | int, str], dataset: DetectionDataset, first_category: int
+    entry: Any, ids: Mapping[str | int, str], labels: Mapping[str, int], categories: Mapping[int, str]
 ) -> tuple[str, tuple[float, ...]]:
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object with image_id, category_id, bbox and score, but got {entry!r:.80}")
     absent = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
     if absent:
         raise ValueError(f"without {', '.join(absent)}")
-    name, category, box, score = entry["image_id"], entry["category_id"], entry["bbox"], entry["score"]
-    image_id = ids.get(name) if isinstance(name, (str, int)) else None
+    name, category, score = entry["image_id"], entry["category_id"], entry["score"]
+    image_id = ids.get(name) if type(name) in (str, int) else None
     if not image_id:
-        raise ValueError(f"unknown image_id {name!r}")
-    last = first_category + len(dataset.classes) - 1
-    if isinstance(category, bool) or not isinstance(category, int) or not first_category <= category <= last:
+        raise ValueError(f"unknown image_id {name!r:.80}")
+    if type(category) is not int or category not in categories:
+        raise ValueError(_unknown_category(category, categories))
+    label = labels.get(normal_form(categories[category]))
+    if label is None:
         raise ValueError(
-            f"category_id {category!r} is not in {first_category}..{last}; is the first category "
-            f"{1 - first_category} in this file?"
+            f"category_id {category} is {categories[category]!r}, which is none of the classes {', '.join(labels)}"
         )
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)) or not _is_finite(score):
-        raise ValueError(f"bbox must be four finite numbers and score one, but got {box!r:.80} and {score!r:.80}")
-    left, top, width, height = box
-    if width < 0 or height < 0:
-        raise ValueError(f"bbox has a negative side: {box}")
-    return image_id, (category - first_category, score, left, top, left + width, top + height)
+    left, top, right, bottom = read_box(entry["bbox"])
+    if right < left or bottom < top:
+        raise ValueError(f"bbox has a negative side: {entry['bbox']}")
+    try:
+        return image_id, (label, number_of_json(score), left, top, right, bottom)
+    except ValueError as error:
+        raise ValueError(f"score {error}") from None
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _unknown_category(category: Any, categories: Mapping[int, str]) -> str:
+    first, last = min(categories), max(categories)
+    if len(categories) == last - first + 1:
+        text = f"category_id {category!r:.80} is not in {first}..{last}"
+        return text if first > 1 else f"{text}; is the first category {1 - first} in this file?"
+    return f"category_id {category!r:.80} is not one of {', '.join(map(str, categories))}"

@@ -254,7 +254,10 @@ def test_load_runs__the_folder_of_repeat_is_a_run_for_each_seed(tmp_path):
     assert [one.method for one in load_runs(DATASET, f"mine={tmp_path / 'cutmix'}")] == ["mine", "mine"]
 
 
-@pytest.mark.parametrize("inside", ["inference/voc_2007_test", "inference", "inference/voc_2007_test/results.json"])
+@pytest.mark.parametrize("inside", [
+    "inference/voc_2007_test", "inference", "inference/voc_2007_test/results.json", "inference_model_0004999",
+    "inference_model_0004999/voc_2007_test",
+])  # fmt: skip
 def test_load_runs__a_path_inside_a_run_is_named_after_the_run(tmp_path, inside):
     path = tmp_path / "moco" / "seed_2" / inside
     if path.suffix:

@@ -10,7 +10,7 @@ import pytest
 
 from detection.datasets.voc import load_voc
 from detection.evaluation.detection_files import write_detections
-from detection.evaluation.results import find_run_folder, load_results
+from detection.evaluation.results import find_run_folder, load_results, read_protocol
 from detection.evaluation.voc import PictureDetections
 
 GOOD = {"image_id": "000005", "category_id": 1, "bbox": [9, 9.5, 31, 30], "score": 0.5}
@@ -105,3 +105,16 @@ def test_load_results__refuses_json(dataset, tmp_path, content, message):
 def test_load_results__nothing_there(dataset, tmp_path, name, message):
     with pytest.raises(FileNotFoundError, match=message):
         load_results(dataset, tmp_path / name)
+
+
+def test_load_results__of_other_weights_in_the_folder_of_a_run(dataset, tmp_path):
+    folder = tmp_path / "run" / "inference_model_0004999" / dataset.name
+    write_detections(dataset, {}, folder)
+    (folder / "report.json").write_text('{"protocol": {"seed": 3}}')
+    (tmp_path / "run" / "config.yaml").touch()
+    for path in (folder, folder.parent):
+        assert load_results(dataset, path) == {}
+        assert read_protocol(dataset, path) == {"seed": 3}
+        assert find_run_folder(path) == tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="no detections in"):
+        load_results(dataset, tmp_path / "run")
