@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Convert a ResNet checkpoint to a Detectron2 backbone, and prove both equal.
 
-SOURCE: a checkpoint of tools/pretrain.py, a torchvision or timm ResNet, MoCo's, the authors' SaliencyMix and CutMix
-releases, .safetensors; with --reverse a Detectron2 backbone or detector, which becomes a torchvision ResNet.
+SOURCE: a checkpoint of tools/pretrain.py, a torchvision or timm ResNet, MoCo's, SwAV's, the authors' SaliencyMix
+and CutMix releases, .safetensors; with --reverse a Detectron2 backbone or detector, which becomes a torchvision ResNet.
 
 Example:
   python tools/convert_checkpoint.py output/pretrain/model_final.pth output/backbone.pth --explain
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/
 from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
-def main(argv: list[str] | None = None) -> int | None:
+def make_arguments() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="weights file; nothing in it is executed")
     parser.add_argument(
@@ -32,7 +33,23 @@ def main(argv: list[str] | None = None) -> int | None:
         help="do not run the two networks; names, shapes and values are checked even so",
     )
     parser.add_argument("--explain", action="store_true", help="also print the YAML that fits the backbone")
-    args = parser.parse_args(argv)
+    says = parser.add_argument_group("what the file does not say; without these it is assumed, and a note says so")
+    for name in ("mean", "std"):
+        says.add_argument(
+            f"--pixel-{name}", nargs=3, type=float, metavar=("R", "G", "B"), help="of 0..255 pixels, in this order"
+        )
+    says.add_argument("--channel-order", choices=("RGB", "BGR"), help="in which the network reads a picture")
+    says.add_argument(
+        "--stride-in-1x1",
+        action="store_true",
+        default=None,
+        help="bottlenecks stride in their first convolution (Caffe's)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    args = make_arguments().parse_args(argv)
     setup_logging()
     if args.explain and args.reverse:
         raise ValueError("--explain prints a detection config, which a network on its way back (--reverse) has none of")
@@ -40,20 +57,26 @@ def main(argv: list[str] | None = None) -> int | None:
     import json
 
     from detection.convert.backbone_file import convert_file
-    from detection.convert.card import yaml_fragment
+    from detection.convert.card import Preprocessing, yaml_fragment
     from detection.convert.verify import describe
 
     conversion = convert_file(
-        args.source, args.target, prefix=args.prefix, ema=args.ema, reverse=args.reverse, verify=args.verify
+        args.source,
+        args.target,
+        prefix=args.prefix,
+        ema=args.ema,
+        reverse=args.reverse,
+        verify=args.verify,
+        said=Preprocessing(args.pixel_mean, args.pixel_std, args.channel_order, args.stride_in_1x1),
     )
     for note in conversion.notes:
         print(f"note: {note}")
     print(conversion.tally())
     print(describe(conversion.card["verification"]))
     print(json.dumps({key: value for key, value in conversion.card.items() if key != "verification"}, indent=2))
-    print(f"written: {args.target}, card beside it in {args.target.with_suffix('.card.json').name}")
+    print(f"written: {conversion.target}, card beside it in {conversion.target.with_suffix('.card.json').name}")
     if args.explain:
-        print(yaml_fragment(conversion.card, args.target))
+        print(yaml_fragment(conversion.card, conversion.target))
     return 0
 
 

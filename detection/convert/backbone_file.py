@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.convert.card import TOOLKIT, make_card
+from detection.convert.card import NOTHING_SAID, TOOLKIT, Preprocessing, assumptions, in_rgb, make_card
 from pretrain.run.files import sha256
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import check_backbone, convert_state_dict, count_dropped, dropped_by, revert_state_dict
@@ -29,12 +29,14 @@ class Conversion:
     """What a conversion did.
 
     Attributes:
+        target: the file that was written.
         card: as written into the file; its ``verification`` holds the figures, or None where they were not asked for.
         num_converted: tensors written.
         dropped: rule -> number of keys that the rule dropped.
         notes: sentences for the user: which rules decided what, and what could not be checked.
     """
 
+    target: Path
     card: dict[str, Any]
     num_converted: int
     dropped: dict[str, int]
@@ -54,48 +56,71 @@ def convert_file(
     ema: bool = False,
     reverse: bool = False,
     verify: bool = True,
+    said: Preprocessing = NOTHING_SAID,
 ) -> Conversion:
     """Convert the ResNet in ``source`` to a Detectron2 backbone, prove it equal, and write it to ``target``.
 
     Args:
+        source, target: a ``~`` at their beginning is the home folder; folders of ``target`` are made where they lack.
         target: ``.pth`` (tensors, safe to load) or ``.pkl`` (NumPy arrays, Detectron2's older convention), written only
             after everything else succeeded; the card goes beside it as ``.card.json``.
         prefix, ema: which network, where the file holds several; see `find_network`.
         reverse: ``source`` is in Detectron2's names (a backbone or a whole detector), ``target`` a ``.pth`` checkpoint
             ``{"model": torchvision's names, "arch": ..., "card": ...}`` without classifier.
         verify: run both networks; see `detection.convert.verify`. Names, shapes and values are checked in any case.
+        said: how the source reads pictures, where its file does not say so; what is assumed is among the notes.
 
     Raises:
-        FileNotFoundError: ``source``, or the folder of ``target``, does not exist.
-        ValueError: the source cannot be read or converted, or the proof fails.
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: the source cannot be read or converted, it contradicts ``said``, or the proof fails.
     """
-    source, target = Path(source), Path(target)
+    source, target = (Path(os.path.expanduser(path)) for path in (source, target))
     _check_target(source, target, reverse=reverse)
-    network = find_network(read_weights(source), DETECTRON2 if reverse else TORCHVISION, prefix=prefix, ema=ema)
+    if reverse and (said.channel_order == "BGR" or said.stride_in_1x1):
+        raise ValueError("--reverse: torchvision's ResNet reads RGB and strides in its 3x3 convolutions")
+    content = read_weights(source)
+    try:
+        return _convert(content, source, target, prefix=prefix, ema=ema, reverse=reverse, verify=verify, said=said)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _convert(
+    content: Any,
+    source: Path,
+    target: Path,
+    *,
+    prefix: str | None,
+    ema: bool,
+    reverse: bool,
+    verify: bool,
+    said: Preprocessing,
+) -> Conversion:
+    network = find_network(content, DETECTRON2 if reverse else TORCHVISION, prefix=prefix, ema=ema)
     notes = list(network.notes)
     state = _as_float32({key: value for key, value in network.state.items() if dropped_by(key) is None}, notes)
     torchvision_state, detectron2_state = (
         (revert_state_dict(state), state) if reverse else (state, convert_state_dict(state))
     )
     depth = check_backbone(detectron2_state)
-    if reverse and "card" not in network.metadata:
-        notes.append(
-            "the source has no card: taken to read RGB with ImageNet's mean and std, strides in its 3x3 "
-            "convolutions; its tensors cannot show that"
-        )
-    card = make_card(network, depth, source=source, source_sha256=sha256(source))
+    card = make_card(network, depth, source=source, source_sha256=sha256(source), said=said)
+    if (note := assumptions(network, depth, said)) is not None:
+        notes.append(note)
 
     from detection.convert.verify import check_values
 
     notes += check_values(detectron2_state)
     if verify:
         card["verification"] = _verify(torchvision_state, detectron2_state, card, target, notes)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if reverse:
         _write_torchvision(torchvision_state, card, target)
     else:
         write_backbone(detectron2_state, card, target)
     _write_card(card, target)
-    return Conversion(card, len(detectron2_state), {**count_dropped(network.state), **network.beside}, tuple(notes))
+    return Conversion(
+        target, card, len(detectron2_state), {**count_dropped(network.state), **network.beside}, tuple(notes)
+    )
 
 
 def write_backbone(state: Mapping[str, Tensor], card: Mapping[str, Any], target: Path | str) -> None:
@@ -141,8 +166,11 @@ def _check_target(source: Path, target: Path, *, reverse: bool) -> None:
     allowed = SUFFIXES[:1] if reverse else SUFFIXES
     if target.suffix not in allowed:
         raise ValueError(f"target {target} ends in {target.suffix!r}; expected {' or '.join(allowed)}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"folder {target.parent} of the target does not exist")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"target {target}: {above} is no folder")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"target {target}: folder {above} may not be written to")
     if target.is_dir():
         raise ValueError(f"target {target} is a folder; expected a file name")
     if target.exists() and source.exists() and os.path.samefile(source, target):
@@ -161,6 +189,8 @@ def _as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
             kind = getattr(value, "dtype", type(value).__name__)
             raise ValueError(f"{key!r} holds {kind} values; expected a dense floating-point tensor")
+        if value.is_meta:
+            raise ValueError(f"{key!r} has no values (it lies on the meta device)")
         types.add(value.dtype)
         tensors[key] = value.detach().to(torch.float32, copy=True).contiguous()
     if types - {torch.float32}:
@@ -177,7 +207,14 @@ def _verify(
 ) -> dict[str, Any]:
     from detection.convert.verify import SourceNetwork, verify, verify_with_detectron2
 
-    source = SourceNetwork(torchvision_state, card["depth"], pixel_mean=card["pixel_mean"], pixel_std=card["pixel_std"])
+    source = SourceNetwork(
+        torchvision_state,
+        card["depth"],
+        pixel_mean=in_rgb(card, "pixel_mean"),
+        pixel_std=in_rgb(card, "pixel_std"),
+        channel_order=card["channel_order"],
+        stride_in_1x1=card["stride_in_1x1"],
+    )
     figures = verify(source, detectron2_state, card)
     if importlib.util.find_spec("detectron2") is None:
         notes.append("Detectron2 is not installed: its own backbone was not run")

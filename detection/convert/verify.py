@@ -49,23 +49,33 @@ class SourceNetwork:
         state: a whole float32 ResNet in torchvision's names; the classifier is not needed.
         depth: of the ResNet.
         pixel_mean, pixel_std: the preprocessing that it was trained with: red, green, blue, of 0..255 pixels.
+        channel_order, stride_in_1x1: as the source has them; torchvision's own networks read RGB and stride in 3x3.
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], depth: int, *, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+        self,
+        state: Mapping[str, Tensor],
+        depth: int,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        channel_order: str = "RGB",
+        stride_in_1x1: bool = False,
     ):
         self.state, self.depth = state, depth
+        self.channel_order, self.stride_in_1x1 = channel_order, stride_in_1x1
         self._mean, self._std = [value / 255 for value in pixel_mean], [value / 255 for value in pixel_std]
         self._features: dict[str, dict[str, Tensor]] = {}
         self._content: dict[bytes, Tensor] = {}
 
     def normalised(self, *, double: bool) -> Tensor:
-        """Return the pictures as torchvision normalises them."""
+        """Return the pictures as torchvision normalises them, channels in the order in which the source reads."""
         import torch
         from torchvision.transforms.v2 import functional
 
         scaled = pictures().to(torch.float64 if double else torch.float32) / 255
-        return functional.normalize(scaled, mean=self._mean, std=self._std)
+        normalised = functional.normalize(scaled, mean=self._mean, std=self._std)
+        return normalised.flip(1) if self.channel_order == "BGR" else normalised
 
     def features(self, comparison: str) -> dict[str, Tensor]:
         """Return res2..res5 for one of the comparisons in the module's list.
@@ -76,7 +86,9 @@ class SourceNetwork:
         if comparison not in self._features:
             double = comparison != "same_tensor"
             state = self.state if comparison != "content" else self.content(self.state)
-            features = _torchvision_features(state, self.depth, self.normalised(double=double))
+            features = _torchvision_features(
+                state, self.depth, self.normalised(double=double), stride_in_1x1=self.stride_in_1x1
+            )
             for stage, values in features.items():
                 largest = float(values.abs().max())
                 if not 0 < largest < math.inf:
@@ -291,13 +303,18 @@ def _detectron2_input(card: Mapping[str, Any]) -> Tensor:
     return (images - mean) / std
 
 
-def _torchvision_features(state: Mapping[str, Tensor], depth: int, images: Tensor) -> dict[str, Tensor]:
+def _torchvision_features(
+    state: Mapping[str, Tensor], depth: int, images: Tensor, *, stride_in_1x1: bool
+) -> dict[str, Tensor]:
     import torch
     import torchvision
 
     with torch.device("meta"):  # no time lost on random weights
         model = torchvision.models.get_model(f"resnet{depth}", weights=None).eval()
     model.fc = torch.nn.Identity()
+    if stride_in_1x1:
+        for layer in (model.layer2, model.layer3, model.layer4):
+            layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride
     kept = {name: value.to(images.dtype) for name, value in state.items() if not name.startswith("fc.")}
     missing, unexpected = model.load_state_dict(kept, strict=False, assign=True)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]

@@ -38,6 +38,21 @@ def test_main__unverified_says_so(source, tmp_path, load_tool, capsys):
     assert "not verified: the two networks were not run (--no-verify)" in capsys.readouterr().out
 
 
+def test_main__what_nobody_said_is_a_note_and_what_was_said_is_in_the_card(source, tmp_path, load_tool, capsys):
+    main = load_tool("convert_checkpoint").main
+    main([str(source), str(tmp_path / "new" / "backbone.pth"), "--no-verify"])
+    assert (
+        "note: the source has no card: taken to read RGB (--channel-order), with mean 123.675"
+        in capsys.readouterr().out
+    )
+    said = ["--pixel-mean", "3", "2", "1", "--pixel-std", "1", "1", "1", "--channel-order", "BGR"]
+    main([str(source), str(tmp_path / "new" / "backbone.pth"), "--no-verify", "--explain", *said])
+    printed = capsys.readouterr().out
+    assert "--channel-order" not in printed
+    fragment = yaml.safe_load(printed[printed.index("MODEL:") :])
+    assert (fragment["INPUT"]["FORMAT"], fragment["MODEL"]["PIXEL_MEAN"]) == ("BGR", [1, 2, 3])
+
+
 def test_main__explain_and_reverse_exclude_each_other(source, tmp_path, load_tool):
     with pytest.raises(ValueError, match=r"--explain prints a detection config"):
         load_tool("convert_checkpoint").main([str(source), str(tmp_path / "back.pth"), "--reverse", "--explain"])

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from detection.convert.backbone_file import convert_file
-from detection.convert.card import load_card
+from detection.convert.card import Preprocessing, load_card
 from pretrain.run.files import sha256
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import convert_state_dict
@@ -190,12 +190,64 @@ def test_convert_file__a_failed_proof_leaves_nothing(source, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
 
 
+def test_convert_file__makes_the_folder_of_the_target_once_all_is_well(source, resnet18, tmp_path):
+    torch.save(resnet18 | {"bn1.bias": torch.full((64,), float("nan"))}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth: .*not finite"):
+        convert_file(tmp_path / "bad.pth", tmp_path / "new" / "deeper" / "backbone.pth", verify=False)
+    assert not (tmp_path / "new").exists()
+    conversion = convert_file(source, tmp_path / "new" / "deeper" / "backbone.pth", verify=False)
+    assert conversion.target == tmp_path / "new" / "deeper" / "backbone.pth"
+    assert {path.name for path in conversion.target.parent.iterdir()} == {"backbone.pth", "backbone.card.json"}
+
+
+def test_convert_file__expands_the_home_folder(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    conversion = convert_file("~/source.pth", "~/backbone.pth", verify=False)
+    assert conversion.target == tmp_path / "backbone.pth"
+    assert conversion.target.is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_convert_file__a_folder_as_source(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path.name} is a folder; expected a weights file"):
+        convert_file(tmp_path, tmp_path / "backbone.pth")
+
+
+@pytest.mark.parametrize(
+    "depth, said",
+    [(18, {"channel_order": "BGR"}), (50, {"channel_order": "BGR", "stride_in_1x1": True})],
+)
+def test_convert_file__a_source_of_another_convention_is_proved_in_it(depth, said, random_resnet, tmp_path):
+    torch.save(random_resnet(depth), tmp_path / "caffe.pth")
+    said = Preprocessing((1, 2, 3), (4, 5, 6), **said)
+    conversion = convert_file(tmp_path / "caffe.pth", tmp_path / "backbone.pth", said=said)
+    card = conversion.card
+    assert (card["channel_order"], card["pixel_mean"], card["stride_in_1x1"]) == ("BGR", [3, 2, 1], depth == 50)
+    assert max(card["verification"]["own_preprocessing"].values()) < 1e-12
+    assert not any("--channel-order" in note for note in conversion.notes)
+    with pytest.raises(ValueError, match=r"torchvision's ResNet reads RGB and strides in its 3x3 convolutions"):
+        convert_file(tmp_path / "backbone.pth", tmp_path / "back.pth", reverse=True)
+
+
+@pytest.mark.parametrize("said", [{"channel_order": "BGR"}, {"stride_in_1x1": True}])
+def test_convert_file__the_other_convention_has_no_way_back(said, source, tmp_path):
+    with pytest.raises(ValueError, match=r"torchvision's ResNet reads RGB and strides in its 3x3 convolutions"):
+        convert_file(source, tmp_path / "back.pth", reverse=True, said=Preprocessing(**said))
+
+
+def test_convert_file__a_tensor_without_values(resnet18, tmp_path):
+    torch.save(resnet18 | {"bn1.bias": torch.empty(64, device="meta")}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth: 'bn1\.bias' has no values \(it lies on the meta device\)"):
+        convert_file(tmp_path / "bad.pth", tmp_path / "backbone.pth", verify=False)
+
+
 @pytest.mark.parametrize(
     "target, reverse, error, message",
     [
         ("backbone.txt", False, ValueError, r"ends in '\.txt'; expected \.pth or \.pkl"),
         ("back.pkl", True, ValueError, r"ends in '\.pkl'; expected \.pth"),
-        ("none/backbone.pth", False, FileNotFoundError, r"folder .*none of the target does not exist"),
+        ("source.pth/none/backbone.pth", False, ValueError, r"target .*backbone\.pth: .*source\.pth is no folder"),
         ("source.pth", False, ValueError, "source and target are the same file"),
     ],
 )

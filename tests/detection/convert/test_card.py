@@ -1,11 +1,20 @@
 import json
+import re
 
 import pytest
 import torch
 import yaml
 
 from detection.config import get_cfg
-from detection.convert.card import check_card, load_card, make_card, yaml_fragment
+from detection.convert.card import (
+    Preprocessing,
+    assumptions,
+    check_card,
+    in_rgb,
+    load_card,
+    make_card,
+    yaml_fragment,
+)
 from pretrain.weights.networks import find_network
 
 
@@ -72,11 +81,103 @@ def test_make_card__accuracy_of_other_layouts(metadata, top1, top5, resnet18, tm
         ({"pixel_mean": "x"}, r"pixel_mean in the file is 'x'"),
         ({"top1": 120.0}, r"top1 in the file is 120\.0; expected percent"),
         ({"best_err1": float("nan")}, r"best_err1 in the file is nan; expected percent"),
+        ({"top1": "abc"}, r"top1 in the file is 'abc'; expected percent"),
+        ({"best_acc1": torch.tensor([1.0, 2.0])}, r"best_acc1 in the file is \[1\.0, 2\.0\]; expected percent"),
+        ({"top5": torch.tensor(float("nan"))}, r"top5 in the file is nan; expected percent"),
+        ({"arch": b"resnetaa50"}, r"arch in the file is b'resnetaa50'; expected text"),
+        ({"arch": {"type": "ResNet"}}, r"arch in the file is \{'type': 'ResNet'\}; expected text"),
+        ({"card": ["a"]}, r"the file's card is \['a'\]; expected a dict"),
+        ({"card": {"top1": "abc"}}, r"top1 in the file is 'abc'"),
+        ({"card": {"pixel_mean": {"r": 1}}}, r"pixel_mean in the file is \{'r': 1\}; expected three numbers"),
+        ({"pixel_mean": [True, 1.0, 2.0]}, r"pixel_mean in the file is \[True, 1\.0, 2\.0\]; expected three numbers"),
+        ({"pixel_mean": "123"}, r"pixel_mean in the file is '123'; expected three numbers"),
+        ({"pixel_mean": [float("nan")] * 3}, r"pixel_mean in the file is \[nan, nan, nan\]; expected three numbers"),
+        (
+            {"pixel_mean": [0.485, 0.456, 0.406]},
+            r"pixel_mean .* 0\.406\]; expected .*255 pixels \(those of 0\.\.1 times 255\)",
+        ),
+        (
+            {"pixel_std": [0.229, 0.224, 0.225]},
+            r"pixel_std .* 0\.225\]; expected .*255 pixels \(those of 0\.\.1 times 255\)",
+        ),
+        ({"arch": "x" * 1000}, r"arch 'xx.{0,90}\.\.\., its tensors"),
     ],
 )
 def test_make_card__refuses(metadata, message, resnet18, tmp_path):
     with pytest.raises(ValueError, match=message):
         card_of({"model": resnet18, **metadata}, tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), {"a": float("nan")}, {1, 2}, b"x" * 1000, ["SEED"]])
+def test_make_card__what_is_only_recorded_never_breaks_the_card(value, resnet18, tmp_path):
+    card = card_of({"model": resnet18, "method": value, "config": value}, tmp_path)
+    json.dumps(card, allow_nan=False)
+    assert card["recipe"] is not None
+
+
+def said_card(state, tmp_path, depth=18, **said):
+    network = find_network(state)
+    return make_card(network, depth, source=tmp_path / "s.pth", source_sha256="", said=Preprocessing(**said))
+
+
+def test_make_card__what_the_user_says(resnet18, tmp_path):
+    card = said_card(resnet18, tmp_path, pixel_mean=(1, 2, 3), pixel_std=(4, 5, 6))
+    assert (card["pixel_mean"], card["pixel_std"], card["channel_order"]) == ([1, 2, 3], [4, 5, 6], "RGB")
+    card = said_card(resnet18, tmp_path, pixel_mean=(1, 2, 3), pixel_std=(4, 5, 6), channel_order="BGR")
+    assert (card["pixel_mean"], card["pixel_std"], card["channel_order"]) == ([3, 2, 1], [6, 5, 4], "BGR")
+    assert in_rgb(card, "pixel_mean") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ({"pixel_mean": (0.5, 0.5, 0.5)}, r"--pixel-mean is \(0\.5, 0\.5, 0\.5\); expected three numbers"),
+        ({"pixel_std": (1.0, 0.0, 1.0)}, r"--pixel-std is \(1\.0, 0\.0, 1\.0\); expected three numbers"),
+        ({"pixel_mean": (300, 1, 1)}, r"--pixel-mean is \(300, 1, 1\); expected three numbers"),
+        ({"channel_order": "rgb"}, r"--channel-order is 'rgb'; expected RGB or BGR"),
+        ({"stride_in_1x1": True}, r"--stride-in-1x1, but the blocks of a ResNet-18 have no 1x1 convolution"),
+    ],
+)
+def test_make_card__refuses_what_the_user_says(said, message, resnet18, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        said_card(resnet18, tmp_path, **said)
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ({"pixel_mean": (4, 5, 6)}, r"--pixel-mean says \[4\.0, 5\.0, 6\.0\], the file \[1\.0, 2\.0, 3\.0\]"),
+        ({"channel_order": "BGR"}, r"--channel-order says 'BGR', the file 'RGB'"),
+        ({"stride_in_1x1": True}, r"--stride-in-1x1 says True, the file False"),
+    ],
+)
+def test_make_card__refuses_what_the_file_contradicts(said, message, resnet18, tmp_path):
+    depth = 50 if "stride_in_1x1" in said else 18  # the blocks of a ResNet-18 have no 1x1 convolution
+    card = {"pixel_mean": [1.0, 2.0, 3.0], "channel_order": "RGB", "stride_in_1x1": False}
+    with pytest.raises(ValueError, match=message):
+        said_card({"model": resnet18, "card": card}, tmp_path, depth, **said)
+    said_card({"model": resnet18, "card": card}, tmp_path, pixel_mean=(1, 2, 3), channel_order="RGB")
+
+
+def test_assumptions__name_what_nobody_said(resnet18):
+    bare, named = find_network(resnet18), find_network({"model": resnet18, "arch": "resnet18"})
+    note = assumptions(bare, 50, Preprocessing())
+    assert note == (
+        "the source has no card: taken to read RGB (--channel-order), with mean 123.675 116.28 103.53 (--pixel-mean) "
+        "and std 58.395 57.12 57.375 (--pixel-std), to stride in its 3x3 convolutions (--stride-in-1x1), and to be "
+        "plain (without blur pooling, for example); its tensors cannot show that"
+    )
+    assert "--stride-in-1x1" not in assumptions(bare, 18, Preprocessing())
+    assert "plain" not in assumptions(named, 50, Preprocessing())
+    assert "--pixel-mean" not in assumptions(bare, 50, Preprocessing(pixel_mean=(1, 2, 3)))
+    assert assumptions(named, 18, Preprocessing((1, 2, 3), (4, 5, 6), "RGB")) is None
+
+
+@pytest.mark.parametrize("place", ["top", "card"])
+def test_assumptions__none_where_the_file_says_it(place, resnet18):
+    says = {"arch": "resnet18", "pixel_mean": [1.0, 2.0, 3.0], "pixel_std": [4.0, 5.0, 6.0]}
+    network = find_network({"model": resnet18, **(says if place == "top" else {"card": says})})
+    assert assumptions(network, 50, Preprocessing()) is None
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "tv_resnet18", "resnet18.a1_in1k", "resnet"])
@@ -137,6 +238,26 @@ def test_check_card__an_incomplete_card(card, fitting_cfg):
     del card["stride_in_1x1"]
     with pytest.raises(ValueError, match=r"card lacks 'stride_in_1x1'; convert it again"):
         check_card(card, fitting_cfg)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("channel_order", ["RGB"]),
+        ("pixel_mean", "123"),
+        ("pixel_mean", ["1", "2", "3"]),
+        ("pixel_mean", {"r": 1}),
+        ("pixel_std", None),
+        ("pixel_std", [float("nan")] * 3),
+        ("stride_in_1x1", 0),
+        ("depth", "18"),
+        ("depth", True),
+        ("res2_out_channels", 64.5),
+    ],
+)
+def test_check_card__a_value_of_another_type(key, value, card, fitting_cfg):
+    with pytest.raises(ValueError, match=rf"the backbone's card says {key} {re.escape(repr(value))}; expected "):
+        check_card(card | {key: value}, fitting_cfg)
 
 
 def test_load_card__a_file_without_one(tmp_path):
