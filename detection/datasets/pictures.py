@@ -77,10 +77,8 @@ def look_at_pictures(dataset: DetectionDataset, *, num_workers: int = 0) -> list
             found[marks[place]] = defects
             progress.update()
     seconds = max(time.monotonic() - started, 1e-9)
-    logger.info(
-        "%s: opened %d pictures (%.0f a second); %d more are as they were when last opened",
-        dataset.name, len(new), len(new) / seconds, len(marks) - len(new),
-    )  # fmt: skip
+    rest = f"; {len(marks) - len(new)} more are as they were when last opened" if len(new) < len(marks) else ""
+    logger.info("%s: opened %d pictures (%.0f a second)%s", dataset.name, len(new), len(new) / seconds, rest)
     if len(marks) > SOON and new:
         memory.write({**known, **found}, marks)
     return [defect for mark in marks for defect in found.get(mark, known.get(mark, []))]

@@ -1,5 +1,7 @@
 """Top-1 and top-5 error, by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,15 @@ def test_evaluate__known_errors(size):
     assert result["top1_error"] == 50.0  # pictures 1 and 2 are wrong
     assert result["top5_error"] == 25.0  # picture 2 has its class on the sixth place
     assert result["num_images"] == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_evaluate__the_loss_is_the_mean_over_what_counts(size):
+    """By hand: a class that is e times likelier costs ln(1 + 1/e); of equal ones ln 2; one that is e^2 times rarer."""
+    rows, labels = [[1, 0], [7, 7], [0, 2], [9, 0]], [0, 1, 0, -1]
+    by_hand = (math.log(1 + math.exp(-1)) + math.log(2) + math.log(1 + math.exp(2))) / 3
+    result = evaluate(Scores(), batches(rows, labels, size), lambda images: images.float())
+    assert result["loss"] == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_evaluate__fewer_than_five_classes_and_the_mode_is_restored():

@@ -140,6 +140,22 @@ def test_pgd__the_start_is_uniform_in_the_ball():
     assert counts / start.numel() == pytest.approx([1 / 8] * 8, abs=0.015)  # 15 360 draws: std 0.0027
 
 
+def test_pgd__the_start_is_what_the_generator_says():
+    images, labels = torch.full((1, 3, 1, 2), 128, dtype=torch.uint8), torch.tensor([0])
+    shares = torch.rand(images.shape, generator=torch.Generator().manual_seed(5))  # 0: all darker, 1: all brighter
+    start = pgd(
+        convolutional(),
+        images,
+        labels,
+        normalised,
+        4.0,
+        steps=1,
+        step_size=0.0,
+        generator=torch.Generator().manual_seed(5),
+    )
+    assert start.flatten().tolist() == pytest.approx((124 + 8 * shares).flatten().tolist())
+
+
 def test_pgd__never_lowers_a_convex_loss():
     # The loss of a linear network is convex: a step, also one that is cut short, along the signs of its gradient
     # cannot lower it.
@@ -244,6 +260,7 @@ def test_evaluate__under_attack():
 
 
 def test_attack__the_step_size_follows_from_the_others():
+    assert Attack("pgd", 8, steps=1).used_step_size == 20.0
     assert Attack("pgd", 8, steps=10).used_step_size == 2.0
     assert Attack("pgd", 8, steps=10, step_size=1.0).used_step_size == 1.0
 
