@@ -91,6 +91,31 @@ def test_break_down_sizes__other_sizes_neither_help_nor_hurt():
     assert [sizes[name]["found"] for name in sizes] == [100, None, 100]
 
 
+@pytest.mark.parametrize("width, height, size", [
+    (31, 33, "small"), (32, 32, "medium"), (95, 97, "medium"), (96, 96, "large"),  # 1023, 1024, 9215 and 9216 pixels
+])  # fmt: skip
+def test_break_down_sizes__limits_are_coco_s(width, height, size):
+    """An object as large as a limit belongs to the larger size; so does a wrong detection."""
+    box = (1.0, 1.0, float(width), float(height))
+    elsewhere = (201.0, 201.0, 200.0 + width, 200.0 + height)
+    _, matches = make({"a": [("dog", box)]}, {"a": [(0, 0.9, elsewhere), (0, 0.5, box)]})
+    sizes = break_down_sizes(matches)
+    assert {name: part["objects"] for name, part in sizes.items() if part["objects"]} == {size: 1}
+    assert sizes[size]["voc10"] == pytest.approx(50)  # the wrong detection before it is of that size too
+    assert {name: part["area"] for name, part in sizes.items()} == {
+        "small": [0, 1024], "medium": [1024, 9216], "large": [9216, None],
+    }  # fmt: skip
+
+
+def test_break_down_sizes__found_is_a_percentage_of_the_objects_of_that_size():
+    third = {f"{n}": [("dog", DOG)] for n in range(3)}
+    _, matches = make(third | {"3": [("cat", CAT)]}, {"0": [(0, 0.9, DOG), (0, 0.8, DOG), (1, 0.7, CAT)]})
+    sizes = break_down_sizes(matches)
+    assert {name: part["found"] for name, part in sizes.items()} == {
+        "small": 0, "medium": None, "large": pytest.approx(100 / 3),
+    }  # fmt: skip
+
+
 def test_score_thresholds__best_f1():
     _, matches = make(
         {"a": [("dog", DOG), ("dog", CAT)]},
