@@ -30,7 +30,7 @@ Settings = Mapping[str, Any]
 
 
 class Group(NamedTuple):
-    """Runs under one protocol, by their places; ``incomplete`` are those whose reports record fewer settings.
+    """Runs under one protocol, by their places; ``incomplete`` are those whose reports record the main settings alone.
 
     ``protocol`` has for each of PARTS the settings that all of them share, None where nothing is recorded.
     """
@@ -86,7 +86,10 @@ def group_runs(
     found = []
     for members in groups.values():
         joined = incomplete.get(members[0], [])
-        found.append(Group(tuple(sorted([*members, *joined])), tuple(joined), settings[members[0]]))
+        protocol = settings[members[0]]
+        if not protocols[members[0]].get("complete") and any(protocol.values()):
+            joined = members
+        found.append(Group(tuple(sorted({*members, *joined})), tuple(joined), protocol))
     return sorted(found, key=lambda group: group.members[0])
 
 

@@ -123,7 +123,9 @@ def _group_title(comparison: Mapping[str, Any], number: int) -> str:
 def _group_notes(group: Mapping[str, Any]) -> list[str]:
     """Return what is to be said of the protocol of a group, in sentences."""
     notes = [_protocol_line(group["protocol"]["training"])]
-    if group["incomplete"]:
+    if len(group["incomplete"]) == sum(entry["n"] for entry in group["methods"]):
+        notes.append("Only the main settings of these runs are recorded; they may differ in others.")
+    elif group["incomplete"]:
         notes.append(
             f"Of {', '.join(group['incomplete'])} only the main settings are recorded; the others are taken to be "
             "those of the other runs."

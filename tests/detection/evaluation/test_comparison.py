@@ -128,7 +128,9 @@ def test_compare_runs__a_report_of_few_settings_joins_the_only_protocol_that_it_
     assert [entry["method"] for entry in group["methods"]] == ["old", "new1"]
     assert group["incomplete"] == ["runs/old_2_None"]
     assert group["protocol"]["training"]["FC_DIM"] == 1
-    assert methods_of(compare(old, *new)) == [["old"], ["new1"], ["new2"]]  # it may be of either
+    apart = compare(old, *new)
+    assert methods_of(apart) == [["old"], ["new1"], ["new2"]]  # it may be of either
+    assert [group["incomplete"] for group in apart["groups"]] == [["runs/old_2_None"], [], []]
     longer = run("longer", 3, training=TRAINING | {"SOLVER.MAX_ITER": 1})
     assert methods_of(compare(longer, new[0])) == [["longer"], ["new1"]]
 
@@ -343,3 +345,7 @@ def test_write_comparison__across_and_incomplete_are_said(tmp_path):
         assert "Runs of one table may differ in SOLVER.BASE_LR" in text
         assert "learning rate various x0.1" in text
         assert "Of runs/a_2_None only the main settings are recorded" in text
+    write_comparison(compare(*runs), tmp_path)
+    assert "Only the main settings of these runs are recorded" in (tmp_path / "comparison.md").read_text()
+    write_comparison(compare(run("a", 2), run("b", 3)), tmp_path)
+    assert "main settings" not in (tmp_path / "comparison.md").read_text()
