@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from detection.config import class_count_faults, class_names, knows_classes
-from detection.datasets.check import DatasetCheck, check_before_training, check_dataset
+from detection.datasets.check import DatasetCheck, check_before_training, check_dataset, refuse_fatal
 from detection.datasets.pictures import look_at_pictures
 from detection.datasets.types import DetectionDataset
 from pretrain.run.settings import refuse_faults
@@ -46,7 +46,9 @@ def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = Tru
         cfg, checks = _find_classes(cfg, named_by)
     for name in names:
         if name not in checks:
-            checks[name] = check_dataset(name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False)
+            checks[name] = check_dataset(
+                name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False, alone=False
+            )
     check_before_training([checks[name] for name in names])
     if open_pictures:
         check_before_training([_check_pictures(checks[name].dataset, cfg) for name in names])
@@ -62,7 +64,8 @@ def _check_pictures(dataset: DetectionDataset, cfg: CfgNode) -> DatasetCheck:
 
 def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str, DatasetCheck]]:
     """Return ``cfg`` with the classes that the datasets ``names`` name, and these datasets with that list."""
-    checks = {name: check_dataset(name, root=cfg.VOC.ROOT, read_pictures=False) for name in names}
+    checks = {name: check_dataset(name, root=cfg.VOC.ROOT, read_pictures=False, alone=False) for name in names}
+    refuse_fatal(checks.values())  # classes that are not known for a defect are not the news
     lists = [check.dataset.classes for check in checks.values()]
     same = len(set(lists)) == 1
     classes = lists[0] if same else tuple(sorted({name for one in lists for name in one}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +52,36 @@ class DatasetCheck:
 
 
 def check_dataset(
-    name: str, *, root: Path | str | None = None, classes: Sequence[str] | None = None, read_pictures: bool = True
+    name: str,
+    *,
+    root: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    read_pictures: bool = True,
+    alone: bool = True,
 ) -> DatasetCheck:
     """Read the dataset ``name`` and return everything that is wrong with it; arguments as those of ``load_dataset``.
 
     With ``read_pictures`` every picture is decoded and its size and orientation are looked at; without, only the
-    annotations are read and the files must exist.
+    annotations are read and the files must exist. ``alone`` says that no other dataset may supply the objects: one that
+    has none to train on is a defect then.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such dataset, or nothing in it can be read.
+        FileNotFoundError, ValueError: there is no such dataset, or nothing in it can be read and no defect says why.
     """
     defects: list[Defect] = []
-    dataset = load_dataset(
-        name, root=root, classes=classes, on_defect=lambda defect: defects.append(Defect("fatal", str(defect)))
-    )
+
+    def tell(error: Exception) -> None:
+        defects.append(Defect("fatal", str(error)))
+
+    try:
+        dataset = load_dataset(name, root=root, classes=classes, on_defect=tell)
+    except (FileNotFoundError, ValueError) as error:
+        if not defects:
+            raise
+        tell(error)  # what it gave up for comes after what was wrong before
+        return DatasetCheck(DetectionDataset(name, Path(root or ""), name, tuple(classes or ()), ()), tuple(defects))
+    if alone and not defects:  # else those come first, and may be the reason
+        defects.extend(_check_objects(dataset))
     for picture in dataset.pictures:
         defects.extend(_check_boxes(picture))
     if read_pictures:
@@ -85,12 +101,20 @@ def check_before_training(checks: Sequence[DatasetCheck]) -> None:
     for check in checks:
         for kind, count in check.survived().items():
             logger.warning("%s: %d x %s: %s", check.dataset.name, count, kind, SURVIVED[kind])
-    fatal = [(check, text) for check in checks for text in check.fatal]
+    refuse_fatal(checks)
+
+
+def refuse_fatal(checks: Iterable[DatasetCheck]) -> None:
+    """Stop at what training does not survive, and log nothing.
+
+    Raises:
+        ValueError: as ``check_before_training``.
+    """
+    fatal = [text for check in checks for text in check.fatal]
     if len(fatal) == 1:
-        raise ValueError(fatal[0][1])
+        raise ValueError(fatal[0])
     if fatal:
-        check, text = fatal[0]
-        raise ValueError(f"{text}; and {len(fatal) - 1} more such defects, which tools/check_dataset.py lists")
+        raise ValueError(f"{fatal[0]}; and {len(fatal) - 1} more such defects, which tools/check_dataset.py lists")
 
 
 def overlaps(checks: Sequence[DatasetCheck]) -> list[str]:
@@ -146,6 +170,18 @@ def list_defects(check: DatasetCheck) -> list[str]:
         if count > MAX_LISTED:
             lines.append(f"{kind}: {count - MAX_LISTED} more")
     return lines
+
+
+def _check_objects(dataset: DetectionDataset) -> Iterator[Defect]:
+    objects = [item for picture in dataset.pictures for item in picture.objects]
+    if not all(item.crowd for item in objects):
+        return
+    crowds = f"; its {len(objects)} objects are crowds" if objects else ""
+    yield Defect(
+        "fatal",
+        f"none of the {len(dataset.pictures)} pictures of {dataset.name} has an object to train on{crowds}; training "
+        "stops unless DATALOADER.FILTER_EMPTY_ANNOTATIONS is False",
+    )
 
 
 def _check_boxes(picture: AnnotatedPicture) -> Iterator[Defect]:

@@ -171,7 +171,11 @@ def _read_object(
     name = known.get(normal_form(names[category]))
     if name is None:
         raise ValueError(f"{where}: unknown class {names[category]!r}; the known ones are {', '.join(known.values())}")
-    box = read_box(_entry(annotation, "bbox", where), where)
+    box = _entry(annotation, "bbox", where)
+    try:
+        left, top, right, bottom = read_box(box)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     try:
         crowd = flag(annotation.get("iscrowd", 0))
     except ValueError as error:
@@ -181,22 +185,19 @@ def _read_object(
         area = None if area is None else number_of_json(area)
     except ValueError as error:
         raise ValueError(f"{where}: area {error}") from None
-    left, top, right, bottom = box
     return AnnotatedObject(name, (left + 1.0, top + 1.0, right, bottom), crowd, crowd, area)
 
 
-def read_box(value: Any, where: str) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of a bbox (left, top, width, height), none of them checked for its order.
+def read_box(value: Any) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a bbox (left, top, width, height) of JSON; a side may be negative.
 
     Raises:
-        ValueError: not four finite numbers; ``where`` stands in front.
+        ValueError: not four finite numbers.
     """
     try:
-        if not isinstance(value, list) or len(value) != 4:
-            raise ValueError
         left, top, width, height = map(number_of_json, value)
-    except ValueError:
-        raise ValueError(f"{where}: bbox must be four finite numbers, but is {value!r:.80}") from None
+    except (TypeError, ValueError):  # no list, of another length, or of something else
+        raise ValueError(f"bbox must be four finite numbers, but is {value!r:.80}") from None
     return left, top, left + width, top + height
 
 

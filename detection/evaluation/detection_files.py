@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from detection.datasets.types import DetectionDataset
-from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, concatenate
+from detection.datasets.types import DetectionDataset, normal_form
+from detection.evaluation.detections import (
+    VOC_SHIFT,
+    FileDetections,
+    PictureDetections,
+    check_detections,
+    concatenate,
+)
 from pretrain.run.files import atomic_write
+from pretrain.run.text import read_text
+from pretrain.run.values import MAX_NUMBER, number_of_text
 
 COLUMNS = ("picture id", "score", "xmin", "ymin", "xmax", "ymax")
 
@@ -53,8 +62,10 @@ def write_detections(
     return paths
 
 
-def read_detections(dataset: DetectionDataset, folder: Path | str) -> dict[str, PictureDetections]:
-    """Read the detection files of ``folder``, of any ``comp<number>``; other files there are left alone.
+def read_detections(dataset: DetectionDataset, folder: Path | str) -> FileDetections:
+    """Read the detection files of ``folder``, of any ``comp<number>`` or ``comp<number>_<salt>``.
+
+    Other files there are left alone.
 
     Returns picture id -> detections in float64, for the pictures that have any, in the dataset's order. A class without
     a file has no detections, which is logged.
@@ -69,7 +80,8 @@ def read_detections(dataset: DetectionDataset, folder: Path | str) -> dict[str, 
     missing = [name for name in dataset.classes if name not in files]
     if missing:
         logger.warning("%s has no detection file for %s: counted as no detections", folder, ", ".join(missing))
-    place = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
+    place = {normal_form(picture.image_id): index for index, picture in enumerate(dataset.pictures)}
+    place |= {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
     tables = [(np.zeros(0, np.int64), np.zeros((0, 5)), np.zeros(0, np.int64))]
     for label, name in enumerate(dataset.classes):
         if name in files:
@@ -77,16 +89,19 @@ def read_detections(dataset: DetectionDataset, folder: Path | str) -> dict[str, 
             tables.append((pictures, numbers, np.full(len(pictures), label)))
     pictures, numbers, classes = (np.concatenate(parts) for parts in zip(*tables, strict=True))
 
-    order = np.argsort(pictures, kind="stable")
+    order = np.argsort(
+        pictures, kind="stable"
+    )  # places of lines: of one class, which alone are compared, as in its file
     pictures, numbers, classes = pictures[order], numbers[order], classes[order]
     boxes = numbers[:, 1:] - VOC_SHIFT
     bounds = [*np.flatnonzero(np.diff(pictures, prepend=-1)).tolist(), len(pictures)]
-    return {
-        dataset.pictures[pictures[start]].image_id: PictureDetections(
-            boxes[start:stop], numbers[start:stop, 0], classes[start:stop]
-        )
-        for start, stop in itertools.pairwise(bounds)
+    parts = {
+        dataset.pictures[pictures[start]].image_id: slice(start, stop) for start, stop in itertools.pairwise(bounds)
     }
+    return FileDetections(
+        {name: PictureDetections(boxes[part], numbers[part, 0], classes[part]) for name, part in parts.items()},
+        {name: order[part] for name, part in parts.items()},
+    )
 
 
 def _prefix(dataset: DetectionDataset) -> str:
@@ -97,7 +112,8 @@ def _class_files(dataset: DetectionDataset, folder: Path) -> dict[str, Path]:
     """Return class name -> its file."""
     if not folder.is_dir():
         raise FileNotFoundError(f"detections folder {folder} does not exist")
-    expected = re.compile(rf"comp\d+_det_{re.escape(dataset.image_set)}_(.+)\.txt")
+    expected = re.compile(rf"comp\d+(?:_[\da-f-]+)?_det_{re.escape(dataset.image_set)}_(.+)\.txt")
+    known = {normal_form(name): name for name in dataset.classes}
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("comp*_det_*.txt")):
         match = expected.fullmatch(path.name)
@@ -106,9 +122,9 @@ def _class_files(dataset: DetectionDataset, folder: Path) -> dict[str, Path]:
                 f"{path}: not a detection file of image set {dataset.image_set!r}, such as "
                 f"{_prefix(dataset)}{dataset.classes[0]}.txt"
             )
-        name = match[1]
-        if name not in dataset.classes:
-            raise ValueError(f"{path}: {dataset.name} has no class {name!r}; it has {', '.join(dataset.classes)}")
+        name = known.get(normal_form(match[1]))
+        if name is None:
+            raise ValueError(f"{path}: {dataset.name} has no class {match[1]!r}; it has {', '.join(dataset.classes)}")
         if name in files:
             raise ValueError(f"{path}: a second file for class {name!r}, beside {files[name]}")
         files[name] = path
@@ -122,43 +138,49 @@ def _read_file(path: Path, place: dict[str, int]) -> tuple[np.ndarray, np.ndarra
 
     The whole file is read at once; only a file with a defect is gone through line by line, to name the line.
     """
-    content = path.read_bytes()
+    text = read_text(path)
+    lines = text.split("\n")
+    rows = [words for line in lines if (words := line.split())]
+    pictures = [place.get(words[0]) for words in rows]
+    if None in pictures:
+        pictures = [place.get(normal_form(words[0])) for words in rows]
     try:
-        rows = [words for line in content.decode("utf-8").split("\n") if (words := line.split())]
         numbers = np.array([words[1:] for words in rows], np.float64).reshape(len(rows), 5)
-        pictures = np.array([place[words[0]] for words in rows], np.int64)
-        inverted = (numbers[:, 3:] < (numbers - [0, 1, 1, 0, 0])[:, 1:3]).any()
-        if np.isfinite(numbers).all() and not inverted:
-            return pictures, numbers
-    except (ValueError, KeyError):  # UnicodeDecodeError is a ValueError
-        pass
-    for line, text in enumerate(content.split(b"\n"), start=1):
-        defect = _defect(text, place)
+    except ValueError:
+        numbers = np.full((len(rows), 5), np.nan)
+    inverted = (numbers[:, 3:] < (numbers - [0, 1, 1, 0, 0])[:, 1:3]).any()
+    if None not in pictures and (np.abs(numbers) <= MAX_NUMBER).all() and not inverted and _are_plain(text, rows):
+        return np.array(pictures, np.int64), numbers
+    for line, words in enumerate(map(str.split, lines), start=1):
+        defect = _defect(words, place)
         if defect:
             raise ValueError(f"{path}, line {line}: {defect}")
     raise AssertionError(f"{path} has a defect that no line has")
 
 
-def _defect(line: bytes, place: dict[str, int]) -> str | None:
+def _are_plain(text: str, rows: list[list[str]]) -> bool:
+    """Return whether NumPy reads no more into the numbers than is written: ASCII digits, and not ``1_0``."""
+    if text.isascii() and "_" not in text:
+        return True
+    return all(word.isascii() and "_" not in word for words in rows for word in words[1:])
+
+
+def _defect(words: list[str], place: dict[str, int]) -> str | None:
     """Return what is wrong with one line of a detection file, None for a good or an empty one."""
-    try:
-        words = line.decode("utf-8").split()
-    except UnicodeDecodeError as error:
-        return f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8"
     if not words:
         return None
     if len(words) != len(COLUMNS):
         return f"expected {len(COLUMNS)} columns ({', '.join(COLUMNS)}), but got {len(words)}"
-    if words[0] not in place:
+    if words[0] not in place and normal_form(words[0]) not in place:
         return f"unknown picture id {words[0]!r}"
     numbers = []
     for name, word in zip(COLUMNS[1:], words[1:], strict=True):
         try:
-            numbers.append(float(word))
+            if not math.isfinite(float(word)):
+                return f"{name} is not finite: {word}"
+            numbers.append(number_of_text(word))
         except ValueError:
             return f"{name} is not a number: {word!r}"
-        if not np.isfinite(numbers[-1]):
-            return f"{name} is not finite: {word}"
     _, xmin, ymin, xmax, ymax = numbers
     for axis, low, high in (("x", xmin, xmax), ("y", ymin, ymax)):
         if high < low - 1:  # one less is a box without extent, which a detector may give

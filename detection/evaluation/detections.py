@@ -28,6 +28,17 @@ class PictureDetections(NamedTuple):
     classes: np.ndarray
 
 
+class FileDetections(dict[str, PictureDetections]):
+    """Detections by picture id as files have them; ``lines`` has the place of each in its file, (N,) int per picture.
+
+    Only the devkit's rules ask for it, which take equal scores in the order of the lines.
+    """
+
+    def __init__(self, detections: Mapping[str, PictureDetections], lines: Mapping[str, np.ndarray]):
+        super().__init__(detections)
+        self.lines = dict(lines)
+
+
 def check_detections(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> None:
     """Refuse detections that cannot be evaluated, with the picture and the value in the message.
 

@@ -8,9 +8,9 @@ Three dialects of one rule exist, and ``Rules`` has each:
 - ``standard``, the default: scores and boxes as they are; a detection matches where its IoU exceeds the threshold, as
   in py-faster-rcnn and Detectron2, from which published numbers come. Equal scores are ordered by picture id, then
   xmin, ymin, xmax, ymax, so that the result depends neither on the order of the input nor on the machine.
-- ``devkit``: the same, but an IoU that equals the threshold matches too, as in the official VOCevaldet.m. The two
-  differ in nothing else: only where an IoU is exactly a threshold. (VOCevaldet.m itself takes equal scores in the order
-  of the lines in the file.)
+- ``devkit``: as the official VOCevaldet.m: an IoU that equals the threshold matches too, and equal scores stay in the
+  order of the lines in the file. The two differ only where an IoU is exactly a threshold or scores are equal.
+  (Detections that come from no file have the order in which they would be written to one.)
 - ``detectron2``: scores rounded to three digits and boxes to one, as its evaluator's text files have them, and equal
   scores in the order that ``np.argsort`` happens to give on this machine. For comparison with its printed numbers.
 """
@@ -24,12 +24,18 @@ from typing import Literal
 import numpy as np
 
 from detection.datasets.types import DetectionDataset
-from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, concatenate
+from detection.evaluation.detections import (
+    VOC_SHIFT,
+    FileDetections,
+    PictureDetections,
+    check_detections,
+    concatenate,
+)
 
 Rules = Literal["standard", "devkit", "detectron2"]
 RULES: dict[Rules, str] = {  # in words, for reports
     "standard": "a detection matches where its IoU exceeds the threshold",
-    "devkit": "a detection matches where its IoU exceeds or equals the threshold",
+    "devkit": "a detection matches where its IoU exceeds or equals the threshold; equal scores by line",
     "detectron2": "a detection matches where its IoU exceeds the threshold; scores rounded to .001, boxes to .1",
 }
 
@@ -43,7 +49,9 @@ class GroundTruth:
     boxes: np.ndarray  # (M, 4) float64
     classes: np.ndarray  # (M,) int64
     pictures: np.ndarray  # (M,) int64, place in dataset.pictures
-    difficult: np.ndarray  # (M,) bool
+    difficult: np.ndarray  # (M,) bool: difficult or a crowd
+    crowd: np.ndarray  # (M,) bool
+    areas: np.ndarray  # (M,) float64, as a COCO file has them; NaN where it has none
     num_positives: np.ndarray  # (num_classes,) int64: objects that are not difficult
 
 
@@ -88,15 +96,23 @@ def collect_ground_truth(dataset: DetectionDataset) -> GroundTruth:
     """Gather the objects of ``dataset`` into arrays."""
     label = {name: index for index, name in enumerate(dataset.classes)}
     rows = [
-        (label[item.name], index, item.difficult, *item.box)
+        (label[item.name], index, item.difficult, item.crowd, np.nan if item.area is None else item.area, *item.box)
         for index, picture in enumerate(dataset.pictures)
         for item in picture.objects
     ]
-    table = np.array(rows, np.float64).reshape(-1, 7)
+    table = np.array(rows, np.float64).reshape(-1, 9)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    classes, difficult = table[:, 0].astype(np.int64), table[:, 2].astype(bool)
+    classes, difficult, crowd = table[:, 0].astype(np.int64), table[:, 2].astype(bool), table[:, 3].astype(bool)
     num_positives = np.bincount(classes[~difficult], minlength=len(dataset.classes))
-    return GroundTruth(table[:, 3:].copy(), classes, table[:, 1].astype(np.int64), difficult, num_positives)
+    return GroundTruth(
+        table[:, 5:].copy(),
+        classes,
+        table[:, 1].astype(np.int64),
+        difficult,
+        crowd,
+        table[:, 4].copy(),
+        num_positives,
+    )
 
 
 def match_detections(
@@ -119,7 +135,10 @@ def match_detections(
         order = _detectron2_order(scores, classes, len(dataset.classes))
     else:
         boxes, scores = boxes.astype(np.float64) + VOC_SHIFT, scores.astype(np.float64)
-        order = _reproducible_order(scores, classes, _picture_rank(dataset)[pictures], boxes)
+        if rules == "devkit":
+            order = np.lexsort((_lines(dataset, detections, present, len(scores)), -scores, classes))
+        else:
+            order = _reproducible_order(scores, classes, _picture_rank(dataset)[pictures], boxes)
     boxes, scores, classes, pictures = boxes[order], scores[order], classes[order], pictures[order]
 
     truth = collect_ground_truth(dataset)
@@ -140,6 +159,15 @@ def voc_overlap(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[..., 2] - boxes[..., 0] + 1.0) * (boxes[..., 3] - boxes[..., 1] + 1.0)
+
+
+def _lines(
+    dataset: DetectionDataset, detections: Mapping[str, PictureDetections], present: list[int], count: int
+) -> np.ndarray:
+    """Return (count,) the line in its file of each detection of the pictures ``present``, one after the other."""
+    if not isinstance(detections, FileDetections) or not present:
+        return np.arange(count)
+    return np.concatenate([detections.lines[dataset.pictures[index].image_id] for index in present])
 
 
 def _picture_rank(dataset: DetectionDataset) -> np.ndarray:

@@ -44,7 +44,7 @@ def load_results(
         return _read_file(dataset, path, first_category)
     if not path.is_dir():
         raise FileNotFoundError(f"detections {path} do not exist")
-    for folder in _places(dataset, path):
+    for folder in _places(dataset.name, path):
         if any(folder.glob("comp*_det_*.txt")):
             return read_detections(dataset, folder)
         for name in (PREDICTIONS, RESULTS):
@@ -71,7 +71,7 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
     Raises:
         ValueError: the file is not a report.
     """
-    file = find_report(dataset, path)
+    file = find_report(dataset.name, path)
     if file is None:
         return {}
     try:
@@ -80,15 +80,26 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
         raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
 
 
-def find_report(dataset: DetectionDataset, path: Path | str) -> Path | None:
+def recorded_classes(dataset_name: str, path: Path | str) -> list[str] | None:
+    """Return the classes that the report beside the detections at ``path`` is about; None where none is recorded.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    file = find_report(dataset_name, path)
+    content = read_json(file) if file else None
+    return content.get("classes") if isinstance(content, dict) else None
+
+
+def find_report(dataset_name: str, path: Path | str) -> Path | None:
     """Return the report.json beside the detections at ``path``, or in the run that ``path`` is; None without one."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return next((file for place in _places(dataset, folder) if (file := place / "report.json").is_file()), None)
+    return next((file for place in _places(dataset_name, folder) if (file := place / "report.json").is_file()), None)
 
 
-def _places(dataset: DetectionDataset, folder: Path) -> tuple[Path, ...]:
-    """Return where in ``folder``, a run's, its inference/ or what that holds of ``dataset``, the detections may lie."""
-    return folder, folder / "inference" / dataset.name, folder / "inference", folder / dataset.name
+def _places(dataset_name: str, folder: Path) -> tuple[Path, ...]:
+    """Return where in ``folder``, a run's, its inference/ or what that holds of a dataset, the detections may lie."""
+    return folder, folder / "inference" / dataset_name, folder / "inference", folder / dataset_name
 
 
 def _read_file(dataset: DetectionDataset, path: Path, first_category: int | None) -> dict[str, PictureDetections]:
@@ -107,7 +118,9 @@ def _read_file(dataset: DetectionDataset, path: Path, first_category: int | None
             isinstance(one, dict) and isinstance(one.get("instances"), list) for one in content
         ):
             raise ValueError(f"{path}: expected Detectron2's predictions, a list of pictures with instances")
-        return _gather(dataset, path, (entry for one in content for entry in one["instances"]), _classes_by_number(dataset, 0))
+        return _gather(
+            dataset, path, (entry for one in content for entry in one["instances"]), _classes_by_number(dataset, 0)
+        )
     raise ValueError(f"{path}: expected a folder, a COCO result .json or Detectron2's {PREDICTIONS}")
 
 
@@ -173,13 +186,16 @@ def _read_entry(
         raise ValueError(
             f"category_id {category} is {categories[category]!r}, which is none of the classes {', '.join(labels)}"
         )
-    left, top, right, bottom = read_box(entry["bbox"])
+    try:
+        left, top, right, bottom = read_box(entry["bbox"])
+        score = number_of_json(score)
+    except ValueError:
+        raise ValueError(
+            f"bbox must be four finite numbers and score one, but got {entry['bbox']!r:.80} and {score!r:.80}"
+        ) from None
     if right < left or bottom < top:
         raise ValueError(f"bbox has a negative side: {entry['bbox']}")
-    try:
-        return image_id, (label, number_of_json(score), left, top, right, bottom)
-    except ValueError as error:
-        raise ValueError(f"score {error}") from None
+    return image_id, (label, score, left, top, right, bottom)
 
 
 def _unknown_category(category: Any, categories: Mapping[int, str]) -> str:

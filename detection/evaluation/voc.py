@@ -49,6 +49,8 @@ def average_precisions(dataset: DetectionDataset, matches: Matches) -> dict[str,
     num_positives = matches.truth.num_positives
     if not num_positives.any():
         place = dataset.folder / "ImageSets" / "Main" / f"{dataset.image_set}.txt"
+        if dataset.categories is not None and dataset.pictures:
+            place = dataset.pictures[0].annotation
         raise ValueError(f"no class has ground truth in {dataset.name} ({len(dataset.pictures)} pictures of {place})")
     scored = np.ones(len(num_positives), bool) if matches.rules == "detectron2" else num_positives > 0
 

@@ -86,6 +86,12 @@ def test_read_run_data__refuses_another_number_of_classes(configure):
         read_run_data(configure(classes=20))
 
 
+def test_read_run_data__says_the_defect_that_hides_a_class(configure, voc_tree):
+    voc_tree.annotation("000002").write_text("<annotation>")
+    with pytest.raises(ValueError, match=r"000002\.xml, line 1, column 13: not well-formed XML"):
+        read_run_data(configure())
+
+
 def test_read_run_data__refuses_an_image_set_that_is_not_there(configure):
     with pytest.raises(FileNotFoundError, match=r"Main/train.txt does not exist; this folder has test, trainval"):
         read_run_data(configure("DATASETS.TRAIN", "('train',)"))

@@ -1,11 +1,13 @@
 """Every defect of a dataset is found, named and weighed; only those that training cannot survive stop it."""
 
+import json
 import logging
 
 import pytest
 from PIL import Image
 
 from detection.config import get_cfg
+from detection.datasets import check as check_module
 from detection.datasets.check import (
     SURVIVED,
     check_before_training,
@@ -83,6 +85,40 @@ def test_check_dataset__collects_what_the_reader_refuses(voc_tree):
     assert [picture.image_id for picture in result.dataset.pictures] == ["000001", "000002"]
     with pytest.raises(ValueError, match=r"duplicate id '000001', .*; and 2 more such defects, which tools/check_data"):
         check_before_training([result])
+
+
+def test_check_dataset__what_the_reader_gave_up_for_comes_last(voc_tree, monkeypatch):
+    def load(name, *, on_defect, **_options):
+        on_defect(ValueError("first"))
+        raise ValueError("then")
+
+    monkeypatch.setattr(check_module, "load_dataset", load)
+    result = check(voc_tree)
+    assert result.fatal == ["first", "then"]
+    assert result.dataset.classes == CLASSES
+    assert ["pictures", "0"] in [line.split() for line in describe_datasets([result])]
+
+
+@pytest.mark.parametrize("annotations, text", [
+    ([], r"none of the 1 pictures of gt has an object to train on; training stops unless DATALOADER.FILTER_EMPTY"),
+    ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1}],
+     r"none of the 1 pictures of gt has an object to train on; its 1 objects are crowds"),
+])  # fmt: skip
+def test_check_dataset__nothing_to_train_on(voc_tree, annotations, text):
+    image = {"id": 1, "file_name": "JPEGImages/000001.jpg", "width": 64, "height": 48}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "dog"}]}
+    (voc_tree.folder() / "gt.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=text):
+        check_before_training([check_dataset("gt.json", root=voc_tree.folder())])
+    assert check_dataset("gt.json", root=voc_tree.folder(), alone=False).defects == ()
+
+
+def test_check_dataset__where_all_pictures_are_missing_they_are_the_defects(voc_tree):
+    for image_id in ("000005", "000006", "000007"):
+        voc_tree.picture(image_id).unlink()
+    result = check_dataset("test", root=voc_tree.folder())
+    assert len(result.fatal) == 3
+    assert all("does not exist" in text for text in result.fatal)
 
 
 def test_check_before_training__counts_what_it_survives(voc_tree, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,30 @@ def test_read_detections__of_another_tool(dataset, tmp_path, caplog):
     assert classes.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("mark, end", [(b"\xef\xbb\xbf", b"\n"), (b"", b"\r"), (b"", b"\r\n")])
+def test_read_detections__marks_and_ends_of_lines(dataset, tmp_path, mark, end):
+    lines = [b"000005 0.5 10 10 40 40", b"000006 0.5 10 10 40 40", b""]
+    (tmp_path / "comp4_det_test_dog.txt").write_bytes(mark + end.join(lines))
+    assert list(read_detections(dataset, tmp_path)) == ["000005", "000006"]
+
+
+def test_read_detections__of_py_faster_rcnn_with_its_salt(dataset, tmp_path):
+    (tmp_path / "comp4_8503382f-cb3d-4a_det_test_dog.txt").write_text(GOOD)
+    assert list(read_detections(dataset, tmp_path)) == ["000005"]
+
+
+def test_read_detections__ids_with_underscores_and_accents(dataset, tmp_path):
+    ids = ("2008_000001", "caf\u00e9", "s1/a")
+    pictures = [replace(dataset.pictures[0], image_id=image_id) for image_id in ids]
+    other = replace(dataset, pictures=tuple(pictures))
+    lines = [f"{image_id} 0.5 10 10 40 40\n" for image_id in ("cafe\u0301", "2008_000001", "s1/a")]
+    (tmp_path / "comp4_det_test_dog.txt").write_text("".join(lines), "utf-8")
+    assert list(read_detections(other, tmp_path)) == list(ids)
+    (tmp_path / "comp4_det_test_dog.txt").write_text("2008_000001 0.5 1_0 10 40 40\n")
+    with pytest.raises(ValueError, match="line 1: xmin is not a number: '1_0'"):
+        read_detections(other, tmp_path)
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
@@ -72,6 +98,10 @@ def test_read_detections__of_another_tool(dataset, tmp_path, caplog):
         ("000005 nan 10 10 40 40", "score is not finite: nan"),
         ("000005 inf 10 10 40 40", "score is not finite: inf"),
         ("000005 0.5 10 10 1e999 40", "xmax is not finite: 1e999"),
+        ("000005 0,9 10 10 40 40", "score is not a number: '0,9'"),
+        ("000005 0.5 10 10 4_0 40", "xmax is not a number: '4_0'"),
+        ("000005 0.5 10 10 40 1e200", "ymax is not a number: '1e200'"),
+        ("000005 0.5 10 10 0x28 40", "xmax is not a number: '0x28'"),
         ("000005 high 10 10 40 40", "score is not a number: 'high'"),
         ("000005 0.5 40 10 10 40", "inverted box: xmax 10 is less than xmin 40"),
         ("000005 0.5 10 40 40 10", "inverted box: ymax 10 is less than ymin 40"),

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detection.datasets.coco import load_coco
 from detection.datasets.voc import load_voc
+from detection.evaluation.coco import evaluate_coco
 from detection.evaluation.detection_files import write_detections
 from detection.evaluation.results import find_run_folder, load_results, read_protocol
-from detection.evaluation.voc import PictureDetections
+from detection.evaluation.voc import PictureDetections, evaluate_voc
 
 GOOD = {"image_id": "000005", "category_id": 1, "bbox": [9, 9.5, 31, 30], "score": 0.5}
 
@@ -76,6 +78,15 @@ def test_load_results__detectron2_inference(dataset, tmp_path):
         ({"bbox": [1, 2, -3, 4]}, "bbox has a negative side"),
         ({"score": float("nan")}, "bbox must be four finite numbers and score one"),
         ({"score": None}, "bbox must be four finite numbers and score one"),
+        ({"score": "0.5"}, "bbox must be four finite numbers and score one, but got .* and '0.5'"),
+        ({"score": True}, "bbox must be four finite numbers and score one, but got .* and True"),
+        ({"bbox": [9, 9, 10**400, 9]}, r"bbox must be four finite numbers and score one, but got \[9, 9, 1000"),
+        ({"bbox": [1.7e308, 5, 1.7e308, 20]}, "bbox must be four finite numbers"),
+        ({"bbox": {"x": 1}}, "bbox must be four finite numbers"),
+        ({"image_id": True}, "unknown image_id True"),
+        ({"image_id": 10**400}, "unknown image_id 1000"),
+        ({"category_id": True}, "category_id True is not in 1"),
+        ({"category_id": "1"}, "category_id '1' is not in 1"),
     ],
 )
 def test_load_results__names_the_entry(dataset, tmp_path, change, message):
@@ -88,7 +99,7 @@ def test_load_results__names_the_entry(dataset, tmp_path, change, message):
     "content, message",
     [
         (b"[\n{]", "results.json, line 2: not JSON"),
-        (b'[\n"\xff"]', "results.json, line 2: byte 0xff is not UTF-8"),
+        (b'[\n"\xff"]', "results.json, line 2: byte 0xff at column 2 is not UTF-8"),
         (b"{}", "results.json: expected a list of results .* but got dict"),
         (b"[" * 200_000, r"results.json(, line 1)?: not"),
         (b"[1]", "results.json, entry 0: expected an object with image_id"),
@@ -99,6 +110,94 @@ def test_load_results__refuses_json(dataset, tmp_path, content, message):
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_results(dataset, tmp_path / "results.json")
+
+
+@pytest.fixture
+def coco_split(tmp_path):
+    """Return a function that reads a COCO file of categories 0 animals, 7 cat and 3 dog with a list of classes."""
+    content = {
+        "images": [{"id": 5, "file_name": "5.jpg", "width": 64, "height": 48}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 7, "bbox": [9, 9.5, 31, 30], "iscrowd": 0, "area": 930}
+        ],
+        "categories": [{"id": 0, "name": "animals"}, {"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    return lambda *classes: load_coco("gt.json", root=tmp_path, classes=classes, check_pictures=False)
+
+
+@pytest.mark.parametrize("classes", [(), ("dog", "cat"), ("cat",), ("zebra", "cat")])
+def test_load_results__category_numbers_of_a_coco_file_are_numbers(coco_split, tmp_path, classes):
+    import torch
+
+    dataset = coco_split(*classes)
+    one = {**GOOD, "image_id": 5}
+    by_number = write_json(tmp_path / "results.json", {**one, "category_id": 7})
+    consecutive = write_json(tmp_path / "counted.json", {**one, "category_id": 2})  # animals 0, dog 1, cat 2
+    torch.save([{"image_id": 5, "instances": [{**one, "category_id": 2}]}], tmp_path / "instances_predictions.pth")
+    for path, first in ((by_number, None), (consecutive, 0), (tmp_path / "instances_predictions.pth", None)):
+        read = load_results(dataset, path, first_category=first)
+        assert read["5"].classes.tolist() == [dataset.classes.index("cat")]
+        assert evaluate_voc(dataset, read)["voc07"]["AP50"] == pytest.approx(100)
+        assert evaluate_coco(dataset, read)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    "category, message",
+    [
+        (1, "category_id 1 is not one of 0, 3, 7"),
+        (3, "category_id 3 is 'dog', which is none of the classes cat"),
+    ],
+)
+def test_load_results__refuses_categories_that_the_coco_file_or_the_classes_lack(
+    coco_split, tmp_path, category, message
+):
+    path = write_json(tmp_path / "results.json", {**GOOD, "image_id": 5, "category_id": category})
+    with pytest.raises(ValueError, match=f"results.json, entry 0: {message}"):
+        load_results(coco_split("cat"), path)
+
+
+def test_load_results__a_byte_order_mark(dataset, tmp_path):
+    path = write_json(tmp_path / "results.json", GOOD)
+    path.write_text(path.read_text(), "utf-8-sig")
+    assert list(load_results(dataset, path)) == ["000005"]
+
+
+def test_load_results__predictions_that_are_none(dataset, tmp_path):
+    import torch
+
+    torch.save([{"image_id": 5, "instances": 3}], tmp_path / "instances_predictions.pth")
+    with pytest.raises(ValueError, match=r"instances_predictions\.pth: expected Detectron2's predictions"):
+        load_results(dataset, tmp_path)
+
+
+def test_load_results__detectron2_writes_these_numbers(coco_split, tmp_path):
+    """Its evaluator keeps its own consecutive numbers in the one file and the COCO file's in the other."""
+    evaluation = pytest.importorskip("detectron2.evaluation", reason="Detectron2 is not installed")
+    import torch
+    from detectron2.data import MetadataCatalog
+    from detectron2.data.datasets.coco import load_coco_json
+    from detectron2.structures import Boxes, Instances
+
+    dataset = coco_split()
+    load_coco_json(str(tmp_path / "gt.json"), str(tmp_path), "numbers_of_categories")
+    MetadataCatalog.get("numbers_of_categories").json_file = str(tmp_path / "gt.json")
+    evaluator = evaluation.COCOEvaluator(
+        "numbers_of_categories",
+        ("bbox",),
+        distributed=False,
+        output_dir=str(tmp_path / "inference"),
+        use_fast_impl=False,
+    )
+    found = Instances((48, 64), pred_boxes=Boxes(torch.tensor([[9, 9.5, 40, 39.5]])))
+    found.scores, found.pred_classes = torch.tensor([0.5]), torch.tensor([2])
+    evaluator.reset()
+    evaluator.process([{"image_id": 5}], [{"instances": found}])
+    evaluator.evaluate()
+    MetadataCatalog.remove("numbers_of_categories")
+    for name in ("instances_predictions.pth", "coco_instances_results.json"):
+        read = load_results(dataset, tmp_path / "inference" / name)
+        assert [dataset.classes[label] for label in read["5"].classes] == ["cat"]
 
 
 @pytest.mark.parametrize("name, message", [("", "no detections in"), ("absent", "do not exist")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.average_precision import area_ap, eleven_point_ap, precision_recall
+from detection.evaluation.detection_files import read_detections
 from detection.evaluation.voc import IOU_PERCENT, PictureDetections, evaluate_coco, evaluate_voc
 
 BOX = (1.0, 1.0, 100.0, 100.0)  # 100 x 100 pixels, as in the XML
@@ -112,6 +114,20 @@ def test_evaluate_voc__equal_scores_are_ordered_by_picture_then_box():
     assert ap50(dataset, detections) == 1 / 2 + 1 / 2 * 2 / 3  # "0" BOX right, "1" BOX wrong, "1" FAR right
 
 
+def test_evaluate_voc__devkit_takes_equal_scores_by_line(tmp_path):
+    dataset = make_dataset([(BOX,)], [(FAR,)])
+    right, wrong = (" ".join(map(str, box)) for box in (BOX, TINY))
+    for lines, expected in (
+        ([f"1 .5 {wrong}", f"0 .5 {right}"], 1 / 4),
+        ([f"0 .5 {right}", f"1 .5 {wrong}"], 1 / 2),
+        ([f"0 .5 {wrong}", f"0 .5 {right}"], 1 / 4),
+    ):
+        (tmp_path / "comp4_det_test_dog.txt").write_text("\n".join(lines))
+        assert ap50(dataset, read_detections(dataset, tmp_path), rules="devkit") == expected
+    # Of no file: as they would be written, picture by picture in the dataset's order.
+    assert ap50(dataset, {"1": found((0.5, FAR)), "0": found((0.5, TINY))}, rules="devkit") == 1 / 4
+
+
 def test_evaluate_voc__no_ground_truth_at_all():
     with pytest.raises(ValueError, match=r"voc_2007_test \(2 pictures of VOC2007/ImageSets/Main/test\.txt\)"):
         evaluate_voc(make_dataset([(BOX, True)], []), {})
@@ -183,7 +199,8 @@ def oracle(dataset, detections, name, threshold, metric, *, equal_matches):
     objects = {one.image_id: [item for item in one.objects if item.name == name] for one in dataset.pictures}
     num_positives = sum(not item.difficult for items in objects.values() for item in items)
     taken, right, wrong, curve = set(), 0, 0, []
-    for _, image_id, *box in sorted(lines):
+    in_turn = sorted(lines, key=lambda line: line[0]) if equal_matches else sorted(lines)  # the devkit sorts stably
+    for _, image_id, *box in in_turn:
         best, best_index = -1.0, None
         for index, item in enumerate(objects[image_id]):
             width = min(box[2], item.box[2]) - max(box[0], item.box[0]) + 1
@@ -320,14 +337,32 @@ def test_evaluate_coco__difficult_objects_neither_help_nor_hurt():
     assert evaluate_coco(dataset, {"0": found((0.9, FAR), (0.5, BOX))}) == pytest.approx(expected)
 
 
+def as_coco(dataset, seed):
+    """The same objects as a COCO file has them: the difficult ones crowds, areas of masks, pictures in any order."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for picture in dataset.pictures:
+        areas = rng.choice([-1.0, 3.0, 500.5, 2e10], len(picture.objects), p=[0.1, 0.4, 0.4, 0.1]).tolist()
+        objects = [
+            AnnotatedObject(item.name, item.box, item.difficult, item.difficult, area)
+            for item, area in zip(picture.objects, areas, strict=True)
+        ]
+        pictures.append(replace(picture, objects=tuple(objects)))
+    categories = tuple((10 * index, name) for index, name in enumerate(dataset.classes))
+    return replace(dataset, pictures=tuple(pictures[::-1]), categories=categories)
+
+
+@pytest.mark.parametrize("crowds", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, capsys):
+def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, crowds, capsys):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     dataset, detections = random_case(seed)
-    crowd = found(*((0.1 + index / 1000, FAR, index % 2) for index in range(250)))  # more than 100 of a class
-    detections["0"] = PictureDetections(*map(np.concatenate, zip(crowd, detections.get("0", found()), strict=True)))
+    if crowds:
+        dataset = as_coco(dataset, seed)
+    many = found(*((0.1 + index / 1000, FAR, index % 2) for index in range(250)))  # more than 100 of a class
+    detections["0"] = PictureDetections(*map(np.concatenate, zip(many, detections.get("0", found()), strict=True)))
     labels = {name: index + 1 for index, name in enumerate(dataset.classes)}
     objects = []
     for picture in dataset.pictures:
@@ -337,23 +372,23 @@ def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, capsys):
             objects.append(
                 {
                     "id": len(objects) + 1,
-                    "image_id": picture.image_id,
+                    "image_id": int(picture.image_id),
                     "category_id": labels[item.name],
                     "bbox": [xmin - 1, ymin - 1, width, height],
-                    "iscrowd": 0,
-                    "area": 1e11 if item.difficult else width * height,
+                    "iscrowd": int(item.crowd),
+                    "area": item.area if crowds else 1e11 if item.difficult else width * height,
                 }
             )
     truth = COCO()
     truth.dataset = {
-        "images": [{"id": picture.image_id} for picture in dataset.pictures],
+        "images": [{"id": int(picture.image_id)} for picture in dataset.pictures],
         "annotations": objects,
         "categories": [{"id": label, "name": name} for name, label in labels.items()],
     }
     truth.createIndex()
     results = [
         {
-            "image_id": picture.image_id,
+            "image_id": int(picture.image_id),
             "category_id": label + 1,
             "score": score,
             "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
@@ -374,3 +409,12 @@ def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, capsys):
 
 def test_evaluate_coco__undefined_without_ground_truth():
     assert evaluate_coco(make_dataset([(BOX, True)]), {}) == {"AP": None, "AP50": None, "AP75": None}
+
+
+def test_evaluate_coco__a_crowd_forgives_every_box_inside_it():
+    crowd = AnnotatedObject("dog", (3.0, 3.0, 60.0, 42.0), True, True, 2320.0)
+    dataset = make_dataset([(BOX,)], [])
+    dataset = replace(dataset, pictures=(dataset.pictures[0], replace(dataset.pictures[1], objects=(crowd,))))
+    inside = [(0.95, (5.0, 5.0, 14.0, 14.0)), (0.94, (21.0, 11.0, 30.0, 22.0)), (0.93, (41.0, 13.0, 50.0, 24.0))]
+    result = evaluate_coco(dataset, {"0": found((0.9, BOX)), "1": found(*inside)})
+    assert result == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
