@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         metavar="A,B,C|FILE",
-        help="class list, or a file with one class a line; "
-        "by default the 20 VOC classes, or those that the annotations name",
+        help="class list, or a file with one class a line; by "
+        "default those of the run's report, else the 20 VOC classes, or those that the annotations name",
     )
     parser.add_argument(
         "--baseline",
@@ -70,10 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("standard", "devkit", "detectron2"),
         default="standard",
         help="standard (default): an IoU must exceed the threshold, as in Detectron2; devkit: an equal "
-        "one matches too, as in the official code; detectron2: its rounding and order as well",
+        "one matches too and equal scores go by line, as in the official code; detectron2: its rounding and "
+        "order as well",
     )
     parser.add_argument(
-        "--first-category", type=int, choices=(0, 1), default=1, help="number of the first class in a COCO result JSON"
+        "--first-category",
+        type=int,
+        choices=(0, 1),
+        help="number of the first class in a COCO result JSON whose "
+        "classes are counted; by default the numbers are those of the split's COCO file, from 1 for a VOC split",
     )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")
     return parser
@@ -88,12 +93,23 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from detection.datasets.load import load_dataset, read_class_list
 
-    classes = read_class_list(args.classes) if args.classes else None
+    classes = read_class_list(args.classes) if args.classes else _recorded_classes(args)
     dataset = load_dataset(args.split, root=args.devkit, classes=classes, check_pictures=False)
     if args.compare:
         _compare(args, dataset)
     else:
         _report(args, dataset)
+
+
+def _recorded_classes(args: argparse.Namespace) -> list[str] | None:
+    """Return the classes of the first run whose report names them: a test set need not have every class."""
+    from detection.datasets.coco import report_name
+    from detection.evaluation.comparison import run_folders
+    from detection.evaluation.results import recorded_classes
+
+    paths = [path for spec in args.compare for path in run_folders(spec)[1]] if args.compare else [args.detections]
+    found = (recorded_classes(report_name(args.split), path) for path in paths)
+    return next(filter(None, found), None)
 
 
 def _check_methods(args: argparse.Namespace) -> None:

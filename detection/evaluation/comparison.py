@@ -62,7 +62,7 @@ class Run(NamedTuple):
     report: str | None = None  # the path of that report.json
 
 
-def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int = 1) -> list[Run]:
+def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int | None = None) -> list[Run]:
     """Read the runs of ``PATH`` or ``METHOD=PATH``.
 
     PATH is anything that ``load_results`` takes, or the folder of ``--repeat``, which holds a run for each seed.
@@ -72,9 +72,19 @@ def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int = 1) 
     Raises:
         FileNotFoundError, ValueError: as ``load_results``; a report.json that cannot be read; or an empty METHOD.
     """
+    method, paths = run_folders(spec)
+    return [_load_run(dataset, method, path, first_category) for path in paths]
+
+
+def run_folders(spec: str) -> tuple[str, list[str]]:
+    """Return METHOD, empty where there is none, and the path of each run that ``spec`` names.
+
+    Raises:
+        ValueError: an empty METHOD.
+    """
     method, path = split_spec(spec)
     repeated = sorted(Path(path).glob("seed_*")) if (Path(path) / REPEATS).is_file() else []
-    return [_load_run(dataset, method, str(one), first_category) for one in repeated or [path]]
+    return method, list(map(str, repeated or [path]))
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -106,8 +116,8 @@ def check_baseline(baseline: str | None, methods: Sequence[str]) -> None:
         raise ValueError(f"--baseline {baseline}: no run is of that method; expected one of {known}")
 
 
-def _load_run(dataset: DetectionDataset, method: str, path: str, first_category: int) -> Run:
-    protocol, report = read_protocol(dataset, path), find_report(dataset, path)
+def _load_run(dataset: DetectionDataset, method: str, path: str, first_category: int | None) -> Run:
+    protocol, report = read_protocol(dataset, path), find_report(dataset.name, path)
     named = str(method or protocol.get("method") or _name_of(Path(path).resolve(), dataset))
     if not named.strip():
         raise ValueError(

@@ -172,6 +172,30 @@ def test_voc_map__seeds_of_one_folder_are_named_after_it(compare, tmp_path):
     assert [(entry["method"], entry["n"]) for entry in group["methods"]] == [("tv", 2), ("moco", 2)]
 
 
+def test_voc_map__classes_are_those_of_the_reports(load_tool, devkit, tmp_path, capsys):
+    """A detector of own classes, one of which no test picture has, finds them all without --classes."""
+    for number in (1, 2):
+        folder = tmp_path / f"run{number}" / "inference" / "test"
+        folder.mkdir(parents=True)
+        for name in ("dog", "car", "unicorn"):
+            (folder / f"comp4_det_test_{name}.txt").write_text("000007 0.5 10 10 40 40\n")
+        (folder / "report.json").write_text(json.dumps({"protocol": {}, "classes": ["dog", "car", "unicorn"]}))
+    argv = [
+        "--devkit",
+        str(devkit / "VOC2007"),
+        "--split",
+        "test",
+        "--output",
+        str(tmp_path / "out"),
+        "--resamples",
+        "5",
+    ]
+    load_tool("voc_map").main([*argv, "--compare", str(tmp_path / "run1"), str(tmp_path / "run2")])
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["classes"] == ["dog", "car", "unicorn"]
+    load_tool("voc_map").main([*argv, "--detections", str(tmp_path / "run1")])
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["classes"] == ["dog", "car", "unicorn"]
+
+
 def test_voc_map__learning_rates_side_by_side_if_asked_for(compare, tmp_path):
     runs = [
         run_folder(tmp_path, f"{rate}", {"method": "m", "training": {"SOLVER.BASE_LR": rate}, "complete": True})

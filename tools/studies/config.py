@@ -21,7 +21,7 @@ from pretrain.run.settings import (
     one_of,
     refuse_faults,
 )
-from tools.studies.values import CLASSIFICATION, TIMING, TRANSFER, has_metric
+from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_metric
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
@@ -230,7 +230,7 @@ def _experiment(number: int, entry: Any) -> Experiment:
         raise ValueError(f"{where}: PAPER expects a mapping from metrics to numbers, but got {paper!r}")
     for name in paper:
         if not has_metric(str(name)):
-            known = [metric.key for metric in (*TRANSFER, *CLASSIFICATION, *TIMING)]
+            known = [metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)]
             near = difflib.get_close_matches(str(name), [*known, "clean_top1", "fgsm_8"], n=1, cutoff=0.0)
             raise ValueError(f"{where}: PAPER names {name}, which no table has; did you mean {near[0]}?")
     labels = [str(entry.get(key, "")) for key in ("METHOD", "MODEL", "DATA")]

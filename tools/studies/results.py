@@ -36,7 +36,7 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
     interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
     and data whose method is ``baseline``, over the seeds that both have, paired by seed.
     """
-    cfg, metrics = plan.cfg, metrics_of(plan.cfg)
+    cfg, metrics = plan.cfg, metrics_of(plan.cfg, plan.detection)
     rows = [_row(plan, experiment, results, failed) for experiment in experiments(cfg)] if metrics else []
     for row in rows:
         row["summary"] = {metric.key: _summary(row, _reference(row, rows), metric) for metric in metrics}
@@ -130,7 +130,8 @@ def _summary(row: Mapping[str, Any], reference: Mapping[str, Any] | None, metric
 
 
 def _values(row: Mapping[str, Any], metric: Metric) -> dict[int, float]:
-    return {run["seed"]: run["values"][metric.key] for run in row["runs"] if run["values"] is not None}
+    found = ((run["seed"], (run["values"] or {}).get(metric.key)) for run in row["runs"])
+    return {seed: value for seed, value in found if value is not None}
 
 
 def _protocol(plan: Plan) -> dict[str, Any]:

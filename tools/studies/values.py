@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
+from detection.datasets.coco import is_coco
 from pretrain.names import ATTACKS
 from pretrain.run.run_folder import METRICS_FILE, read_metrics
 
@@ -28,6 +29,12 @@ TRANSFER = (
     Metric("voc10_AP50", "mAP, area", "%", False),
     Metric("voc10_AP", "AP .50:.95", "%", False),
 )
+COCO = (
+    Metric("coco_AP", "COCO AP", "%", False),
+    Metric("coco_AP50", "COCO AP50", "%", False),
+    Metric("coco_AP75", "COCO AP75", "%", False),
+    TRANSFER[0],
+)
 CLASSIFICATION = (Metric("top1_error", "top-1 error", "%", True), Metric("top5_error", "top-5 error", "%", True))
 TIMING = (
     Metric("seconds_per_iteration", "time of an iteration", "s", True),
@@ -38,12 +45,17 @@ FINAL_STAGE = {"transfer": "evaluate", "classification": "pretrain", "robustness
 
 def has_metric(name: str) -> bool:
     """Return whether the table of a study of some kind has a column of that name."""
-    known = {metric.key for metric in (*TRANSFER, *CLASSIFICATION, *TIMING)} | {"clean_top1"}
+    known = {metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)} | {"clean_top1"}
     return name in known or re.fullmatch(rf"({'|'.join(ATTACKS)})_.+", name) is not None
 
 
-def metrics_of(cfg: CfgNode) -> tuple[Metric, ...]:
-    """Return the columns of the table of the study ``cfg``; none for pictures."""
+def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, ...]:
+    """Return the columns of the table of the study ``cfg``; none for pictures.
+
+    ``detection`` is the config of its fine-tuning, if any: for COCO data COCO's numbers come first.
+    """
+    if detection is not None and is_coco(detection.DATASETS.TEST[0]):
+        return COCO
     if cfg.KIND == "robustness":
         attacked = [
             Metric(f"{name}_{epsilon:g}", f"{name.upper()}, epsilon {epsilon:g}", "%", False)
@@ -70,6 +82,7 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[dict[s
             "voc07_AP50": report["voc07"]["AP50"],
             "voc10_AP50": report["voc10"]["AP50"],
             "voc10_AP": report["voc10"]["AP"],
+            **{f"coco_{name}": report["coco"][name] for name in ("AP", "AP50", "AP75")},
         }
         return values, str(Path(outputs[0]).with_name("report.html"))
     if kind == "attack":

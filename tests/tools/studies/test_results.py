@@ -74,6 +74,19 @@ def test_study_result__what_was_not_run_has_no_number(plan_of):
     assert stages["cutmix/seed1/fine_tune"]["state"] == "not run"
 
 
+def test_study_result__leads_with_the_numbers_of_the_data_s_own_kind(plan_of):
+    assert [metric["key"] for metric in study_result(plan_of(), {}, {})["metrics"]] == [
+        "voc07_AP50", "voc10_AP50", "voc10_AP",
+    ]  # fmt: skip
+    plan = plan_of(["DETECTION.OPTS", "['DATASETS.TEST', \"('a/test.json',)\"]"])
+    numbers = {("baseline", 0): 40.0, ("cutmix", 0): 41.0}
+    results = with_numbers(plan, numbers)  # as they were kept before COCO's numbers were
+    results["cutmix/seed0/evaluate"]["values"] |= {"coco_AP": 20.0}
+    told = study_result(plan, results, {})
+    assert [metric["key"] for metric in told["metrics"]] == ["coco_AP", "coco_AP50", "coco_AP75", "voc07_AP50"]
+    assert [row["summary"]["coco_AP"] and row["summary"]["coco_AP"]["mean"] for row in told["rows"]] == [None, 20.0]
+
+
 def test_study_result__says_what_a_stage_ran_on(plan_of):
     plan = plan_of()
     stage, other = plan.stages[:2]
@@ -160,6 +173,11 @@ def test_read_values__of_what_each_command_leaves(tmp_path):
     )
     assert read_values("attack", tmp_path, ["attack.json"])[0] == {"clean_top1": 60.0, "fgsm_0.5": 20.0}
     (tmp_path / "metrics.json").write_text('{"iteration": 9, "loss": 1.0}\n')
+    part = {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
+    (tmp_path / "report.json").write_text(json.dumps({"voc07": part, "voc10": part, "coco": part}))
+    assert read_values("evaluate", tmp_path, ["report.json"])[0] == {
+        "voc07_AP50": 2.0, "voc10_AP50": 2.0, "voc10_AP": 1.0, "coco_AP": 1.0, "coco_AP50": 2.0, "coco_AP75": 3.0,
+    }  # fmt: skip
     with pytest.raises(ValueError, match=r"metrics\.json has no evaluation"):
         read_values("pretrain", tmp_path, ["model_final.pth"])
 
