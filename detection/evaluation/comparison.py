@@ -33,6 +33,7 @@ from detection.evaluation.protocol import Group, agrees_with, differences, group
 from detection.evaluation.results import find_report, load_results, read_protocol
 from detection.evaluation.seeds import summarise
 from detection.evaluation.voc import VOC_METRICS, average_precisions
+from pretrain.run.text import read_json
 
 BASELINE = "baseline"
 REPEATS = "repeats.json"  # in the folder that --repeat makes
@@ -80,11 +81,19 @@ def run_folders(spec: str) -> tuple[str, list[str]]:
     """Return METHOD, empty where there is none, and the path of each run that ``spec`` names.
 
     Raises:
-        ValueError: an empty METHOD.
+        ValueError: an empty METHOD; or the file that --repeat left is damaged.
     """
     method, path = split_spec(spec)
-    repeated = sorted(Path(path).glob("seed_*")) if (Path(path) / REPEATS).is_file() else []
-    return method, list(map(str, repeated or [path]))
+    summary = Path(path) / REPEATS
+    if not summary.is_file():
+        return method, [path]
+    try:
+        seeds = list(read_json(summary)["seeds"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{summary} does not say which seeds there are ({error!r}); name the runs themselves"
+        ) from None
+    return method, [str(summary.with_name(f"seed_{seed}")) for seed in seeds]
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
-from detection.evaluation.comparison import PAPER_TABLE, Run, compare_runs, load_runs
+from detection.evaluation.comparison import PAPER_TABLE, Run, compare_runs, load_runs, run_folders
 from detection.evaluation.detection_files import write_detections
 from detection.evaluation.voc import PictureDetections
 from detection.report.comparison import write_comparison
@@ -247,13 +247,28 @@ def test_load_runs__the_folder_of_repeat_is_a_run_for_each_seed(tmp_path):
         inference = tmp_path / "cutmix" / f"seed_{seed}" / "inference" / "voc_2007_test"
         write_detections(DATASET, run("x", seed).detections, inference)
         (inference / "report.json").write_text(json.dumps({"protocol": {"seed": seed}}))
-    (tmp_path / "cutmix" / "repeats.json").write_text("{}")
+    (tmp_path / "cutmix" / "repeats.json").write_text('{"seeds": [3, 4]}')
     loaded = load_runs(DATASET, str(tmp_path / "cutmix"))
     assert [(one.method, one.protocol["seed"], len(one.detections)) for one in loaded] == [
         ("cutmix", 3, 3),
         ("cutmix", 4, 4),
     ]
     assert [one.method for one in load_runs(DATASET, f"mine={tmp_path / 'cutmix'}")] == ["mine", "mine"]
+
+
+def test_run_folders__of_repeat_are_the_runs_of_its_last_call(tmp_path):
+    """Five seeds, then three anew: the other two are of before."""
+    for seed in (0, 1, 2, 3, 10):
+        (tmp_path / f"seed_{seed}").mkdir()
+    (tmp_path / "repeats.json").write_text('{"seeds": [1, 2, 10]}')
+    assert run_folders(str(tmp_path)) == ("", [str(tmp_path / f"seed_{seed}") for seed in (1, 2, 10)])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"seeds": 3}'])
+def test_run_folders__refuses_a_damaged_summary(tmp_path, content):
+    (tmp_path / "repeats.json").write_text(content)
+    with pytest.raises(ValueError, match=r"repeats\.json does not say which seeds there are"):
+        run_folders(str(tmp_path))
 
 
 @pytest.mark.parametrize("inside", [
