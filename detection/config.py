@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode as CN
 
 from detection.datasets.types import class_name_faults
@@ -31,8 +30,8 @@ from pretrain.run.settings import (
     is_number,
     load_config,
     one_of,
-    refuse_faults,
 )
+from pretrain.run.text import read_yaml
 
 # TEST.PRECISE_BN is not among the test's: it writes statistics into the weights.
 EFFECTS = Effects(
@@ -48,20 +47,41 @@ EFFECTS = Effects(
 logger = logging.getLogger(__name__)
 
 
-def load_detection_config(config_file: Path | str | None, opts: Sequence[str] = (), *, resume: bool = False) -> CN:
+def load_detection_config(
+    config_file: Path | str | None,
+    opts: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    check_weights: bool = False,
+    machines: int = 1,
+) -> CN:
     """Return the defaults with the file's values and then ``opts``, checked; no data is read.
 
     MODEL.DEVICE and SEED are resolved as the module says. With ``resume`` a SEED that was drawn is taken from the run
-    folder's config.yaml.
+    folder's config.yaml; with ``eval_only`` there must be something to evaluate; with ``check_weights`` MODEL.WEIGHTS
+    must be there. Each of several ``machines`` makes this call, so that none may draw.
 
     Raises:
         FileNotFoundError: a config file does not exist.
-        ValueError: the key, its value and what would be right.
+        ValueError: the keys, their values and what would be right.
     """
-    cfg = read_detection_config(config_file, opts)
+
+    def find(cfg: CN) -> list[str]:
+        faults = find_config_faults(cfg)
+        if check_weights:
+            faults += missing_weights(cfg, resume=resume)
+        return faults + eval_only_faults(cfg) if eval_only else faults
+
+    cfg = _read(config_file, opts, find)
     _resolve_device(cfg)
     if cfg.SEED < 0:
         recorded = _recorded_seed(Path(cfg.OUTPUT_DIR)) if resume else None
+        if recorded is None and machines > 1:
+            raise ValueError(
+                f"SEED is {cfg.SEED}, so that each of --num-machines {machines} would draw its own and see other "
+                "pictures; set the same one on all, for example SEED 1"
+            )
         cfg.SEED = _draw_seed() if recorded is None else recorded
     return cfg
 
@@ -72,12 +92,46 @@ def read_detection_config(config_file: Path | str | None, opts: Sequence[str] = 
     Raises:
         FileNotFoundError, ValueError: as ``load_detection_config``.
     """
-    cfg = load_config(get_cfg(), config_file, opts)
+    return _read(config_file, opts, find_config_faults)
+
+
+def _read(config_file: Path | str | None, opts: Sequence[str], find: Callable[[CN], list[str]]) -> CN:
+    return load_config(get_cfg(), config_file, opts, find=find, paths=("OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT"))
+
+
+def find_config_faults(cfg: CN) -> list[str]:
+    """Return what is wrong with the values of ``cfg``, each alone and beside the others."""
     faults = [*find_faults(cfg, RULES), *_contradictions(cfg)]
     if knows_classes(cfg):
         faults += class_count_faults(cfg)
-    refuse_faults(faults)
-    return cfg
+    return faults
+
+
+def missing_weights(cfg: CN, *, resume: bool = False) -> list[str]:
+    """Return what is wrong with the path MODEL.WEIGHTS, which a run that is resumed no longer needs."""
+    weights = cfg.MODEL.WEIGHTS
+    if not weights or (resume and any(Path(cfg.OUTPUT_DIR).glob("*.pth"))):
+        return []
+    if "://" in weights:
+        return [f"MODEL.WEIGHTS {weights} is an address; download the file and give its path"]
+    if Path(weights).is_dir():
+        return [f"MODEL.WEIGHTS {weights} is a folder; expected a file, such as {Path(weights) / 'model_final.pth'}"]
+    if not Path(weights).is_file():
+        return [f"MODEL.WEIGHTS: weights file {weights} does not exist"]
+    return []
+
+
+def eval_only_faults(cfg: CN) -> list[str]:
+    """Return what --eval-only lacks."""
+    faults = []
+    if not cfg.MODEL.WEIGHTS:
+        faults.append(
+            "--eval-only needs a trained detector: add MODEL.WEIGHTS, for example "
+            f"MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    if not cfg.DATASETS.TEST:
+        faults.append("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
+    return faults
 
 
 def class_names(cfg: CN) -> tuple[str, ...]:
@@ -139,6 +193,7 @@ DATASET_NAMES = Rule(
 BOXES_ONLY = Rule(lambda value: value is False, "False: the toolkit trains box detectors")
 RULES: dict[str, Rule] = {
     "VERSION": one_of(2),
+    "SEED": Rule(lambda value: value < 2**63, "a whole number below 2**63 (a negative one: drawn anew)"),
     "VOC.CLASSES": CLASS_NAMES,
     "DATASETS.TRAIN": DATASET_NAMES,
     "DATASETS.TEST": DATASET_NAMES,
@@ -218,6 +273,12 @@ def _contradictions(cfg: CN) -> list[str]:
     depth, channels = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
     if depth < 50 and channels != 64:
         faults.append(f"MODEL.RESNETS.RES2_OUT_CHANNELS is {channels!r}; expected 64 for MODEL.RESNETS.DEPTH {depth}")
+    late = [step for step in cfg.SOLVER.STEPS if is_number(step) and step >= cfg.SOLVER.MAX_ITER]
+    if late:
+        faults.append(
+            f"SOLVER.STEPS is {cfg.SOLVER.STEPS!r}, but training ends at SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}; "
+            "write steps below it, or () for a constant rate"
+        )
     if not (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST):
         faults.append(
             "DATASETS.TRAIN and DATASETS.TEST are empty; name image sets, for example DATASETS.TRAIN "
@@ -243,7 +304,8 @@ def _resolve_device(cfg: CN) -> None:
 
 def _recorded_seed(output_dir: Path) -> int | None:
     path = output_dir / "config.yaml"
-    return yaml.safe_load(path.read_text("utf-8")).get("SEED") if path.is_file() else None
+    recorded = read_yaml(path) if path.is_file() else None
+    return recorded.get("SEED") if isinstance(recorded, dict) else None
 
 
 def _draw_seed() -> int:

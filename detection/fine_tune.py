@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
-from detection.config import EFFECTS, class_names
+from detection.config import EFFECTS, class_names, eval_only_faults
 from detection.defaults import get_cfg
 from detection.engines import ONE_PROCESS, Launch, is_first_process, select
+from detection.engines.common import read_model_file
 from detection.evaluation.detection_files import write_detections
 from detection.evaluation.protocol import main_keys_first
 from detection.report.write import write_report
 from detection.run_data import read_run_data
 from pretrain.run.files import sha256
+from pretrain.run.lock import locked_folder
 from pretrain.run.run_folder import package_versions
-from pretrain.run.settings import plain_leaves
+from pretrain.run.settings import ConfigError, plain_leaves, refuse_faults
 from pretrain.weights.files import read_weights
 
 
@@ -36,22 +40,57 @@ def fine_tune(
     """Train as ``cfg`` says, then evaluate on each of DATASETS.TEST; return dataset name -> content of report.json.
 
     ``OUTPUT_DIR/inference/<dataset>`` receives the challenge's detection files and the report. ``eval_only`` evaluates
-    MODEL.WEIGHTS instead of training. ``config_file`` is only mentioned in the report. With ``picture_check`` the first
-    process opens every picture before anything else is done with them.
+    MODEL.WEIGHTS instead of training, into what ``inference_folder`` says. ``config_file`` is only mentioned in the
+    report. With ``picture_check`` the first process opens every picture before anything else is done with them.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: engine, data, weights or config are wrong; said before training.
         FloatingPointError: training diverged.
     """
-    if eval_only and not cfg.MODEL.WEIGHTS:
-        raise ValueError(
-            "--eval-only needs a trained detector: add MODEL.WEIGHTS, for example "
-            f"MODEL.WEIGHTS {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
-        )
-    if eval_only and not cfg.DATASETS.TEST:
-        raise ValueError("--eval-only needs DATASETS.TEST, for example DATASETS.TEST \"('voc_2007_test',)\"")
     module = select(engine)
-    module.check_config(cfg, launch)
+    check_before_data(cfg, module, resume=resume, eval_only=eval_only, launch=launch)
+    first = launch.machine_rank == 0 and is_first_process()
+    with locked_folder(cfg.OUTPUT_DIR) if first else nullcontext():  # an evaluation writes there too
+        return _fine_tune(
+            cfg,
+            module,
+            resume=resume,
+            eval_only=eval_only,
+            launch=launch,
+            config_file=config_file,
+            picture_check=picture_check,
+        )
+
+
+def check_before_data(cfg: CfgNode, module: ModuleType, *, resume: bool, eval_only: bool, launch: Launch) -> None:
+    """Check all that can be known before the data are read: config, engine ``module`` and the file of weights.
+
+    Raises:
+        ConfigError: everything that is wrong, at once.
+    """
+    faults = eval_only_faults(cfg) if eval_only else []
+    checks = [lambda: module.check_config(cfg, launch)]
+    resumed = resume and not eval_only and any(Path(cfg.OUTPUT_DIR).glob("*.pth"))
+    if cfg.MODEL.WEIGHTS and not resumed:
+        checks.append(lambda: read_model_file(cfg))
+    for check in checks:
+        try:
+            check()
+        except (ValueError, FileNotFoundError) as error:
+            faults += error.faults if isinstance(error, ConfigError) else [str(error)]
+    refuse_faults(faults)
+
+
+def _fine_tune(
+    cfg: CfgNode,
+    module: ModuleType,
+    *,
+    resume: bool,
+    eval_only: bool,
+    launch: Launch,
+    config_file: str | None,
+    picture_check: bool,
+) -> dict[str, dict[str, Any]]:
     first = launch.machine_rank == 0 and is_first_process()
     cfg, data = read_run_data(cfg, train=not eval_only, open_pictures=picture_check and first)
     if not eval_only:
@@ -63,7 +102,7 @@ def fine_tune(
     reports = {}
     for dataset in data.test:
         detections = module.detect(cfg, dataset)
-        folder = inference_folder(cfg, dataset.name)
+        folder = inference_folder(cfg, dataset.name, eval_only=eval_only)
         folder.mkdir(parents=True, exist_ok=True)
         write_detections(dataset, detections, folder)
         protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
@@ -71,9 +110,16 @@ def fine_tune(
     return reports
 
 
-def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
-    """Return where detections and report of one dataset go."""
-    return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
+def inference_folder(cfg: CfgNode, dataset_name: str, *, eval_only: bool = False) -> Path:
+    """Return where detections and report of one dataset go: ``OUTPUT_DIR/inference/<dataset>``.
+
+    With ``eval_only``, MODEL.WEIGHTS that are not the final ones of the run in OUTPUT_DIR have a folder called after
+    their file, ``inference_<file>/<dataset>``, so that they do not replace the report of that run.
+    """
+    run, weights = Path(cfg.OUTPUT_DIR).resolve(), Path(cfg.MODEL.WEIGHTS).resolve()
+    final = run / "model_final.pth"
+    others = eval_only and weights != final and (final.is_file() or weights.parent == run)
+    return Path(cfg.OUTPUT_DIR) / (f"inference_{weights.stem}" if others else "inference") / dataset_name
 
 
 def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str, Any]:
@@ -93,7 +139,7 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
         "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
         "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
         "complete": True,
-        "training": _training_settings(recorded) if recorded else None,
+        "training": _training_settings(recorded, content.get("iteration")) if recorded else None,
         "test": _test_settings(cfg),
         "backbone": card,
         "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", engine)),
@@ -101,11 +147,13 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
     }
 
 
-def _training_settings(recorded: CfgNode) -> dict[str, Any]:
+def _training_settings(recorded: CfgNode, last_iteration: int | None) -> dict[str, Any]:
+    """Return the keys that training reads, and ``iterations``: of a checkpoint on the way fewer than MAX_ITER."""
     values = {**EFFECTS.first_values(get_cfg()), **EFFECTS.of_training(recorded)}
     dropped = EFFECTS.free_on_resume | {"VERSION", "SEED"}  # the seed stands beside them: runs differ in it by intent
     kept = {key: value for key, value in values.items() if key not in dropped}
-    return main_keys_first("training", {**kept, "VOC.CLASSES": list(class_names(recorded))})
+    done = {} if last_iteration is None else {"iterations": last_iteration + 1}
+    return main_keys_first("training", {**kept, **done, "VOC.CLASSES": list(class_names(recorded))})
 
 
 def _test_settings(cfg: CfgNode) -> dict[str, Any]:

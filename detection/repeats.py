@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from fvcore.common.config import CfgNode
 from detection.evaluation.comparison import REPEATS
 from detection.evaluation.seeds import summarise
 from pretrain.run.files import atomic_write
+from pretrain.run.lock import locked_folder
+from pretrain.run.processes import SINGLE_CPU_PROCESS, join_processes
 from pretrain.run.run_folder import write_config
 
 PARTS = ("voc07", "voc10", "coco")  # of a report
@@ -34,9 +38,22 @@ def run_repeats(
     """
     if count < 1:
         raise ValueError(f"--repeat is {count}; expected at least 1")
+    # torchrun's processes meet once around all runs; Detectron2 starts its own in each run
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with (
+        locked_folder(cfg.OUTPUT_DIR) if writes else nullcontext(),
+        join_processes(cfg.MODEL.DEVICE) if several else nullcontext(SINGLE_CPU_PROCESS) as processes,
+    ):
+        cfg = cfg.clone()
+        cfg.SEED = processes.from_main(lambda: cfg.SEED)  # which each process may have drawn for itself
+        return _run_repeats(cfg, count, run, writes=writes)
+
+
+def _run_repeats(
+    cfg: CfgNode, count: int, run: Callable[[CfgNode], dict[str, dict[str, Any]]], *, writes: bool
+) -> dict[str, Any]:
     folder = Path(cfg.OUTPUT_DIR)
     if writes:
-        folder.mkdir(parents=True, exist_ok=True)
         write_config(cfg, folder)
     reports = []
     for seed in range(cfg.SEED, cfg.SEED + count):

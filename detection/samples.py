@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detection.datasets.load import read_checked
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
+from pretrain.run.loading import Loading, make_loader
 
 MIN_BOX_SIDE = 1e-5  # input pixels; a side this short is no box (Detectron2's filter_empty_instances)
 OPEN_FILES = 65536  # wanted per process: each tensor on its way from a worker holds a file descriptor
@@ -58,26 +59,17 @@ def training_loader(
         rank=rank,
         world_size=world_size,
     )
-    return DataLoader(samples, batch_sampler=batches, **_loader_options(cfg))
+    return make_loader(samples, batch_sampler=batches, **_loader_options(cfg))
 
 
 def inference_loader(cfg: CfgNode, dataset: DetectionDataset) -> DataLoader:
     """Return a loader of single samples (no batches) without boxes, in the dataset's order."""
-    return DataLoader(InferenceSamples(cfg, dataset), batch_size=None, **_loader_options(cfg))
+    return make_loader(InferenceSamples(cfg, dataset), batch_size=None, **_loader_options(cfg))
 
 
-def iterate(loader: DataLoader) -> Iterator[Any]:
-    """Yield what ``loader`` yields; its workers end when this generator does: at an error, or when it is closed.
-
-    Left to the garbage collector, which frees their queues in any order, each worker would hold up the end of the
-    program for five seconds. PyTorch has no public call to end them.
-    """
-    samples = iter(loader)
-    try:
-        yield from samples
-    finally:
-        if loader.num_workers:
-            samples._shutdown_workers()
+def iterate(loader: DataLoader) -> Loading:
+    """Return an iterator over what ``loader`` yields, as a context manager; see ``Loading``."""
+    return Loading(loader)
 
 
 class TrainingSamples(Dataset):
@@ -246,7 +238,8 @@ def _loader_options(cfg: CfgNode) -> dict[str, Any]:
     _allow_open_files()
     return {
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "collate_fn": _as_it_is,
+        "key": "DATALOADER.NUM_WORKERS",
+        "collate": _as_it_is,
         "worker_init_fn": _leave_interrupts_to_the_parent,
         "generator": torch.Generator(),  # PyTorch draws a seed for its workers; it must not come from the run's stream
     }

@@ -33,7 +33,6 @@ from pretrain.run.settings import (
     is_number,
     load_config,
     one_of,
-    refuse_faults,
 )
 
 EFFECTS = Effects(
@@ -179,8 +178,13 @@ def load_pretrain_config(config_file: Path | str | None = None, opts: Sequence[s
         FileNotFoundError, ValueError: as ``load_config``; or values that break a rule or contradict each other, all of
             them at once.
     """
-    cfg = load_config(get_cfg(), config_file, opts)
-    refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
+    cfg = load_config(
+        get_cfg(),
+        config_file,
+        opts,
+        find=lambda cfg: [*find_faults(cfg, RULES), *_contradictions(cfg)],
+        paths=("OUTPUT_DIR", "DATA.ROOT", "MODEL.WEIGHTS", "MIXING.BASNET_WEIGHTS"),
+    )
     cfg.freeze()
     return cfg
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pretrain.data.batches import UNREADABLE
 from pretrain.run.cli import Progress
+from pretrain.run.loading import opened
 from pretrain.run.processes import SINGLE_CPU_PROCESS, Processes
 
 
@@ -46,8 +47,12 @@ def evaluate(
     processes.copy_buffers(model)
     wrong1 = wrong5 = total = 0
     loss = 0.0
-    with evaluation_mode(model), Progress(len(batches), "evaluate", unit="batch") as progress:
-        for images, labels in batches:
+    with (
+        evaluation_mode(model),
+        Progress(len(batches), "evaluate", unit="batch") as progress,
+        opened(batches) as samples,
+    ):
+        for images, labels in samples:
             logits = model(prepare(images)).float()
             counts = labels != UNREADABLE
             labels, logits = labels[counts].to(logits.device), logits[counts.to(logits.device)]

@@ -85,7 +85,19 @@ class Learner:
             mixed = nullcontext(targets)
         half = None if self._cfg.PRECISION == "float32" else getattr(torch, self._cfg.PRECISION)
         with mixed as targets, torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-            return functional.cross_entropy(self._forward(self.prepare(images)), targets)
+            return functional.cross_entropy(self._predict(self.prepare(images)), targets)
+
+    def _predict(self, images: Tensor) -> Tensor:
+        try:
+            return self._forward(images)
+        except ValueError as error:
+            if len(images) > 1 or "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "BatchNorm learns nothing from one picture, and a part of the batch is one picture here: SOLVER."
+                f"BATCH_SIZE is {self._cfg.SOLVER.BATCH_SIZE}, SOLVER.ACCUMULATION {self._cfg.SOLVER.ACCUMULATION}; "
+                "raise the one or lower the other"
+            ) from error
 
     @torch.no_grad()
     def _average(self) -> None:

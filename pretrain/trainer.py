@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
-from contextlib import closing
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ from pretrain.learner import Learner, Preparation, network_of
 from pretrain.run.checkpoint import load_checkpoint, load_last, save_checkpoint, save_last
 from pretrain.run.cli import Progress, format_seconds
 from pretrain.run.files import remove_leftovers
-from pretrain.run.processes import Processes, join_processes
+from pretrain.run.lock import locked_folder
+from pretrain.run.processes import Processes, explained_memory, join_processes
 from pretrain.run.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
 
+LESS_MEMORY = "lower SOLVER.BATCH_SIZE, or raise SOLVER.ACCUMULATION, which computes the same batch in parts"
 NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "saliencymix")
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,13 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
     """
     if cfg.MODEL.WEIGHTS:
         raise ValueError(f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}; training starts from random weights, leave it empty")
-    with join_processes(cfg.DEVICE) as processes:
+    # the first process before it meets the others: they wait for nobody who is refused, because torchrun ends them
+    first = os.environ.get("RANK", "0") == "0"
+    with (
+        locked_folder(cfg.OUTPUT_DIR) if first else nullcontext(),
+        join_processes(cfg.DEVICE) as processes,
+        explained_memory(LESS_MEMORY),
+    ):
         return _train(cfg, resume=resume, processes=processes)
 
 
@@ -90,7 +99,7 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
         remove_leftovers(output_dir)
         check_space(output_dir, learner)
         write_config(cfg, output_dir)
-        writer = MetricsWriter(output_dir, resume_iteration=start)
+        writer = MetricsWriter(output_dir, resume_iteration=start or None)
     logger.info(
         "%s, %d classes, %d training and %d validation pictures, method %s, %s on %d x %s: "
         "%d epochs of %d iterations, batch %d (%d a process, in %d parts), lr %g",
@@ -121,7 +130,7 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
     started = window_started = time.monotonic()
     data_seconds = 0.0
     try:
-        with Progress(total_iters, "pretrain", initial=start) as progress, closing(iter(train_batches)) as samples:
+        with Progress(total_iters, "pretrain", initial=start) as progress, iter(train_batches) as samples:
             for iteration in range(start, total_iters):
                 waited = time.monotonic()
                 parts = [next(samples) for _ in range(cfg.SOLVER.ACCUMULATION)]
@@ -208,7 +217,7 @@ def evaluate_checkpoint(cfg: CfgNode) -> dict[str, float]:
     Raises:
         ValueError: there is no checkpoint, or it has another architecture or other classes than config and data.
     """
-    with join_processes(cfg.DEVICE) as processes:
+    with join_processes(cfg.DEVICE) as processes, explained_memory(LESS_MEMORY):
         return _evaluate_checkpoint(cfg, processes)
 
 

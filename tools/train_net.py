@@ -72,7 +72,14 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.repeat is not None and args.eval_only:
         raise ValueError("--repeat trains, --eval-only does not; leave one of them out")
     launch = Launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    cfg = load_detection_config(args.config_file, args.opts, resume=args.resume)
+    cfg = load_detection_config(
+        args.config_file,
+        args.opts,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        check_weights=True,
+        machines=args.num_machines,
+    )
     setup_logging(cfg.OUTPUT_DIR if is_first_process() else None)
 
     from detection.evaluation.comparison import REPEATS
@@ -107,7 +114,7 @@ def fine_tune_and_print(cfg: CfgNode, args: argparse.Namespace, launch: Launch) 
     )
     for name, report in reports.items():
         print(headline(report))
-        print(inference_folder(cfg, name) / "report.html")
+        print(inference_folder(cfg, name, eval_only=args.eval_only) / "report.html")
     return reports
 
 

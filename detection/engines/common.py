@@ -15,14 +15,13 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from detection.config import EFFECTS, class_names
-from detection.convert.card import check_card
+from detection.convert.fit import read_model_file as read_model_file  # the engines' own door to it
 from detection.datasets.types import DetectionDataset
 from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import get_cfg
 from detection.evaluation.voc import PictureDetections, evaluate_voc
 from pretrain.run.checkpoint import load_last
 from pretrain.run.settings import check_same_run
-from pretrain.weights.files import read_weights
 
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
 
@@ -30,6 +29,8 @@ RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training
 HEADS = re.compile(r"proposal_generator\..*|backbone\.fpn_.*|roi_heads\.(box_head|box_predictor|res5\.norm)\..*")
 # What other tools leave in their files and no detector here has: preprocessing, old anchors, a classifier.
 LEFTOVERS = re.compile(r"pixel_(mean|std)|.*\.cell_anchors\.\d+|(stem\.)?fc\..*|.*\.num_batches_tracked")
+
+LESS_MEMORY = "lower SOLVER.IMS_PER_BATCH, or INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN"
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +61,6 @@ def checkpoint_to_resume(cfg: CfgNode, *, resume: bool, entry: str) -> tuple[dic
     return last
 
 
-def read_model_file(cfg: CfgNode) -> dict[str, Any]:
-    """Return what MODEL.WEIGHTS holds: a dict with ``model`` (name -> tensor or array) and, of a backbone, ``card``.
-
-    Nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, no weights in it, or a card that contradicts ``cfg``.
-    """
-    if "://" in cfg.MODEL.WEIGHTS:
-        raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is an address; download the file and give its path")
-    content = read_weights(cfg.MODEL.WEIGHTS)
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{cfg.MODEL.WEIGHTS} holds no weights, but a {type(content).__name__}")
-    if not isinstance(content.get("model"), dict):
-        content = {"model": content}
-    if isinstance(content.get("card"), dict):
-        check_card(content["card"], cfg)
-    return content
-
-
 def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
     """Check that a trained detector, as ``read_model_file`` returns it, has the classes of ``cfg`` in the same order.
 
@@ -95,6 +76,19 @@ def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
             f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "
             f'{", ".join(wanted)}; set VOC.CLASSES "{trained}"'
         )
+
+
+def say_random_weights(cfg: CfgNode) -> None:
+    """Log that nothing was loaded, and warn of layers that will stay as they were drawn."""
+    logger.info("MODEL.WEIGHTS is empty: all weights start at random")
+    norm, freeze_at = cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT
+    fixed = []
+    if norm == "FrozenBN":
+        fixed.append("MODEL.RESNETS.NORM is FrozenBN, which normalises nothing without statistics (use BN, or SyncBN)")
+    if freeze_at > 0:
+        fixed.append(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, which keeps the first stages random (use 0)")
+    if fixed:
+        logger.warning("training from random weights with parts that never learn: %s", "; ".join(fixed))
 
 
 def check_fit(

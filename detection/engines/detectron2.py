@@ -8,27 +8,26 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from detection.datasets.types import DetectionDataset
 from detection.defaults import add_voc_config
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     LEFTOVERS,
+    LESS_MEMORY,
     check_classes,
     check_fit,
     checkpoint_to_resume,
     evaluation_metrics,
     read_model_file,
     recompute_batch_norm,
+    say_random_weights,
 )
 from detection.engines.initial_weights import draw_initial_weights
 from detection.evaluation.voc import PictureDetections
@@ -37,8 +36,9 @@ from detection.samples import Sample, TrainingSamples, inference_loader, iterate
 from pretrain.run.checkpoint import save_last
 from pretrain.run.cli import Progress, setup_logging
 from pretrain.run.files import remove_leftovers
-from pretrain.run.processes import random_state, set_random_state
-from pretrain.run.run_folder import write_config
+from pretrain.run.loading import Loading
+from pretrain.run.processes import explained_memory, random_state, set_random_state
+from pretrain.run.run_folder import drop_later, write_config
 
 if TYPE_CHECKING:
     from detectron2.checkpoint import DetectionCheckpointer
@@ -58,6 +58,9 @@ def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
             f"Detectron2 starts its own processes: use --num-gpus {os.environ['WORLD_SIZE']} instead of "
             "torchrun, or --engine torchvision"
         )
+    largest = cfg.SEED + cfg.SOLVER.MAX_ITER + launch.world_size
+    if largest >= 2**32:
+        raise ValueError(f"SEED is {cfg.SEED}, but Detectron2's generators take seeds below 2**32; use a smaller one")
     if launch.num_gpus > max(torch.cuda.device_count(), 1):
         raise ValueError(f"--num-gpus is {launch.num_gpus}, but PyTorch sees {torch.cuda.device_count()} GPUs here")
     if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type != "cuda":
@@ -114,7 +117,7 @@ def find_objects(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> d
         with (
             torch.no_grad(),
             Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
-            closing(iterate(inference_loader(cfg, dataset))) as samples,
+            iterate(inference_loader(cfg, dataset)) as samples,
         ):
             for sample in samples:
                 instances = model([sample])[0]["instances"].to("cpu")
@@ -148,18 +151,9 @@ def to_detectron2(sample: Sample) -> dict[str, Any]:
     return {**{name: sample[name] for name in ("image_id", "image", "height", "width")}, "instances": instances}
 
 
-class Detectron2Batches:
-    """The batches of a training loader, as Detectron2's models take them; ``close`` ends the loader's workers."""
-
-    def __init__(self, loader: DataLoader):
-        self.batches = iterate(loader)  # starts when the first batch is asked for
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self.batches:
-            yield [to_detectron2(sample) for sample in batch]
-
-    def close(self) -> None:
-        self.batches.close()
+def to_detectron2_batch(batch: list[Sample]) -> list[dict[str, Any]]:
+    """Return a training batch as Detectron2's models take it."""
+    return [to_detectron2(sample) for sample in batch]
 
 
 def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict[str, Any] | None:
@@ -209,7 +203,7 @@ def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> Detection
 def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
     """Return Detectron2's trainer on ``data``, with our checkpoint files and evaluation."""
     from detectron2.engine import DefaultTrainer
-    from detectron2.engine.hooks import CallbackHook, EvalHook, PreciseBN
+    from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer, PeriodicWriter, PreciseBN
     from detectron2.modeling import build_model
     from detectron2.utils import comm
 
@@ -223,16 +217,15 @@ def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
             return model
 
         @classmethod
-        def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Detectron2Batches:
-            return Detectron2Batches(
-                training_loader(
-                    cfg,
-                    training_samples,
-                    start_iteration=start_iteration,
-                    rank=comm.get_rank(),
-                    world_size=comm.get_world_size(),
-                )
+        def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Loading:
+            loader = training_loader(
+                cfg,
+                training_samples,
+                start_iteration=start_iteration,
+                rank=comm.get_rank(),
+                world_size=comm.get_world_size(),
             )
+            return Loading(loader, to_detectron2_batch)
 
         def build_hooks(self) -> list[Any]:
             self.checkpointer = make_checkpointer(self.model, cfg, trainer=weakref.proxy(self))
@@ -241,16 +234,19 @@ def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
                 for hook in super().build_hooks()
                 if not isinstance(hook, EvalHook)
             ]
-            if cfg.TEST.EVAL_PERIOD:  # before the writer, which is last; the tool evaluates the final model
-                hooks.insert(-1, EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, eval_after_train=False))
+            # last: what a checkpoint has behind it is in the files, whenever the process is killed
+            hooks.sort(key=lambda hook: isinstance(hook, PeriodicCheckpointer))
+            if cfg.TEST.EVAL_PERIOD:  # before the writer; the tool evaluates the final model
+                place = next((at for at, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
+                hooks.insert(place, EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, eval_after_train=False))
             return hooks
 
         def recompute_batch_norm(self) -> None:
             # Detectron2's own hook goes on in the data from one time to the next, which a resumed run cannot.
             done = self.iter + 1
             if done == self.max_iter or (cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0):
-                with closing(self.build_train_loader(cfg)) as batches:
-                    recompute_batch_norm(cfg, self.checkpointer.model, iter(batches))
+                with self.build_train_loader(cfg) as batches:
+                    recompute_batch_norm(cfg, self.checkpointer.model, batches)
 
         def evaluate(self) -> dict[str, float] | None:
             model = self.checkpointer.model  # without the wrapper of several processes
@@ -277,6 +273,8 @@ def _train_in_this_process(cfg: CfgNode, data: RunData, resume: bool) -> None:
         return
 
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if rank == 0 and Path(cfg.OUTPUT_DIR).is_dir():  # before the trainer opens these files
+        drop_later(cfg.OUTPUT_DIR, start - 1 if last else None)
     trainer = make_trainer(cfg, data)
     seed_all_rng(cfg.SEED + rank + start)  # as the torchvision engine does: the steps draw equal numbers in both
     if last:
@@ -292,12 +290,12 @@ def _train_in_this_process(cfg: CfgNode, data: RunData, resume: bool) -> None:
     elif cfg.MODEL.WEIGHTS:
         trainer.checkpointer.card = load_weights(trainer.checkpointer.model, cfg)
     else:
-        logger.info("MODEL.WEIGHTS is empty: all weights start at random")
+        say_random_weights(cfg)
     if rank == 0:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         remove_leftovers(cfg.OUTPUT_DIR)
         write_config(cfg, Path(cfg.OUTPUT_DIR))
-    with closing(trainer.data_loader):
+    with explained_memory(LESS_MEMORY), trainer.data_loader:
         trainer.train()
 
 
@@ -309,6 +307,11 @@ def share_log() -> None:
         theirs.handlers = list(ours.handlers)
         theirs.propagate = ours.propagate
         theirs.setLevel(logging.INFO)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_traceback)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return record.exc_info is None  # the error itself goes on to whoever called
 
 
 def register_extra_norm() -> None:

@@ -6,7 +6,6 @@ Pictures stay ``uint8`` until after mixing, because saliency is a function of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +13,12 @@ import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
 from pretrain.data.augmentation import eval_transform, train_transform
 from pretrain.data.sources import Cifar, ClassFolders, Source
+from pretrain.run.loading import Loading, make_loader
 from pretrain.run.pictures import UnreadablePicture
 
 UNREADABLE = -1  # the label of a validation picture that could not be read; evaluation leaves it out
@@ -121,29 +121,26 @@ class Batches:
         pin_memory: bool,
     ):
         self._unreadable = unreadable
-        self._loader = DataLoader(
+        self._loader = make_loader(
             pictures,
             batch_sampler=batches,
             num_workers=num_workers,
+            key="DATA.NUM_WORKERS",
             pin_memory=pin_memory,
-            collate_fn=_collate,
+            collate=_collate,
             generator=torch.Generator(),  # else each iterator would draw from the global one and resume would differ
         )
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples = iter(self._loader)
-        try:
-            for images, labels, failures in samples:
-                self._unreadable.note(failures)
-                yield images, labels
-        finally:
-            # Left to the garbage collector, each worker would hold up the end of the program for five seconds.
-            # PyTorch has no public call to end them.
-            if self._loader.num_workers:
-                samples._shutdown_workers()
+    def __iter__(self) -> Loading:
+        return Loading(self._loader, self._without_failures)
+
+    def _without_failures(self, batch: tuple[Tensor, Tensor, list[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
+        images, labels, failures = batch
+        self._unreadable.note(failures)
+        return images, labels
 
 
 def _collate(samples: list[LoadedPicture]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:

@@ -6,6 +6,7 @@ only, so that ``torch.load(weights_only=True)`` opens it and nothing inside is e
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import re
@@ -32,12 +33,38 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
     _check_plain(state, "state")
     try:
         with atomic_write(path) as file:
-            torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # of a full disk PyTorch's zip writer tells either, without the path
+            watched = _Watched(file)
+            try:
+                torch.save(state, watched)
+            except RuntimeError:  # PyTorch's zip writer says what went wrong inside itself, not what the system said
+                if watched.error is None:
+                    raise
+                raise watched.error from None
+    except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = getattr(error, "strerror", None) or _first_line(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"no space left in {Path(path).parent}"
         raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
+
+
+class _Watched:
+    """A file for writing that remembers the system's error."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def save_last(state: dict[str, Any], folder: Path | str, name: str) -> Path:

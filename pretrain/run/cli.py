@@ -6,6 +6,7 @@ Nothing here imports PyTorch, so that ``--help`` of any tool answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -55,7 +56,7 @@ def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) 
     handlers: list[logging.Handler] = [console]
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
+        file = _LogFile(Path(output_dir) / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
         handlers.append(file)
     for name in LOGGER_NAMES:
@@ -70,10 +71,19 @@ def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) 
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes through tqdm, so that a log line does not tear a progress bar apart."""
+    """Writes through tqdm, so that a log line does not tear a progress bar apart; a lost terminal ends no run."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # closed at the other end, or here
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose own failure (a full disk) ends no run; the terminal has the line too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Progress:
@@ -87,7 +97,7 @@ class Progress:
         self.total, self.description, self.initial, self.unit = total, description, initial, unit
         self.done = initial
         self._started = self._last_line = time.monotonic()
-        shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        shown = _is_terminal() and logger.isEnabledFor(logging.INFO)
         self._bar = tqdm(total=total, desc=description, initial=initial, unit=unit, disable=not shown)
 
     def __enter__(self) -> Progress:
@@ -102,7 +112,10 @@ class Progress:
         if not self._bar.disable:
             if values:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
-            self._bar.update(count)
+            try:
+                self._bar.update(count)
+            except OSError:  # the terminal is gone, the run goes on
+                self._bar.disable = True
             return
         now = time.monotonic()
         if now - self._last_line >= PLAIN_LINE_SECONDS:
@@ -126,6 +139,13 @@ class Progress:
         return (self.total - self.done) * (time.monotonic() - self._started) / steps
 
 
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (OSError, ValueError):  # it was closed, there or here
+        return False
+
+
 def format_seconds(seconds: float) -> str:
     """Return ``h:mm:ss``, or ``unknown`` for a duration that is not finite."""
     if seconds == float("inf"):
@@ -137,22 +157,50 @@ def format_seconds(seconds: float) -> str:
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit: 0, its own status, 2 with one line for a user's error, 130 after Ctrl-C.
 
+    A config with several faults has a line for each.
+
     ``ValueError``, ``OSError``, ``ImportError`` and ``FloatingPointError`` are the errors that a user can cause; any
     other exception is a bug of ours and keeps its traceback.
     """
     tool = Path(sys.argv[0]).name
+    open_closed_streams()
     set_thread_waiting()
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
-        print(f"{tool}: interrupted; files under their final names are complete", file=sys.stderr)
+        _say(f"{tool}: interrupted; files under their final names are complete")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)  # the reader of our output went away (`| head`), which is no error of anyone's
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logger.debug("the traceback behind the error", exc_info=True)
-        print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
+        for fault in getattr(error, "faults", (one_line(error),)):  # a ConfigError has one or more
+            _say(f"{tool}: error: {' '.join(fault.split())}")
         sys.exit(2)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr)
+
+
+def open_closed_streams() -> None:
+    """Lead standard streams that the caller closed (``2>&-``) to nowhere.
+
+    Otherwise Python has None for them, and the next file that is opened, a checkpoint say, takes their number and with
+    it what C libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def set_thread_waiting() -> None:

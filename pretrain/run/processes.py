@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -62,6 +63,8 @@ class Processes:
                 torch.distributed.broadcast(buffer, src=0)
 
 
+# How long one process may be busy alone, with a download or an evaluation; torchrun ends the others of one that died.
+PATIENCE = timedelta(hours=2)
 SINGLE_CPU_PROCESS = Processes(torch.device("cpu"))
 
 
@@ -70,7 +73,8 @@ def join_processes(device_name: str) -> Iterator[Processes]:
     """Join the other processes that ``torchrun`` started; the value is this one's place among them.
 
     ``device_name`` is the config key DEVICE. Each process of a machine takes a CUDA device of its own, by its local
-    rank; on the CPU they share the cores. Without ``torchrun`` there is one process, and nothing is joined.
+    rank; on the CPU they share the cores. Without ``torchrun`` there is one process, and nothing is joined. Within
+    another such context nothing is joined anew: several runs of the same processes need one around them all.
 
     Raises:
         ValueError: the device is not there, or there are more processes than GPUs.
@@ -89,7 +93,10 @@ def join_processes(device_name: str) -> Iterator[Processes]:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if torch.distributed.is_initialized():  # a group that has ended leaves its keys behind: none can be made again
+        yield Processes(device, torch.distributed.get_rank(), size)
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     yield Processes(device, torch.distributed.get_rank(), size)
     torch.distributed.destroy_process_group()  # not after an error: the others may be waiting; torchrun ends them
 
@@ -105,6 +112,16 @@ def select_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"DEVICE is {name!r}, but PyTorch sees no CUDA device; use auto or cpu")
     return device
+
+
+@contextmanager
+def explained_memory(advice: str) -> Iterator[None]:
+    """Turn a GPU's lack of memory into a ``ValueError`` that ends with ``advice``, the keys to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". GPU")[0].strip()
+        raise ValueError(f"the GPU has too little memory ({reason}); {advice}") from error
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,37 +47,93 @@ def _version(name: str) -> str:
         return "not installed as a package"
 
 
+def drop_later(output_dir: Path | str, last: int | None) -> None:
+    """Remove from ``metrics.json`` and from the TensorBoard events all that came after step ``last``.
+
+    ``last`` is the resumed checkpoint's own step, as these files number it, which stays; None, of a run that starts
+    anew, removes everything. So each step stands in either file once. Nobody may be writing there.
+    """
+    output_dir = Path(output_dir)
+    limit = -1 if last is None else last
+    path = output_dir / METRICS_FILE
+    if path.is_file():
+        kept = [entry for entry in read_metrics(output_dir) if entry["iteration"] <= limit]
+        with atomic_write(path, "w") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in kept)
+    for events in sorted(output_dir.glob("events.out.tfevents.*")):
+        _drop_later_events(events, limit)
+
+
+def _drop_later_events(path: Path, limit: int) -> None:
+    # Removed from the file itself: TensorBoard's readers differ in what a purge step, its own means, hides.
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    records = list(RawEventFileLoader(str(path)).Load())  # up to what a killed process has not written to its end
+    events = [Event.FromString(record) for record in records]
+    kept = [
+        record
+        for record, event in zip(records, events, strict=True)
+        if not event.HasField("summary") or event.step <= limit
+    ]
+    if len(kept) == len(records):
+        return
+    if any(event.HasField("summary") and event.step <= limit for event in events):
+        with atomic_write(path) as file:
+            writer = RecordWriter(file)
+            for record in kept:
+                writer.write(record)
+    else:
+        path.unlink()
+
+
 class MetricsWriter:
     """Appends to ``metrics.json`` (one JSON object a line, key ``iteration``) and to TensorBoard. Close it after use.
 
-    ``resume_iteration`` is the number of iterations that the resumed checkpoint has behind it. Lines written after it
-    by the run that died are dropped, so that each iteration stands in the file once.
+    ``resume_iteration`` is the resumed checkpoint's own step, as ``write`` numbers it, None without one; what the run
+    that died wrote after it is dropped (see ``drop_later``).
     """
 
-    def __init__(self, output_dir: Path, *, resume_iteration: int = 0):
+    def __init__(self, output_dir: Path, *, resume_iteration: int | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
+        drop_later(output_dir, resume_iteration)
         self.path = Path(output_dir) / METRICS_FILE
-        kept = [entry for entry in read_metrics(output_dir) if entry["iteration"] <= resume_iteration]
-        with atomic_write(self.path, "w") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in kept if resume_iteration)
         self._file = self.path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(output_dir), purge_step=resume_iteration or None)
+        self._events = SummaryWriter(str(output_dir))
 
     def write(self, iteration: int, values: dict[str, float | int | None]) -> None:
-        """Record ``values`` (name -> plain number) at ``iteration``, the number of iterations done so far."""
-        self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(name, value, iteration)
+        """Record ``values`` (name -> plain number) at ``iteration``.
+
+        Raises:
+            OSError: the disk is full, say; the folder is named.
+        """
+        with _naming(self.path.parent):
+            self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if value is not None:
+                    self._events.add_scalar(name, value, iteration)
 
     def close(self) -> None:
         """Flush both files to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._events.close()
+        with _naming(self.path.parent), contextlib.ExitStack() as both:
+            both.callback(self._events.close)
+            both.callback(self._file.close)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Give an error of writing into ``folder`` its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
 def read_metrics(output_dir: Path | str) -> list[dict[str, Any]]:

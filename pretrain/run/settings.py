@@ -10,6 +10,8 @@ import ast
 import contextlib
 import difflib
 import math
+import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 from fvcore.common.config import CfgNode
 
+from pretrain.run.text import read_yaml
+
+BASE = "_BASE_"  # names the file, or the list of files, that a YAML file differs from
 MAX_FAULTS = 10  # that one error lists
 
 
@@ -166,42 +171,97 @@ def check_same_run(saved: str, cfg: CfgNode, defaults: CfgNode, effects: Effects
         )
 
 
-def load_config(defaults: CfgNode, config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    defaults: CfgNode,
+    config_file: Path | str | None = None,
+    opts: Sequence[str] = (),
+    *,
+    find: Callable[[CfgNode], list[str]] = lambda cfg: [],
+    paths: Sequence[str] = (),
+) -> CfgNode:
     """Return a copy of ``defaults`` with the YAML file's values and then the ``KEY VALUE`` pairs merged in.
 
     ``_BASE_`` in a file names the file (or list of files) that it differs from, relative to itself. A string that reads
     as a Python literal is taken as that literal, as in Detectron2 (``"('voc_2007_trainval',)"``); an integer is taken
-    where a float is expected and a list where a tuple is.
+    where a float is expected and a list where a tuple is. ``~`` at the start of the keys ``paths`` is the home folder.
 
     Raises:
         FileNotFoundError: a config file does not exist.
-        ValueError: not YAML, an unknown key (the nearest known one is named), or a value of another type.
+        ConfigError: a file that is not YAML, or everything else that is wrong at once: unknown keys (the nearest known
+            one is named), values of another type, pairs that are none, and what ``find`` finds in the result.
     """
     cfg = defaults.clone()
+    faults: list[str] = []
     if config_file is not None:
-        for key, value in leaves(_read_yaml(Path(config_file)), defaults):
-            _set(cfg, key, value, str(config_file))
-    if len(opts) % 2:
-        raise ValueError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no value")
-    for key, value in zip(opts[0::2], opts[1::2], strict=True):
-        _set(cfg, key, value, "command line")
+        for key, value in leaves(_read_with_bases(Path(config_file)), defaults):
+            _set(cfg, key, value, str(config_file), faults)
+    for key, value in _pairs(opts, faults):
+        _set(cfg, key, value, "command line", faults)
+    for key in paths:
+        *parents, leaf = key.split(".")
+        node = get_value(cfg, ".".join(parents)) if parents else cfg
+        node[leaf] = os.path.expanduser(node[leaf])
+    refuse_faults([*faults, *find(cfg)])
     return cfg
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _pairs(opts: Sequence[str], faults: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the ``KEY VALUE`` pairs of a command line up to the first word that is out of place."""
+    for place in range(0, len(opts), 2):
+        key, value = opts[place], opts[place + 1] if place + 1 < len(opts) else None
+        late = key if key.startswith("-") else value if value and re.match("--[A-Za-z]", value) else None
+        if late is not None:
+            faults.append(f"command line: the option {late} stands among the KEY VALUE pairs; options go before them")
+            return
+        if "=" in key:
+            name, _, given = key.partition("=")
+            faults.append(f"command line: {key!r} is no pair; write {name} {given}, with a space in place of the =")
+            return
+        if value is None:
+            faults.append(f"command line: expected KEY VALUE pairs, but {key!r} has no value")
+            return
+        yield key, value
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the mapping in ``path``, merged over those of its ``_BASE_``: a file or a list of files.
+
+    A base is relative to the file that names it; ``above`` are the files that led here.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_yaml``; not a mapping, or bases in a circle.
+    """
+    if path.resolve() in [one.resolve() for one in above]:
+        raise ValueError(f"{above[-1]}: {BASE} goes round in a circle: {' -> '.join(map(str, (*above, path)))}")
+    named_by = f", which {above[-1]} names as its {BASE}," if above else ""
+    if path.is_dir():
+        raise ValueError(f"config file {path}{named_by} is a folder")
     if not path.is_file():
-        raise FileNotFoundError(f"config file {path} does not exist")
-    try:
-        content = CfgNode.load_yaml_with_base(str(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
-        raise ValueError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    except (AssertionError, TypeError, AttributeError) as error:  # fvcore's answers to a file that is not a mapping
-        raise ValueError(f"{path}: expected a mapping of config keys ({error})") from error
+        raise FileNotFoundError(f"config file {path}{named_by} does not exist")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of config keys, but got {type(content).__name__}")
-    return content
+    named = content.pop(BASE, [])
+    bases = named if isinstance(named, list) else [named]
+    merged: dict[str, Any] = {}
+    for base in bases:
+        if not isinstance(base, str) or not base:
+            raise ValueError(f"{path}: {BASE} is {named!r}; expected a file, or a list of files")
+        _merge(_read_with_bases(path.parent / os.path.expanduser(base), (*above, path)), merged, base)
+    _merge(content, merged, str(path))
+    return merged
+
+
+def _merge(new: dict[str, Any], into: dict[str, Any], source: str) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and key in into:
+            if not isinstance(into[key], dict):
+                raise ValueError(
+                    f"{source}: {key} is a group of keys, but its {BASE} has the value {into[key]!r} there"
+                )
+            _merge(value, into[key], source)
+        else:
+            into[key] = value
 
 
 def leaves(tree: dict[str, Any], defaults: CfgNode | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -214,8 +274,8 @@ def leaves(tree: dict[str, Any], defaults: CfgNode | None = None, prefix: str = 
             yield f"{prefix}{name}", value
 
 
-def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
-    """Set one dotted key of ``cfg``; ``source`` says in errors where the value came from."""
+def _set(cfg: CfgNode, key: str, value: Any, source: str, faults: list[str]) -> None:
+    """Set one dotted key of ``cfg``, or add to ``faults`` why not; ``source`` says where the value came from."""
     *parents, leaf = key.split(".")
     node = cfg
     for name in parents:
@@ -223,15 +283,20 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     if not isinstance(node, CfgNode) or leaf not in node:
         known = [name for name, _ in leaves(cfg, None)]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        raise ValueError(f"{source}: unknown config key {key}; did you mean {near[0]}?")
-    if isinstance(node[leaf], CfgNode):
-        raise ValueError(f"{source}: {key} is a group of keys ({', '.join(node[leaf])}), but got the value {value!r}")
-    node[leaf] = _coerce(key, value, node[leaf], source)
+        faults.append(f"{source}: unknown config key {key}; did you mean {near[0]}?")
+    elif isinstance(node[leaf], CfgNode):
+        faults.append(f"{source}: {key} is a group of keys ({', '.join(node[leaf])}), but got the value {value!r}")
+    else:
+        try:
+            node[leaf] = _coerce(key, value, node[leaf])
+        except ValueError as error:
+            faults.append(f"{source}: {error}")
 
 
-def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+def _coerce(key: str, value: Any, default: Any) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # it stays a string, which the type check below names
+        # what is no literal stays a string, which the type check below names
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(value)
     wanted = type(default)
     if wanted is float and type(value) is int:
@@ -239,5 +304,5 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     if wanted in (tuple, list) and isinstance(value, (tuple, list)):
         return wanted(value)
     if default is not None and type(value) is not wanted:  # None stands for "not set" and says nothing of the type
-        raise ValueError(f"{source}: {key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
+        raise ValueError(f"{key} expects {wanted.__name__} (such as {default!r}), but got {value!r}")
     return value

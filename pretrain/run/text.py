@@ -1,4 +1,4 @@
-"""Text and JSON files: the one reader of both, so that every defect in them is named by file and line."""
+"""Text, JSON and YAML files: the one reader of each, so that every defect in them is named by file and line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import codecs
 import json
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+MAX_YAML_KEYS = 100_000  # each mapping counted wherever an alias repeats it
 
 # In this order: the mark of UTF-32 begins with that of UTF-16.
 OTHER_MARKS = (
@@ -65,6 +69,74 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return result
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Return the plain values of a YAML file.
+
+    Raises:
+        FileNotFoundError, OSError: as ``read_text``.
+        ValueError: no UTF-8 text, not YAML, or a key that stands in it twice (once as ``A: {B: 1}`` and once as
+            ``A.B: 1`` is twice); the file and the lines are named.
+    """
+    try:
+        text = read_text(path)
+    except ValueError as error:
+        raise ValueError(f"{error} (expected a YAML file)") from None
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            repeated = [] if root is None else _repeated_keys(root)
+            if not repeated:
+                return None if root is None else loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise ValueError(f"{where}: not valid YAML ({error.problem or error.context})") from error
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML (nested too deeply)") from None
+    except Exception as error:  # a tag with an impossible value (!!int x) raises almost anything
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    name, first, second = repeated[0]
+    more = f" (as are {len(repeated) - 1} more keys)" if len(repeated) > 1 else ""
+    raise ValueError(f"{path}: key {name} stands in it twice, in line {first} and in line {second}{more}; keep one")
+
+
+def _repeated_keys(root: yaml.Node) -> list[tuple[str, int, int]]:
+    """Return the dotted name and the two lines of each key that stands twice in its mapping, or twice in full."""
+    repeated: list[tuple[str, int, int]] = []
+    full_names: dict[str, int] = {}
+    count = 0
+
+    def visit(node: yaml.Node, prefix: str) -> None:
+        nonlocal count
+        if isinstance(node, yaml.SequenceNode):
+            for place, item in enumerate(node.value):
+                visit(item, f"{prefix}[{place}].")
+        if not isinstance(node, yaml.MappingNode):
+            return
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            count += 1
+            if count > MAX_YAML_KEYS:
+                raise ValueError(f"more than {MAX_YAML_KEYS} keys")
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            group = isinstance(value, yaml.MappingNode)
+            first = seen.get(name) or (None if group else full_names.get(name))
+            if first is not None:
+                repeated.append((name, first, line))
+            seen.setdefault(name, line)
+            if not group:
+                full_names.setdefault(name, line)
+            visit(value, f"{name}.")
+
+    visit(root, "")
+    return repeated
 
 
 def _line(content: bytes, position: int) -> int:

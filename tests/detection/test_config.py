@@ -15,7 +15,7 @@ from detection.config import (
 )
 from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import add_voc_config
-from pretrain.run.settings import get_value, leaves
+from pretrain.run.settings import ConfigError, get_value, leaves
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "detection" / "configs").glob("*.yaml"))
 VOC = ["DATASETS.TRAIN", "('voc_2007_trainval',)", "DATASETS.TEST", "('voc_2007_test',)", "SEED", "0"]
@@ -70,6 +70,36 @@ def test_load_detection_config__draws_a_seed_and_finds_it_again(tmp_path):
     assert load_detection_config(None, opts, resume=True).SEED == drawn.SEED
 
 
+def test_load_detection_config__says_everything_at_once():
+    bad = ["MODEL.WEIGHTS", "none.pth", "SOLVER.STEPS", "(1, 90000)", "MODEL.RESNETS.DEPTH", "51", "SOLVER.BASE", "1"]
+    with pytest.raises(ConfigError) as caught:
+        load_detection_config(None, [*VALID, *bad], check_weights=True)
+    text = "\n".join(caught.value.faults)
+    assert len(caught.value.faults) == 4
+    assert all(part in text for part in ("none.pth", "SOLVER.STEPS", "MODEL.RESNETS.DEPTH", "key SOLVER.BASE"))
+
+
+def test_load_detection_config__0_is_a_seed_that_a_resumed_run_finds_again(tmp_path):
+    opts = [*VALID, "SEED", "-1", "OUTPUT_DIR", str(tmp_path)]
+    (tmp_path / "config.yaml").write_text("SEED: 0\n")
+    assert load_detection_config(None, opts, resume=True).SEED == 0
+
+
+def test_load_detection_config__several_machines_do_not_draw_a_seed_each(tmp_path):
+    opts = [*VALID, "SEED", "-1", "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"each of --num-machines 2 would draw its own .* for example SEED 1"):
+        load_detection_config(None, opts, machines=2)
+    assert load_detection_config(None, [*opts, "SEED", "5"], machines=2).SEED == 5
+    (tmp_path / "config.yaml").write_text("SEED: 7\n")
+    assert load_detection_config(None, opts, machines=2, resume=True).SEED == 7
+
+
+def test_load_detection_config__weights_are_not_needed_to_go_on(tmp_path):
+    opts = [*VALID, "OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", "gone.pth"]
+    (tmp_path / "model_0000001.pth").touch()
+    assert load_detection_config(None, opts, resume=True, check_weights=True).MODEL.WEIGHTS == "gone.pth"
+
+
 def test_class_names__own_or_the_challenges():
     assert class_names(load_detection_config(None, VALID)) == VOC_CLASSES
     own = load_detection_config(None, [*VALID, "VOC.CLASSES", "('b', 'a')", "MODEL.ROI_HEADS.NUM_CLASSES", "2"])
@@ -116,12 +146,19 @@ def test_effects__name_keys_that_exist_once():
         (["SOLVER.BASE_LR", "-0.1"], r"SOLVER.BASE_LR is -0.1; expected more than 0"),
         (["SOLVER.MOMENTUM", "1"], r"SOLVER.MOMENTUM is 1.0; expected from 0 to less than 1"),
         (["SOLVER.STEPS", "(16000, 12000)"], r"SOLVER.STEPS is .*; expected iterations in increasing order"),
+        (["SOLVER.STEPS", "(10,)", "SOLVER.MAX_ITER", "10"],
+         r"SOLVER.STEPS is \(10,\), but training ends at SOLVER.MAX_ITER 10; write steps below it"),
+        (["SOLVER.STEPS", "(-5,)"], r"SOLVER.STEPS is \(-5,\); expected iterations in increasing order"),
+        (["SEED", str(2**63)], r"SEED is 9223372036854775808; expected a whole number below 2\*\*63"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], r"MODEL.WEIGHTS: weights file nowhere.pth does not exist"),
+        (["MODEL.WEIGHTS", "/"], r"MODEL.WEIGHTS / is a folder; expected a file"),
+        (["MODEL.WEIGHTS", "https://a/b.pkl"], r"is an address; download the file and give its path"),
         (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER.IMS_PER_BATCH is 0; expected more than 0"),
     ],
 )  # fmt: skip
 def test_load_detection_config__names_the_key_and_what_would_be_right(opts, text):
     with pytest.raises(ValueError, match=text):
-        load_detection_config(None, [*VALID, *opts])
+        load_detection_config(None, [*VALID, *opts], check_weights=True)
 
 
 def test_load_detection_config__not_a_number_is_out_of_every_range(tmp_path):

@@ -1,5 +1,7 @@
 """Reading configs: bases, overrides, and every mistake by name."""
 
+import contextlib
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,94 @@ def test_load_config__refuses_a_bad_file_by_name(write, content, message):
         load_config(get_cfg(), path)
 
 
+@pytest.mark.parametrize("content, message", [
+    (b"SOLVER: {EPOCHS: 5}\nSOLVER: {BASE_LR: 0.5}\n", "key SOLVER stands in it twice, in line 1 and in line 2"),
+    (b"SOLVER: {EPOCHS: 5,\n EPOCHS: 6}", "key SOLVER.EPOCHS stands in it twice, in line 1 and in line 2"),
+    (b"SOLVER:\n  EPOCHS: 5\nSOLVER.EPOCHS: 6\n", "key SOLVER.EPOCHS stands in it twice, in line 2 and in line 3"),
+    (b"SEED: 1\nSEED: 1\nSOLVER: {GAMMA: 1,\n GAMMA: 1}\n", "key SEED .* line 1 and in line 2 .as are 1 more keys"),
+    (b"\x80\x02ckpt", "line 1: byte 0x80 at column 1 is not UTF-8; .*expected a YAML file"),
+    ("SEED: 1".encode("utf-16"), "line 1: the file is UTF-16; save it as UTF-8 .expected a YAML file"),
+    (b"PK\x03\x04", "not valid YAML"),
+    (b"PK\x00", "a NUL byte; .*expected a YAML file"),
+    (b"SEED: !!int x", "not valid YAML"),
+    (b"SEED: 2001-99-99", "not valid YAML"),
+    (b"a: &a\n  b: *a", "nested too deeply"),
+    pytest.param(b"[" * 3000, "nested too deeply", id="brackets"),
+    (b"_BASE_: 5", "_BASE_ is 5; expected a file, or a list of files"),
+    (b"_BASE_: experiment.yaml", "_BASE_ goes round in a circle: .*experiment.yaml -> .*experiment.yaml"),
+])  # fmt: skip
+def test_load_config__refuses_by_name_what_would_be_read_as_something_else(tmp_path, content, message):
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+        load_config(get_cfg(), path)
+
+
+def test_load_config__bases_in_a_circle_are_listed(write):
+    first = write("_BASE_: b.yaml", "a.yaml")
+    write("_BASE_: ./a.yaml", "b.yaml")
+    with pytest.raises(
+        ValueError, match=r"b.yaml: _BASE_ goes round in a circle: \S*a.yaml -> \S*b.yaml -> \S*a.yaml$"
+    ):
+        load_config(get_cfg(), first)
+
+
+def test_load_config__one_base_reached_twice_is_no_circle(write):
+    write("SOLVER: {EPOCHS: 5}", "root.yaml")
+    write("_BASE_: root.yaml\nSEED: 3", "left.yaml")
+    write("_BASE_: root.yaml\nSOLVER: {GAMMA: 0.5}", "right.yaml")
+    cfg = load_config(get_cfg(), write("_BASE_: [left.yaml, right.yaml]\nSEED: 4"))
+    assert (cfg.SOLVER.EPOCHS, cfg.SEED, cfg.SOLVER.GAMMA) == (5, 4, 0.5)
+
+
+def test_load_config__merge_keys_and_a_byte_order_mark_are_yaml(tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(b"\xef\xbb\xbfSOLVER: {<<: {EPOCHS: 5, GAMMA: 0.5}, EPOCHS: 6}")
+    cfg = load_config(get_cfg(), path)
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.GAMMA) == (6, 0.5)
+
+
+def test_load_config__random_text_is_refused_as_a_value_error(tmp_path):
+    """Whatever a file holds, it is read or refused with its name, in a moment."""
+    source = (CONFIGS[0].parent / "imagenet_r50_saliencymix.yaml").read_bytes() + b"SOLVER: {STEPS: [1, 2]}\n"
+    rng, path = random.Random(0), tmp_path / "fuzz.yaml"
+    pieces = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b":",
+        b"- ",
+        b"&a ",
+        b"*a",
+        b"!!int ",
+        b"!!binary ",
+        b"<<: ",
+        b"\n",
+        b"\x00",
+        b"?",
+        b"|",
+    ]
+    for _ in range(400):
+        text = bytearray(source)
+        for _ in range(rng.randint(1, 5)):
+            place = rng.randrange(len(text))
+            text[place : place + rng.randint(0, 4)] = rng.choice([*pieces, rng.randbytes(2)])
+        path.write_bytes(text)
+        with contextlib.suppress(ConfigError):
+            try:
+                load_pretrain_config(path)
+            except (ValueError, FileNotFoundError) as error:
+                if isinstance(error, ConfigError) or str(tmp_path) not in str(error):
+                    raise
+
+
+def test_load_config__home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    cfg = load_pretrain_config(None, ["OUTPUT_DIR", "~/x", "DATA.ROOT", "~/data"])
+    assert (cfg.OUTPUT_DIR, cfg.DATA.ROOT) == ("/home/somebody/x", "/home/somebody/data")
+
+
 def test_load_config__refuses_a_missing_file():
     with pytest.raises(FileNotFoundError, match=r"config file nowhere\.yaml does not exist"):
         load_config(get_cfg(), "nowhere.yaml")
@@ -83,6 +173,11 @@ def test_load_config__refuses_a_missing_base(write):
     (["SOLVER.EPOCH", "5"], r"command line: unknown config key SOLVER\.EPOCH; did you mean SOLVER\.EPOCHS\?"),
     (["SOLVER.EPOCHS", "5.5"], r"command line: SOLVER\.EPOCHS expects int \(such as 300\), but got 5\.5"),
     (["SOLVER.EPOCHS.MORE", "5"], r"command line: unknown config key SOLVER\.EPOCHS\.MORE"),
+    (["OUTPUT_DIR", "run", "--resume", "SOLVER.EPOCHS", "60"],
+     r"command line: the option --resume stands among the KEY VALUE pairs; options go before them"),
+    (["OUTPUT_DIR", "--resume"], r"the option --resume stands among the KEY VALUE pairs"),
+    (["SOLVER.EPOCHS=60"], r"'SOLVER\.EPOCHS=60' is no pair; write SOLVER\.EPOCHS 60, with a space in place of the ="),
+    (["SOLVER.STEPS", "(" * 999], r"SOLVER\.STEPS expects tuple"),
 ])  # fmt: skip
 def test_load_config__refuses_a_bad_override(opts, message):
     with pytest.raises(ValueError, match=message):
@@ -153,6 +248,10 @@ def test_load_pretrain_config__says_everything_at_once_up_to_ten():
     with pytest.raises(ConfigError) as caught:
         load_pretrain_config(None, bad)
     assert [fault.split()[0] for fault in caught.value.faults] == ["MODEL.ARCH", "MIXING.METHOD", "SOLVER.EPOCHS"]
+    with pytest.raises(ConfigError) as caught:
+        load_pretrain_config(None, ["SOLVER.EPOCH", "5", "SOLVER.GAMMA", "no", "SEED", "-1"])
+    assert [fault.split(": ")[0] for fault in caught.value.faults[:2]] == ["command line"] * 2
+    assert caught.value.faults[2].startswith("SEED is -1")
     below = [key for key in RULES if RULES[key].expected.startswith("at least") and key != "MODEL.DROPOUT"]
     negative = [word for key in below for word in (key, "-1")]
     with pytest.raises(ConfigError) as caught:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 from fvcore.common.config import CfgNode
 
 from detection.datasets.types import DetectionDataset
@@ -35,7 +33,7 @@ def find_objects(model: Detector, cfg: CfgNode, dataset: DetectionDataset) -> di
     try:
         with (
             Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
-            closing(iterate(inference_loader(cfg, dataset))) as samples,
+            iterate(inference_loader(cfg, dataset)) as samples,
         ):
             for sample in samples:
                 (result,) = model([sample])

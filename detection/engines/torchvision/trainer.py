@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 from detection.datasets.types import DetectionDataset
 from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
+    LESS_MEMORY,
     checkpoint_to_resume,
     evaluation_metrics,
     recompute_batch_norm,
+    say_random_weights,
 )
 from detection.engines.torchvision import supported
 from detection.engines.torchvision.inference import find_objects, load_weights
@@ -39,7 +40,7 @@ from detection.samples import TrainingSamples, iterate, training_loader
 from pretrain.run.checkpoint import save_last
 from pretrain.run.cli import Progress, format_seconds
 from pretrain.run.files import remove_leftovers
-from pretrain.run.processes import Processes, join_processes, random_state, set_random_state
+from pretrain.run.processes import Processes, explained_memory, join_processes, random_state, set_random_state
 from pretrain.run.run_folder import MetricsWriter, write_config
 
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, as in Detectron2
@@ -80,7 +81,7 @@ def train(cfg: CfgNode, data: RunData, *, resume: bool, launch: Launch = ONE_PRO
         FloatingPointError: a loss is not finite; nothing is saved after that.
     """
     check_config(cfg, launch)
-    with join_processes(cfg.MODEL.DEVICE) as processes:
+    with join_processes(cfg.MODEL.DEVICE) as processes, explained_memory(LESS_MEMORY):
         cfg = cfg.clone()
         cfg.SEED = processes.from_main(lambda: cfg.SEED)  # which each process may have drawn for itself
         if processes.size > 1 and cfg.MODEL.RESNETS.NORM == "SyncBN" and processes.device.type == "cpu":
@@ -116,7 +117,7 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
         card = load_weights(model, cfg)
     else:
         card = None
-        logger.info("MODEL.WEIGHTS is empty: all weights start at random")
+        say_random_weights(cfg)
     model.train()
     parallel_model = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
 
@@ -125,7 +126,7 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(output_dir)
         write_config(cfg, output_dir)
-        writer = MetricsWriter(output_dir, resume_iteration=max(start - 1, 0))
+        writer = MetricsWriter(output_dir, resume_iteration=start - 1 if last else None)
     logger.info(
         "iterations %d to %d, %d pictures each, lr %g, seed %d, %d process(es) on %s, into %s",
         start,
@@ -139,7 +140,7 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
     )
     window = Window()
     try:
-        with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress, closing(iterate(loader)) as batches:
+        with Progress(cfg.SOLVER.MAX_ITER, "train", initial=start) as progress, iterate(loader) as batches:
             for iteration in range(start, cfg.SOLVER.MAX_ITER):
                 window.begin()
                 samples = next(batches)
@@ -162,13 +163,8 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
                 is_last = done == cfg.SOLVER.MAX_ITER
                 evaluates = cfg.TEST.EVAL_PERIOD > 0 and done % cfg.TEST.EVAL_PERIOD == 0
                 if cfg.TEST.PRECISE_BN.ENABLED and (is_last or evaluates):
-                    with closing(iterate(training_loader(cfg, training_samples, **share))) as first_batches:
+                    with iterate(training_loader(cfg, training_samples, **share)) as first_batches:
                         recompute_batch_norm(cfg, model, first_batches)
-                if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
-                    state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
-                    if processes.is_main:
-                        name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
-                        save_last(state, output_dir, name)
                 if evaluates and not is_last:  # the tool evaluates the final model
                     scores = evaluate_together(cfg, data.test, model, processes)
                     if writer:
@@ -184,6 +180,12 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
                         values["time"],
                         format_seconds(values["eta_seconds"]),
                     )
+                # last: what a checkpoint has behind it is in the files, whenever the process is killed
+                if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+                    state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
+                    if processes.is_main:
+                        name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
+                        save_last(state, output_dir, name)
     finally:
         if writer:
             writer.close()

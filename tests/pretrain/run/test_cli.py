@@ -1,11 +1,17 @@
 """How tools fail, and what they print on the way."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from pretrain.run import cli
 from pretrain.run.run_folder import MetricsWriter
+from pretrain.run.settings import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("error, status, line", [
@@ -26,6 +32,50 @@ def test_run_tool__one_line_and_a_status(capsys, error, status, line):
     assert stop.value.code == status
     assert line in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_run_tool__a_line_for_each_fault_of_a_config(capsys):
+    def main():
+        raise ConfigError([f"KEY{number} is\nwrong" for number in range(12)])
+
+    with pytest.raises(SystemExit):
+        cli.run_tool(main)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[0].endswith("error: KEY0 is wrong")
+    assert lines[-1].endswith("error: and 2 more faults")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 2>&-"])
+def test_run_tool__works_with_closed_streams(tmp_path, closed):
+    """No file of the run takes the number of a closed stream, and no line of the log ends the run."""
+    code = (
+        "import logging, os, sys; from pretrain.run.cli import Progress, run_tool, setup_logging\n"
+        "def main():\n"
+        "    setup_logging(sys.argv[1]); logging.getLogger('tools').warning('a line')\n"
+        "    with open(sys.argv[1] + '/file', 'w') as file, Progress(2, 'steps') as progress:\n"
+        "        assert file.fileno() > 2; progress.update(); os.write(2, b'C library'); print('end')\n"
+        "    raise ValueError('wrong')\n"
+        "run_tool(main)\n"
+    )
+    command = f'exec "{sys.executable}" -c "$0" "$1" {closed}'
+    result = subprocess.run(["sh", "-c", command, code, str(tmp_path)], cwd=ROOT, check=False, timeout=60)
+    assert result.returncode == 2
+    assert "a line" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_setup_logging__a_terminal_that_went_away_ends_no_run(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, _text):
+            raise BrokenPipeError
+
+        flush = isatty = write
+
+    cli.setup_logging(tmp_path)
+    monkeypatch.setattr(cli.sys, "stderr", Gone())
+    cli.logger.warning("a line")
+    assert "a line" in (tmp_path / "log.txt").read_text()
 
 
 def test_run_tool__a_bug_keeps_its_traceback():

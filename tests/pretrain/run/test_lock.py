@@ -1,0 +1,134 @@
+"""Two runs in one folder: the second is refused, unless the first is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.run import lock
+from pretrain.run.lock import LOCK_FILE, locked_folder
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def holder(folder):
+    return json.loads((folder / LOCK_FILE).read_text())
+
+
+def test_locked_folder__names_the_process_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "new" / "run"
+    before = threading.active_count()
+    with locked_folder(folder):
+        assert holder(folder)["process"] == os.getpid()
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "run lock")
+    assert list(folder.iterdir()) == []
+    with locked_folder(folder):
+        pass
+    assert threading.active_count() <= before + 2  # they end by themselves
+
+
+def test_locked_folder__a_second_run_is_refused_by_process_and_machine(tmp_path):
+    with locked_folder(tmp_path):
+        with (
+            pytest.raises(
+                ValueError, match=rf"{tmp_path} is in use by the run of process {os.getpid()} on machine \S+;"
+            ),
+            locked_folder(tmp_path),
+        ):
+            pass
+        assert holder(tmp_path)["process"] == os.getpid()  # the first one's is still there
+
+
+def test_locked_folder__given_back_after_an_error(tmp_path):
+    with pytest.raises(KeyError), locked_folder(tmp_path):
+        raise KeyError
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The lock of a process that was killed and that nobody has asked for its status yet."""
+    code = (
+        "import os, sys; from pretrain.run.lock import locked_folder\n"
+        "with locked_folder(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdout.read(1)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_locked_folder__a_living_process_is_respected_and_a_killed_one_is_not(tmp_path, killed):
+    assert holder(tmp_path)["process"] == killed.pid
+    with pytest.raises(ValueError, match=f"process {killed.pid} on machine"), locked_folder(tmp_path):
+        pass
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # a zombie: dead, but not yet collected
+    with locked_folder(tmp_path):
+        assert holder(tmp_path)["process"] == os.getpid()
+
+
+def test_locked_folder__another_process_under_the_number_of_a_killed_one(tmp_path):
+    (tmp_path / LOCK_FILE).write_text(json.dumps({**lock._identity(), "started": "1", "token": "x"}))
+    with locked_folder(tmp_path):
+        assert holder(tmp_path)["token"] != "x"
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """The lock of a run on another machine, last heard of ``seconds`` ago."""
+
+    def write(seconds):
+        path = tmp_path / LOCK_FILE
+        path.write_text(json.dumps({"process": 7, "machine": "other", "system": "other", "token": "x"}))
+        now = path.stat().st_mtime
+        os.utime(path, (now, now - seconds))
+
+    return write
+
+
+def test_locked_folder__another_machine_that_gives_signs_of_life(tmp_path, elsewhere, monkeypatch):
+    elsewhere(20)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: elsewhere(0))
+    with pytest.raises(ValueError, match="process 7 on machine other"), locked_folder(tmp_path):
+        pass
+
+
+def test_locked_folder__another_machine_that_is_silent_for_five_minutes(tmp_path, elsewhere, monkeypatch):
+    elsewhere(290)
+    waits = []
+
+    def later(seconds):
+        waits.append(seconds)
+        monkeypatch.setattr(lock, "_now", lambda folder: (folder / LOCK_FILE).stat().st_mtime + 301)
+
+    monkeypatch.setattr(lock.time, "sleep", later)
+    with locked_folder(tmp_path):
+        assert holder(tmp_path)["process"] == os.getpid()
+    assert waits == [1]
+
+
+def test_locked_folder__signs_of_life_and_a_takeover_are_noticed(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    path = tmp_path / LOCK_FILE
+
+    def lose_it():
+        os.utime(path, (1, 1))
+        while path.stat().st_mtime == 1:
+            time.sleep(0.01)
+        elsewhere(0)
+        time.sleep(20)  # is interrupted
+
+    with pytest.raises(ValueError, match="was taken over by another run"), locked_folder(tmp_path):
+        lose_it()
+    assert holder(tmp_path)["machine"] == "other"
