@@ -50,12 +50,24 @@ def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = Tru
                 name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False, alone=False
             )
     check_before_training([checks[name] for name in names])
+    for name in cfg.DATASETS.TEST:
+        _refuse_without_objects(checks[name].dataset)
     if open_pictures:
         check_before_training([_check_pictures(checks[name].dataset, cfg) for name in names])
     return cfg, RunData(
         tuple(checks[name].dataset for name in (cfg.DATASETS.TRAIN if train else ())),
         tuple(checks[name].dataset for name in cfg.DATASETS.TEST),
     )
+
+
+def _refuse_without_objects(dataset: DetectionDataset) -> None:
+    """Refuse a test set that no number can be made of: said before training, not after it."""
+    objects = [item for picture in dataset.pictures for item in picture.objects]
+    if all(item.difficult for item in objects):
+        why = f"all {len(objects)} objects are difficult or crowds" if objects else "there is no object"
+        raise ValueError(
+            f"{dataset.name}, of DATASETS.TEST, has nothing to find in {len(dataset.pictures)} pictures: {why}"
+        )
 
 
 def _check_pictures(dataset: DetectionDataset, cfg: CfgNode) -> DatasetCheck:

@@ -92,6 +92,21 @@ def test_read_run_data__says_the_defect_that_hides_a_class(configure, voc_tree):
         read_run_data(configure())
 
 
+@pytest.mark.parametrize(
+    "ids, why", [("000006", "there is no object"), ("000005", "all 1 objects are difficult or crowds")]
+)
+def test_read_run_data__refuses_a_test_set_that_gives_no_number(configure, voc_tree, ids, why):
+    path = voc_tree.annotation("000005")
+    path.write_text(
+        "<annotation><size><width>64</width><height>48</height></size><object><name>dog</name>"
+        "<difficult>1</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        "</object></annotation>"
+    )
+    voc_tree.image_set("test").write_text(f"{ids}\n")
+    with pytest.raises(ValueError, match=f"test, of DATASETS.TEST, has nothing to find in 1 pictures: {why}"):
+        read_run_data(configure())
+
+
 def test_read_run_data__refuses_an_image_set_that_is_not_there(configure):
     with pytest.raises(FileNotFoundError, match=r"Main/train.txt does not exist; this folder has test, trainval"):
         read_run_data(configure("DATASETS.TRAIN", "('train',)"))
