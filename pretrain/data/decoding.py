@@ -92,6 +92,8 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
             continue
         length, content = int.from_bytes(data[position + 2 : position + 4], "big"), position + 4
         position += 2 + length
+        if position > len(data):
+            return None
         if marker in _FRAMES:
             frame = data[content : content + 6]
             if length < 11 or frame[0] != 8 or frame[5] not in (1, 3):  # CMYK: OpenCV converts it in its own way
@@ -101,7 +103,7 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
                 return None
             progressive = marker == 0xC2
         elif marker == 0xDA:
-            if frame is None or position > len(data):
+            if frame is None or length < 3:
                 return None
             return _JpegHeader(position, not progressive and data[content] == frame[5], careful)
         elif marker not in _SEGMENTS or length < 2:

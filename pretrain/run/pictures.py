@@ -104,7 +104,8 @@ def open_picture(path: Path | str, *, data: bytes | None = None) -> Iterator[Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of that on: big, but wanted
-            with Image.open(path if data is None else io.BytesIO(data)) as picture:
+            # A file and not its path, of which Pillow would map pixels into memory: a rotated TIFF wrongly.
+            with open(path, "rb") if data is None else io.BytesIO(data) as file, Image.open(file) as picture:
                 yield picture
     except Exception as error:  # decoders of other people's raise errors of every kind
         if isinstance(error, FileNotFoundError) and data is None and not Path(path).exists():

@@ -184,3 +184,11 @@ def test_read_picture__a_header_that_only_pillow_reads(tmp_path):
     for marker, content in ((0xED, block), (0xEE, b"Adobe"), (0xE0, b"JFIF\0")):
         segment = bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
         assert both(tmp_path, CASES["4:2:0"][:2] + segment + CASES["4:2:0"][2:]) == [None, None]
+
+
+def test_read_picture__a_header_cut_or_altered_anywhere(tmp_path):
+    data = CASES["4:2:0"]
+    for place in range(2, data.index(b"\xff\xda") + 14, 3):
+        for content in (data[:place], data[:place] + b"\xff\xc0\x00\x11", data[:place] + b"\xff" + data[place + 1 :]):
+            fast, reference = both(tmp_path, content)
+            assert (fast is None) == (reference is None), place

@@ -38,13 +38,15 @@ def save_oriented(path, orientation, suffix, kind=3):
     Image.fromarray(LIT_AT_LEFT).save(path, suffix, exif=content, **({"quality": 95} if suffix == "JPEG" else {}))
 
 
-@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "TIFF grey", "TIFF 16 bits"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_read_picture__upright_or_as_the_camera_held_it(tmp_path, suffix, orientation):
     """Where the lit side lies after turning, from the table of the EXIF standard: what the 0th column shows."""
     path = tmp_path / "a"
-    if suffix == "TIFF":
-        Image.fromarray(LIT_AT_LEFT).save(path, suffix, tiffinfo={0x0112: orientation})
+    if suffix.startswith("TIFF"):
+        grey = LIT_AT_LEFT[..., 0]
+        pixels = {"TIFF": LIT_AT_LEFT, "TIFF grey": grey, "TIFF 16 bits": grey.astype(np.uint16) * 257}[suffix]
+        Image.fromarray(pixels).save(path, "TIFF", tiffinfo={0x0112: orientation})
     else:
         save_oriented(path, orientation, suffix)
     sideways = orientation >= 5
