@@ -151,6 +151,7 @@ def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
     from detection.defaults import get_cfg
     from detection.evaluation.comparison import compare_runs, load_runs
     from detection.report.comparison import summary_table, write_comparison
+    from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 
     runs = [run for spec in args.compare for run in load_runs(dataset, spec, first_category=args.first_category)]
     comparison = compare_runs(
@@ -159,6 +160,7 @@ def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
         baseline=args.baseline,
         across=args.across,
         defaults=EFFECTS.first_values(get_cfg()),
+        recipe_place=PRETRAIN_EFFECTS.free_on_resume,
         rules=args.rules,
         num_resamples=args.resamples,
     )

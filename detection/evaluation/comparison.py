@@ -10,7 +10,7 @@ Runs under different protocols never share a table.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from detection.evaluation.bootstrap import (
 from detection.evaluation.coco import evaluate_coco
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.matching import Rules, match_detections
-from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recorded
+from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recipe_differences, recorded
 from detection.evaluation.results import find_report, load_results, read_protocol
 from detection.evaluation.seeds import summarise
 from detection.evaluation.voc import VOC_METRICS, average_precisions
@@ -152,6 +152,7 @@ def compare_runs(
     baseline: str | None = None,
     across: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    recipe_place: Collection[str] = (),
     rules: Rules = "standard",
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -168,6 +169,7 @@ def compare_runs(
         across: config keys in which runs of one table may differ. Runs that do are methods of their own: another
             learning rate is no second seed.
         defaults: the first default of every config key, for what a report lacks (see ``group_runs``).
+        recipe_place: keys of pretraining in which the backbones of a method may differ, besides their seeds.
 
     Raises:
         ValueError: fewer than two runs, the same run twice, ``baseline`` is no method, a key of ``across`` is not
@@ -195,7 +197,7 @@ def compare_runs(
         scores.append({**average_precisions(dataset, matches), "coco": evaluate_coco(dataset, run.detections)})
         samples.append(summarise_resamples(resampled_ap(matches, counts)))
     entries = [
-        _group(dataset, group, table, baseline or BASELINE, runs, scores, samples)
+        _group(dataset, group, table, baseline or BASELINE, runs, scores, samples, recipe_place)
         for group, table in zip(groups, tables, strict=True)
     ]
     return {
@@ -250,6 +252,7 @@ def _group(
     runs: Sequence[Run],
     scores: Sequence[dict[str, Any]],
     samples: Sequence[dict[str, np.ndarray]],
+    recipe_place: Collection[str],
 ) -> dict[str, Any]:
     reference = next((name for name, members in methods.items() if runs[members[0]].method == baseline), None)
     reference = reference or next(iter(methods))
@@ -262,6 +265,7 @@ def _group(
             "seeds": [runs[index].protocol.get("seed") for index in members],
             "engines": sorted({str(runs[index].protocol.get("engine", "not recorded")) for index in members}),
             "reports": [runs[index].report for index in members],
+            "recipe_differences": recipe_differences([runs[index].protocol for index in members], recipe_place),
             "weights": [runs[index].protocol.get("weights") for index in members],
             "per_class": _mean_per_class([scores[index]["voc07"]["per_class"] for index in members]),
         }

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import yaml
+
+from pretrain.run.settings import leaves
 
 PARTS = ("training", "test")
 # What is shown first of each part.
@@ -108,6 +112,23 @@ def differences(protocols: Sequence[Mapping[str, dict[str, Any] | None]]) -> dic
 def recorded(protocol: Mapping[str, Any], key: str) -> Any:
     """Return the value of ``key`` in training, else in testing; None where it is not recorded."""
     return next((settings[key] for part in PARTS if key in (settings := protocol.get(part) or {})), None)
+
+
+def recipe_differences(protocols: Sequence[Mapping[str, Any]], place: Collection[str]) -> list[str]:
+    """Return the keys in which the pretrainings differ that the runs' backbones record, but for SEED and ``place``."""
+    recipes = list(filter(None, map(_recipe, protocols)))
+    keys = sorted({key for recipe in recipes for key in recipe} - {"SEED", *place})
+    return [key for key in keys if len({_text(recipe.get(key)) for recipe in recipes}) > 1]
+
+
+def _recipe(protocol: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the config of the backbone's pretraining; None where that is not known, or another tool's."""
+    text = (protocol.get("backbone") or {}).get("recipe")
+    try:
+        content = yaml.safe_load(text) if isinstance(text, str) else None
+    except yaml.YAMLError:
+        return None
+    return dict(leaves(content)) if isinstance(content, dict) else None
 
 
 def agrees_with(settings: Settings | None, wanted: Settings) -> bool:

@@ -130,6 +130,12 @@ def _group_notes(group: Mapping[str, Any]) -> list[str]:
             f"Of {', '.join(group['incomplete'])} only the main settings are recorded; the others are taken to be "
             "those of the other runs."
         )
+    notes += [
+        f"The backbones of {entry['method']} were pretrained under different "
+        f"{', '.join(entry['recipe_differences'])}: more than seeds."
+        for entry in group["methods"]
+        if entry["recipe_differences"]
+    ]
     return notes
 
 

@@ -174,6 +174,22 @@ def test_compare_runs__refuses_a_copy_as_a_second_seed():
     assert methods_of(compare(*runs[1:])) == [["a", "b"]]
 
 
+def test_compare_runs__says_where_the_backbones_of_a_method_are_of_different_recipes(tmp_path):
+    """One was pretrained for 90 epochs, the other for 300: that is no spread over seeds."""
+    recipes = [f"SEED: {n}\nDATA: {{ROOT: /{n}}}\nSOLVER: {{EPOCHS: {epochs}}}\n" for n, epochs in enumerate((90, 300))]
+    protocols = [{"backbone": {"recipe": recipe}} for recipe in recipes]
+    runs = [run("cutmix", 2 + n)._replace(protocol=one) for n, one in enumerate(protocols)]
+    comparison = compare(*runs, recipe_place={"DATA.ROOT"})
+    (entry,) = comparison["groups"][0]["methods"]
+    assert entry["recipe_differences"] == ["SOLVER.EPOCHS"]
+    write_comparison(comparison, tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "The backbones of cutmix were pretrained under different SOLVER.EPOCHS: more than seeds." in text
+    for backbone in (None, {"recipe": "a: ["}, {"recipe": "other"}, {"recipe": 3}):  # another tool's, or none
+        comparison = compare(runs[0], runs[1]._replace(protocol={"backbone": backbone}))
+        assert comparison["groups"][0]["methods"][0]["recipe_differences"] == []
+
+
 def test_compare_runs__a_difference_is_no_lower_than_minus_100():
     """Moved to its mean, -87.5, the interval of the resamples would begin at -100.7."""
     runs = [run("baseline", 7), run("cutmix", 0)]
