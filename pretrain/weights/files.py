@@ -6,6 +6,7 @@ The file's first bytes, not its name, say what it is: PyTorch's zip or its older
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import shlex
@@ -90,25 +91,58 @@ class _UnsafeTypeError(Exception):
     """A pickle names something that no array consists of."""
 
 
-def _dtype_without_objects(*arguments: Any) -> np.dtype:
-    """Make a dtype of numbers or text; of objects the raw bytes of an array would be taken for addresses."""
-    dtype = np.dtype(*arguments)
-    if dtype.kind not in "biufcSU":
-        raise _UnsafeTypeError("numpy array of objects")
-    return dtype
+class _Dtype:
+    """Stands for a NumPy dtype in a pickle; only one of plain numbers or text becomes real.
+
+    NumPy believes the state that a pickle has for a dtype or an array, and raw bytes become addresses.
+    """
+
+    def __init__(self, spec: str, *_how: bool):
+        self.dtype = np.dtype(spec)
+        if self.dtype.kind not in "biufcSU":
+            raise _UnsafeTypeError(f"numpy array of type {self.dtype.str.lstrip('|<>=')}")
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        _version, byte_order, *rest = state
+        if any(part is not None for part in rest[:3]):
+            raise _UnsafeTypeError(f"numpy array of type V{self.dtype.itemsize}")
+        self.dtype = self.dtype.newbyteorder(byte_order)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+def _array_of(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    raw = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))  # text is what Python 2 wrote
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"{shape!r} is no shape of an array")
+    if len(raw) != math.prod(shape) * dtype.dtype.itemsize:
+        raise ValueError(f"{len(raw)} bytes are no array of shape {shape} and type {dtype.dtype}")
+    return np.ndarray(shape, dtype.dtype, bytearray(raw), order=order)
+
+
+class _ArrayUnpickler(pickle._Unpickler):  # in Python: the one in C makes room for any number that a damaged file names
     """Unpickles plain values and NumPy arrays; it never looks up, imports or calls anything else."""
 
     _ALLOWED = {  # noqa: RUF012 - a constant table
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _dtype_without_objects,
-        ("_reconstruct",): np.zeros(1).__reduce__()[0],  # its module's name differs between NumPy 1 and 2
-        ("_frombuffer",): np.zeros(1).__reduce_ex__(5)[0],
+        ("numpy", "ndarray"): "numpy.ndarray",  # an argument of _reconstruct; never called
+        ("numpy", "dtype"): _Dtype,
+        ("_reconstruct",): lambda *_type_shape_code: np.ndarray(0),  # its module's name differs between NumPy 1 and 2
+        ("_frombuffer",): _array_of,
+        ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 spells none at all
         ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how protocol 2 spells bytes
         ("collections", "OrderedDict"): dict,
     }
+
+    def load_build(self) -> None:
+        state, instance = self.stack.pop(), self.stack[-1]
+        if isinstance(instance, _Dtype):
+            instance.set_state(state)
+        elif isinstance(instance, np.ndarray):
+            shape, dtype, is_fortran, raw = state[-4:]  # a version may stand in front
+            array = _array_of(raw, dtype, shape, "F" if is_fortran else "C")
+            instance.__setstate__((1, array.shape, array.dtype, bool(is_fortran), array.tobytes("A")))
+        elif not isinstance(instance, dict):  # what PyTorch hangs on its ordered dicts is of no use here
+            raise ValueError(f"it sets the state of a {type(instance).__name__}")
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # noqa: RUF012 - a constant table
 
     def __init__(self, file: IO[bytes]):
         super().__init__(file, encoding="latin1")  # arrays written by Python 2
@@ -131,6 +165,8 @@ def _read_pickle(path: Path) -> Any:
         with open(path, "rb") as file:
             return _ArrayUnpickler(file).load()
     except _UnsafeTypeError as error:
+        if not re.fullmatch(r"[\w. ]{1,200}", str(error)):  # no name that Python has
+            raise _damaged(path, ValueError("its pickle names a type that cannot be")) from error
         raise ValueError(_unsafe(path, str(error))) from error
     except OSError:
         raise

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import random
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from pretrain.run.cli import one_line
 from pretrain.weights import safe_copy
 from pretrain.weights.files import read_weights
+from pretrain.weights.networks import find_network
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -107,11 +109,116 @@ def test_read_weights__a_folder(tmp_path):
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("spec", ["O", [("a", "O")]], ids=["objects", "a record of objects"])
-def test_read_weights__an_array_of_objects_is_never_made(spec, tmp_path):
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": np.zeros(1, dtype=spec)}))
-    with pytest.raises(ValueError, match=r"w\.pkl holds a numpy array of objects, which is more than tensors"):
+class Spelled:
+    """Pickled as the call ``function(*arguments)``, then with ``state`` where there is one."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+FLOAT32 = np.dtype("f4")
+EMPTY = (np.ndarray, (0,), b"b")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (np.zeros(1, dtype="O"), "holds a numpy array of type O, which is more than tensors"),
+        (np.zeros(1, dtype=[("a", "O")]), "holds a numpy array of type V8, which is more than tensors"),
+        (np.zeros(1, dtype=[("a", "f4")]), "holds a numpy array of type V4, which is more than tensors"),
+        (Spelled(np.dtype, "O", state=(3, "<", None, None, None, 8, 8, 0)), "holds a numpy array of type O"),
+        (
+            Spelled(np.dtype, "f4", state=(3, "<", (FLOAT32, (2,)), None, None, -1, -1, 0)),
+            "holds a numpy array of type V4",
+        ),
+        (Spelled(np.ndarray, (1,), "O", b"12345678"), "is damaged"),
+        (Spelled(RECONSTRUCT, *EMPTY, state=(1, (2,), FLOAT32, False, b"1234")), "is damaged or cut short: .*4 bytes"),
+        (Spelled(RECONSTRUCT, *EMPTY, state=(1, (-1,), FLOAT32, False, b"")), "is damaged or cut short: .*shape"),
+        (Spelled(RECONSTRUCT, *EMPTY, state=(1, (1,), FLOAT32, False, [1.0])), "is damaged"),
+        (Spelled(RECONSTRUCT, *EMPTY, state=(1, (1,), "O", False, b"12345678")), "is damaged"),
+    ],
+)
+def test_read_weights__an_array_is_made_of_numbers_only(content, message, tmp_path):
+    """What NumPy itself would make of such a pickle ends the process, or waits to do so."""
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": content}, protocol=4))
+    with pytest.raises(ValueError, match=rf"w\.pkl {message}"):
         read_weights(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=">f4").reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(6).reshape(2, 3)[:, ::2],
+        np.array(1.5, dtype="f2"),
+        np.zeros((0, 3), dtype="f4"),
+        np.array(["a", "bcd"]),
+        np.array([True, False]),
+        np.array([1 + 2j]),
+    ],
+    ids=["big-endian", "Fortran", "strided", "one number", "empty", "text", "bool", "complex"],
+)
+def test_read_weights__every_array_of_numbers_as_it_was(array, protocol, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": array}, protocol=protocol))
+    read = read_weights(tmp_path / "w.pkl")["a"]
+    assert type(read) is np.ndarray
+    assert (read.dtype.newbyteorder("="), read.shape) == (array.dtype.newbyteorder("="), array.shape)
+    assert np.array_equal(read, array)
+
+
+def test_read_weights__a_memo_of_a_billion_places_costs_no_memory(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")  # an empty dict, kept under number 2^31 - 1
+    assert read_weights(tmp_path / "w.pkl") == {}
+
+
+def mutated(data, rng):
+    """Flip, replace, drop or insert some bytes, or cut the end."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        place = rng.randrange(len(data))
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place] = rng.randrange(256)
+        elif kind == 2:
+            del data[place : place + rng.randrange(1, 9)]
+        elif kind == 3:
+            data[place:place] = rng.randbytes(4)
+        else:
+            del data[place + 1 :]
+        data = data or bytearray(b"x")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle2", "pickle4", "safetensors"])
+def test_read_weights__damaged_bytes_are_read_or_refused_in_one_line(kind, tmp_path):
+    content = {"model": {f"layer1.{index}.bn1.weight": torch.rand(5, 4) for index in range(3)}, "arch": "resnet18"}
+    file = tmp_path / "w"
+    if kind.startswith("pickle"):
+        arrays = {name: value.numpy() for name, value in content["model"].items()}
+        file.write_bytes(pickle.dumps({**content, "model": arrays}, protocol=int(kind[-1])))
+    elif kind == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file(content["model"], file)
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
+    whole, rng = file.read_bytes(), random.Random(kind)
+    refusals = []
+    for _ in range(150):
+        file.write_bytes(mutated(whole, rng))
+        try:
+            find_network(read_weights(file))
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 75
+    assert not [text for text in refusals if "\n" in text]
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -157,6 +264,7 @@ def test_read_weights__safetensors_without_the_package(tmp_path, monkeypatch):
         (b"PK\x03\x04 and nothing more", "is damaged or not a PyTorch file"),
         (b"\x80\x04\x95", "is damaged or cut short"),
         (b"\x80\x04K\x01K\x02R.", "is damaged or cut short"),
+        (b"\x80\x02cnumpy\n\x1b[1md\rtype\n.", "is damaged or cut short: its pickle names a type that cannot be"),
     ],
 )
 def test_read_weights__not_weights(content, message, tmp_path):
