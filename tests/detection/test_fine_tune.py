@@ -16,7 +16,7 @@ from detection.datasets.voc import VOC_CLASSES, load_voc
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
 from detection.evaluation.protocol import MAIN_KEYS
-from detection.fine_tune import describe, fine_tune
+from detection.fine_tune import describe, fine_tune, inference_folder
 from pretrain.run.checkpoint import save_checkpoint
 from pretrain.run.pictures import read_picture
 
@@ -174,13 +174,14 @@ def test_check_config__detectron2_starts_its_own_processes(configure, monkeypatc
 
 def test_describe__records_every_key_that_affects_the_number(configure, tmp_path):
     trained = configure(*OWN, "SOLVER.BASE_LR", 0.02, "SEED", 3, "VOC.CLASSES", "()", "MODEL.ROI_HEADS.NUM_CLASSES", 20)
-    save_checkpoint({"model": {}, "config": trained.dump()}, tmp_path / "w.pth")
+    save_checkpoint({"model": {}, "iteration": 4, "config": trained.dump()}, tmp_path / "w.pth")
     tested = configure("MODEL.WEIGHTS", tmp_path / "w.pth", "SEED", 4, "MODEL.RPN.NMS_THRESH", 0.5)
     protocol = describe(tested, engine="torchvision", config_file=None)
     assert protocol["complete"] is True
     training, test = protocol["training"], protocol["test"]
     free = EFFECTS.free_on_resume | {"VERSION", "SEED"}
-    assert set(training) == {key for key in EFFECTS.first_values(get_cfg()) if key not in free}
+    assert set(training) == {key for key in EFFECTS.first_values(get_cfg()) if key not in free} | {"iterations"}
+    assert training["iterations"] == 5  # of an early checkpoint, fewer than SOLVER.MAX_ITER
     assert list(training)[: len(MAIN_KEYS["training"])] == list(MAIN_KEYS["training"])
     assert (training["SOLVER.BASE_LR"], training["MODEL.ROI_BOX_HEAD.FC_DIM"], protocol["seed"]) == (0.02, 32, 3)
     assert training["VOC.CLASSES"] == list(VOC_CLASSES)  # an empty list means these
@@ -203,3 +204,22 @@ def test_describe__a_key_that_the_checkpoint_lacks_had_its_first_default(configu
     protocol = describe(configure("MODEL.WEIGHTS", tmp_path / "bare.pth"), engine="torchvision", config_file=None)
     assert (protocol["training"], protocol["seed"]) == (None, None)
     assert protocol["test"]["MODEL.RPN.NMS_THRESH"] == 0.7
+
+
+@pytest.mark.parametrize("weights, is_finished, eval_only, folder", [
+    ("run/model_final.pth", True, True, "inference"),
+    ("run/model_0004999.pth", True, True, "inference_model_0004999"),
+    ("run/model_0004999.pth", False, True, "inference_model_0004999"),
+    ("other/model_0004999.pth", True, True, "inference_model_0004999"),  # beside the report of this run
+    ("other/model_final.pth", False, True, "inference"),  # a folder for this evaluation alone
+    ("backbone.pth", True, False, "inference"),  # what training starts from
+])  # fmt: skip
+def test_inference_folder__says_which_weights_where_they_are_not_the_run_s(
+    configure, tmp_path, weights, is_finished, eval_only, folder
+):
+    if is_finished:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "model_final.pth").touch()
+    cfg = configure()
+    cfg.MODEL.WEIGHTS = str(tmp_path / weights)
+    assert inference_folder(cfg, "voc", eval_only=eval_only) == tmp_path / "run" / folder / "voc"
