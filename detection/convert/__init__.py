@@ -2,17 +2,17 @@
 
 from detection.convert.backbone_file import Conversion, convert_file, write_backbone
 from detection.convert.card import Preprocessing, check_card, load_card
-from detection.convert.fit import check_weights_fit
+from detection.convert.fit import read_model_file
 from pretrain.weights.namings import convert_state_dict, revert_state_dict
 
 __all__ = [
     "Conversion",
     "Preprocessing",
     "check_card",
-    "check_weights_fit",
     "convert_file",
     "convert_state_dict",
     "load_card",
+    "read_model_file",
     "revert_state_dict",
     "write_backbone",
 ]

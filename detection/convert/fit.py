@@ -16,22 +16,10 @@ if TYPE_CHECKING:
 _BLOCK = re.compile(r"(?:.+\.)?(?:res([2-5])|layer([1-4]))\.([0-9]+)\.(conv3)?.*")
 
 
-def check_weights_fit(cfg: CfgNode) -> None:
-    """Refuse a MODEL.WEIGHTS that cannot start a run or be tested; reads the file once, and no data.
-
-    Empty MODEL.WEIGHTS, random weights, always fit.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_model_file`.
-    """
-    if cfg.MODEL.WEIGHTS:
-        read_model_file(cfg)
-
-
 def read_model_file(cfg: CfgNode) -> dict[str, Any]:
     """Return what MODEL.WEIGHTS holds: a dict with ``model`` (name -> tensor or array) and, of a backbone, ``card``.
 
-    Nothing in the file is executed.
+    Nothing in the file is executed, and no data are read: it can be asked before them.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a folder, an address, no weights in it, a card that is none or

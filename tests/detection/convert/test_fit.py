@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from detection.config import get_cfg
-from detection.convert import check_weights_fit
 from detection.convert.fit import read_model_file
 from pretrain.weights.namings import convert_state_dict
 from pretrain.weights.resnet import backbone_shapes
@@ -36,16 +35,9 @@ def cfg_of(tmp_path):
     ],
     ids=["bare", "backbone", "C4 detector", "FPN detector", "a part"],
 )
-def test_check_weights_fit__accepts(content, cfg_of):
+def test_read_model_file__accepts(content, cfg_of):
     cfg = cfg_of(content)
-    check_weights_fit(cfg)
     assert set(read_model_file(cfg)["model"]) == set(content.get("model", content))
-
-
-def test_check_weights_fit__random_weights_need_no_file():
-    cfg = get_cfg()
-    cfg.MODEL.WEIGHTS = ""
-    check_weights_fit(cfg)
 
 
 @pytest.mark.parametrize(
@@ -64,16 +56,16 @@ def test_check_weights_fit__random_weights_need_no_file():
         ),
     ],
 )
-def test_check_weights_fit__refuses(content, message, cfg_of):
+def test_read_model_file__refuses(content, message, cfg_of):
     with pytest.raises(ValueError, match=message):
-        check_weights_fit(cfg_of(content))
+        read_model_file(cfg_of(content))
 
 
-def test_check_weights_fit__names_in_torchvisions_way(resnet18, cfg_of):
+def test_read_model_file__names_in_torchvisions_way(resnet18, cfg_of):
     with pytest.raises(ValueError, match=r"holds a ResNet-18, but MODEL\.RESNETS\.DEPTH is 50"):
-        check_weights_fit(cfg_of({"model": resnet18}))
+        read_model_file(cfg_of({"model": resnet18}))
     with pytest.raises(ValueError, match=r"holds a ResNet-18, but MODEL\.RESNETS\.DEPTH is 50"):
-        check_weights_fit(cfg_of({"model": convert_state_dict(resnet18)}))
+        read_model_file(cfg_of({"model": convert_state_dict(resnet18)}))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +77,8 @@ def test_check_weights_fit__names_in_torchvisions_way(resnet18, cfg_of):
         ("detectron2://x.pkl", ValueError, r"is an address; download the file"),
     ],
 )
-def test_check_weights_fit__no_file(weights, error, message):
+def test_read_model_file__no_file(weights, error, message):
     cfg = get_cfg()
     cfg.MODEL.WEIGHTS = weights
     with pytest.raises(error, match=message):
-        check_weights_fit(cfg)
+        read_model_file(cfg)
