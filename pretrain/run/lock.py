@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pretrain.run.files import named_errors
+
 LOCK_FILE = "run.lock"
 BEAT = 30.0  # seconds between two signs of life
 GIVEN_UP = 300.0  # seconds without one, after which the run of another machine counts as gone
@@ -88,8 +90,12 @@ def _create(path: Path, own: dict[str, Any]) -> bool:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(own, file)
+    try:
+        with named_errors(path.parent), open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(own, file)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

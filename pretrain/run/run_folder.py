@@ -7,15 +7,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from pretrain.run.files import atomic_write
+from pretrain.run.files import atomic_write, named_errors
 from pretrain.run.settings import is_number
 
 METRICS_FILE = "metrics.json"
@@ -109,7 +108,7 @@ class MetricsWriter:
         Raises:
             OSError: the disk is full, say; the folder is named.
         """
-        with _naming(self.path.parent):
+        with named_errors(self.path.parent):
             self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
@@ -118,22 +117,11 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush both files to the disk."""
-        with _naming(self.path.parent), contextlib.ExitStack() as both:
+        with named_errors(self.path.parent), contextlib.ExitStack() as both:
             both.callback(self._events.close)
             both.callback(self._file.close)
             self._file.flush()
             os.fsync(self._file.fileno())
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Give an error of writing into ``folder`` its name."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
 def read_metrics(output_dir: Path | str) -> list[dict[str, Any]]:

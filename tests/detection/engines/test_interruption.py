@@ -126,6 +126,35 @@ def test_train_net__killed_and_damaged_run_ends_bit_equal(command, load_tool, on
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_train_net__a_resumed_run_has_each_step_once_in_both_files(command, load_tool, tmp_path, engine):
+    """The checkpoint's own step stays; what the run that died wrote after it, and only that, is written again."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    main, folder = load_tool("train_net").main, tmp_path / "run"
+    opts = ("SOLVER.MAX_ITER", 41, "SOLVER.CHECKPOINT_PERIOD", 20, "SOLVER.BASE_LR", 1e-4)
+    main(command("run", *opts, engine=engine)[1:])
+    for name in ("model_final.pth", "last_checkpoint", "model_0000039.pth"):  # as if it had died in iteration 40
+        (folder / name).unlink()
+    main(command("run", *opts, engine=engine, flags=["--resume"])[1:])
+    lines = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
+    assert lines == [19, 39, 40]
+    events = [event for path in folder.glob("events.out.tfevents.*") for event in EventFileLoader(str(path)).Load()]
+    losses = [event.step for event in events if any(value.tag == "total_loss" for value in event.summary.value)]
+    assert sorted(losses) == [19, 39, 40]
+
+
+@pytest.mark.slow
+def test_train_net__torchrun_repeats(command, tmp_path):
+    """The processes meet once around all runs: a second meeting under one torchrun waits for ever."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    opts = ("DATASETS.TEST", "('voc_2007_test',)", "SEED", -1)  # which one process draws for both
+    run(*torchrun, *command("repeated", *opts, flags=["--repeat", "3"]))
+    assert len(json.loads((tmp_path / "repeated" / "repeats.json").read_text())["seeds"]) == 3
+    assert not list((tmp_path / "repeated").rglob("run.lock"))
+
+
+@pytest.mark.slow
 def test_train_net__torchrun_trains_evaluates_and_resumes_bit_equal(command, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     opts = (

@@ -52,6 +52,17 @@ def test_locked_folder__given_back_after_an_error(tmp_path):
     assert not (tmp_path / LOCK_FILE).exists()
 
 
+def test_locked_folder__a_full_disk_is_named_and_leaves_no_lock(tmp_path, monkeypatch):
+    def no_room(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock.json, "dump", no_room)
+    with pytest.raises(OSError, match="No space left") as caught, locked_folder(tmp_path):
+        pass
+    assert caught.value.filename == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def killed(tmp_path):
     """The lock of a process that was killed and that nobody has asked for its status yet."""
