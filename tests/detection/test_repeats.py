@@ -63,3 +63,12 @@ def test_run_repeats__a_process_that_does_not_report_writes_nothing(cfg, tmp_pat
 def test_run_repeats__count(cfg):
     with pytest.raises(ValueError, match=r"--repeat is 0; expected at least 1"):
         run_repeats(cfg, 0, lambda _: {})
+
+
+def test_run_repeats__a_second_call_beside_it_is_refused(cfg):
+    def run(_one):
+        with pytest.raises(ValueError, match="in use by the run of process"):
+            run_repeats(cfg, 1, lambda _: report(70.0))
+        return report(70.0)
+
+    run_repeats(cfg, 1, run)

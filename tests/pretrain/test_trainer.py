@@ -17,6 +17,7 @@ from pretrain import learner, run_state, trainer
 from pretrain.config import load_pretrain_config
 from pretrain.names import METHODS
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.run.lock import locked_folder
 from pretrain.run.processes import select_device
 
 
@@ -401,3 +402,30 @@ def test_train__resuming_names_every_changed_key(config):
     message = r"MIXING\.METHOD was 'saliencymix', is 'cutmix'; SOLVER\.BASE_LR was 0\.1, is 0\.2\); set these keys back"
     with pytest.raises(ValueError, match=message):
         trainer.train(config("run", "MIXING.METHOD", "cutmix", "SOLVER.BASE_LR", "0.2"), resume=True)
+
+
+def test_train__batch_norm_over_one_picture_names_the_keys(config, monkeypatch):
+    monkeypatch.setattr(learner, "build_model", lambda arch, classes, **options: NormOfOne(classes))
+    message = r"one picture here: SOLVER.BATCH_SIZE is 1, SOLVER.ACCUMULATION 1; raise the one or lower the other"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config("run", "MIXING.METHOD", "baseline", "SOLVER.BATCH_SIZE", "1"), resume=False)
+
+
+class NormOfOne(torch.nn.Module):
+    """BatchNorm over cells of one pixel, as a ResNet has it at the end of small pictures."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.norm, self.fc = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, classes)
+
+    def forward(self, images):
+        return self.fc(self.norm(images.mean((2, 3), keepdim=True)).flatten(1))
+
+
+def test_train__a_second_run_in_the_folder_is_refused(config, tmp_path):
+    with (
+        locked_folder(tmp_path / "run"),
+        pytest.raises(ValueError, match=r"in use by the run of process \d+"),
+    ):
+        trainer.train(config("run"), resume=True)
+    assert not (tmp_path / "run" / "metrics.json").exists()

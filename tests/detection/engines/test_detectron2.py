@@ -115,6 +115,12 @@ def test_train__evaluates_periodically(configure):
     assert {"voc_2007_test/voc07/AP50", "total_loss"} <= names
 
 
+def test_check_config__seeds_that_detectron2_takes(configure):
+    with pytest.raises(ValueError, match=r"SEED is 4294967296, but Detectron2's generators take seeds below 2\*\*32"):
+        engine.check_config(configure("SEED", 2**32))
+    engine.check_config(configure("SEED", 2**31))
+
+
 def test_to_detectron2__keeps_boxes_and_labels(configure):
     cfg, data = read_run_data(configure())
     sample = next(iter(training_loader(cfg, TrainingSamples(cfg, data.train))))[0]
