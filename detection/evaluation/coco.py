@@ -65,8 +65,9 @@ def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDet
         evaluation.accumulate()
     precision = evaluation.eval["precision"]  # by IoU, recall, class, ...; -1 for a class without objects
 
-    def mean(values: np.ndarray) -> float:
-        return float(100 * values[values > -1].mean())
+    def mean(values: np.ndarray) -> float | None:
+        defined = values[values > -1]  # none is where all objects have areas outside of COCO's range
+        return float(100 * defined.mean()) if defined.size else None
 
     return {"AP": mean(precision), "AP50": mean(precision[0]), "AP75": mean(precision[5])}
 

@@ -411,6 +411,13 @@ def test_evaluate_coco__undefined_without_ground_truth():
     assert evaluate_coco(make_dataset([(BOX, True)]), {}) == {"AP": None, "AP50": None, "AP75": None}
 
 
+def test_evaluate_coco__undefined_where_no_area_is_in_the_range():
+    dataset = make_dataset([(BOX,)])
+    vast = AnnotatedObject("dog", BOX, False, area=2e10)  # pycocotools ignores what is larger than 1e10
+    dataset = replace(dataset, pictures=(replace(dataset.pictures[0], objects=(vast,)),))
+    assert evaluate_coco(dataset, {"0": found((0.9, BOX))}) == {"AP": None, "AP50": None, "AP75": None}
+
+
 def test_evaluate_coco__a_crowd_forgives_every_box_inside_it():
     crowd = AnnotatedObject("dog", (3.0, 3.0, 60.0, 42.0), True, True, 2320.0)
     dataset = make_dataset([(BOX,)], [])
