@@ -208,8 +208,8 @@ def load_config(
 def _pairs(opts: Sequence[str], faults: list[str]) -> Iterator[tuple[str, str]]:
     """Yield the ``KEY VALUE`` pairs of a command line up to the first word that is out of place."""
     for place in range(0, len(opts), 2):
-        key, value = opts[place], opts[place + 1] if place + 1 < len(opts) else None
-        late = key if key.startswith("-") else value if value and re.match("--[A-Za-z]", value) else None
+        key, value = opts[place], opts[place + 1] if place + 1 < len(opts) else None  # a value may be any plain one
+        late = next((word for word in (key, value) if isinstance(word, str) and re.match("--[A-Za-z]", word)), None)
         if late is not None:
             faults.append(f"command line: the option {late} stands among the KEY VALUE pairs; options go before them")
             return
@@ -217,7 +217,7 @@ def _pairs(opts: Sequence[str], faults: list[str]) -> Iterator[tuple[str, str]]:
             name, _, given = key.partition("=")
             faults.append(f"command line: {key!r} is no pair; write {name} {given}, with a space in place of the =")
             return
-        if value is None:
+        if place + 1 == len(opts):
             faults.append(f"command line: expected KEY VALUE pairs, but {key!r} has no value")
             return
         yield key, value
