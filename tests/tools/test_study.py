@@ -79,7 +79,9 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
     assert second.stdout.splitlines()[-1] == "nothing to do: all 6 stages are done"
     assert json.loads((out / "tiny" / "study.json").read_text())["rows"] == content["rows"]
 
-    changed = call("--config-file", study, "--dry-run", "DETECTION.OPTS", "['SOLVER.MAX_ITER', '3']")
+    changed = call(
+        "--config-file", study, "--dry-run", "DETECTION.OPTS", "['SOLVER.MAX_ITER', '3', 'SOLVER.STEPS', '()']"
+    )
     assert "6 stages: 4 done, 2 to run" in changed.stdout
 
 

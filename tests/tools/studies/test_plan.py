@@ -54,7 +54,7 @@ def test_make_plan__commands_say_what_the_fingerprint_says(plan_of):
         "PRETRAIN.OPTS",
         "['SOLVER.EPOCHS', '2', 'SOLVER.STEPS', '()']",
         "DETECTION.OPTS",
-        "['SOLVER.MAX_ITER', '7']",
+        "['SOLVER.MAX_ITER', '7', 'SOLVER.STEPS', '()']",
     ]
     stages = {stage.name: stage for stage in plan_of(opts).stages}
     pretrain, data = stages["cutmix/seed1/pretrain"], stages["data/pictures"]
@@ -138,7 +138,7 @@ def test_make_plan__a_method_s_options_reach_only_that_method(plan_of):
 
 
 @pytest.mark.parametrize("opts, kinds", [
-    (["DETECTION.OPTS", "['SOLVER.MAX_ITER', '9']"], {"fine_tune", "evaluate", "comparison"}),
+    (["DETECTION.OPTS", "['SOLVER.MAX_ITER', '9', 'SOLVER.STEPS', '()']"], {"fine_tune", "evaluate", "comparison"}),
     (["DETECTION.OPTS", "['TEST.DETECTIONS_PER_IMAGE', '9']"], {"evaluate", "comparison"}),
     (["DETECTION.OPTS", "['TEST.EVAL_PERIOD', '2']"], {"evaluate", "comparison"}),
     (["DETECTION.OPTS", "['TEST.PRECISE_BN.ENABLED', 'True']"], {"fine_tune", "evaluate", "comparison"}),
