@@ -119,7 +119,7 @@ def _picture_id(image: Any, where: str) -> str:
     key = _entry(image, "id", where)
     if type(key) not in (int, str):
         raise ValueError(f"{where}: id must be a number or text, but is {key!r:.80}")
-    if not str(key) or str(key).split() != [str(key)]:
+    if str(key).split() != [str(key)] or not _can_be_written(str(key)):
         raise ValueError(f"{where}: id {key!r:.80} is not one word, as a file of detections has it")
     return str(key)
 
@@ -256,7 +256,12 @@ def _no_picture(path: Path, images: list[Any]) -> str:
 
 def _file_name(image: Any) -> str | None:
     name = image.get("file_name") if isinstance(image, dict) else None
-    return name if isinstance(name, str) and name else None
+    return name if isinstance(name, str) and name and _can_be_written(name) else None
+
+
+def _can_be_written(text: str) -> bool:
+    """Return whether UTF-8 has ``text``: JSON may hold halves of characters."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _entry(node: Any, key: str, where: str) -> Any:

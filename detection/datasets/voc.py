@@ -198,7 +198,7 @@ class _AnnotationFiles:
 
     def path(self, image_id: str) -> Path:
         path = self.folder / f"{image_id}.xml"
-        if image_id.isascii() or path.exists():
+        if image_id.isascii() or os.path.exists(path):
             return path
         below = os.path.dirname(image_id)
         if below not in self.listed:

@@ -131,6 +131,8 @@ def change(*keys, **values):
         (change("images", 0, file_name="c.png"), FileNotFoundError, r"picture .*c.png of images\[0\] does not exist"),
         (change("images", 0, file_name=None), ValueError, r"images\[0\]: file_name must be text, but is None"),
         (change("images", 0, file_name="c\0.png"), FileNotFoundError, r"of images\[0\] does not exist"),
+        (change("images", 0, file_name="\ud800"), ValueError, r"images\[0\]: file_name must be text, but is '\\ud800'"),
+        (change("images", 0, id="\ud800"), ValueError, r"images\[0\]: id '\\ud800' is not one word"),
         (change("images", 0, id=True), ValueError, r"images\[0\]: id must be a number or text, but is True"),
         (change("images", 0, id="a b"), ValueError, r"images\[0\]: id 'a b' is not one word"),
         (change("images", 0, width="64"), ValueError, r"images\[0\]: width is not a whole number: '64'"),

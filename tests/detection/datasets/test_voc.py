@@ -80,6 +80,13 @@ def test_load_voc__other_picture_formats(voc_tree):
     assert load_voc("voc_2007_trainval", root=voc_tree.root).pictures[0].path == path.with_suffix(".PNG")
 
 
+@pytest.mark.parametrize("image_id", ["\u00e9" * 300, "x" * 300])
+def test_load_voc__an_id_that_is_too_long_for_a_file(voc_tree, image_id):
+    voc_tree.image_set("test").write_text(image_id, "utf-8")
+    with pytest.raises(ValueError, match=r"test.txt, line 1: annotation .* cannot be read: .*File name too long"):
+        load_voc("voc_2007_test", root=voc_tree.root, check_pictures=False)
+
+
 def test_load_voc__evaluation_needs_no_pictures(voc_tree):
     for image_id in ("000005", "000006", "000007"):
         voc_tree.picture(image_id).unlink()
@@ -151,6 +158,8 @@ def test_load_voc__where_every_entry_is_defective_the_defects_are_the_news(voc_t
          r"trainval.txt, line 1: id '../JPEGImages/000001' is no path below JPEGImages"),
         (lambda t: t.image_set("trainval").write_text("000001.jpg\n"), FileNotFoundError,
          r"000001.jpg.jpg of id '000001.jpg' does not exist; an id has no suffix"),
+        (lambda t: t.image_set("trainval").write_text("\u00e9" * 300, "utf-8"), FileNotFoundError,
+         r"trainval.txt, line 1: picture .* does not exist"),
         (lambda t: t.image_set("trainval").write_bytes("000001".encode("utf-16")), ValueError,
          r"trainval.txt, line 1: the file is UTF-16; save it as UTF-8"),
         (lambda t: t.image_set("trainval").write_bytes(b"000001\n\xe9\n"), ValueError,
