@@ -112,6 +112,13 @@ def test_read_run_data__refuses_an_image_set_that_is_not_there(configure):
         read_run_data(configure("DATASETS.TRAIN", "('train',)"))
 
 
+def test_read_run_data__an_own_set_whose_name_begins_like_the_challenges(configure, voc_tree):
+    voc_tree.image_set("trainval").rename(voc_tree.image_set("voc_train"))
+    cfg, data = read_run_data(configure("DATASETS.TRAIN", "('voc_train',)"))
+    assert cfg.VOC.CLASSES == ("car", "dog", "person")
+    assert [dataset.image_set for dataset in data.train] == ["voc_train"]
+
+
 def test_read_run_data__refuses_a_found_name_as_a_given_one(configure, voc_tree):
     annotation = voc_tree.annotation("000001")
     annotation.write_text(annotation.read_text().replace("<name>dog<", "<name>a/c unit<"))
