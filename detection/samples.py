@@ -12,7 +12,6 @@ on that of processes, and a resumed run goes on where the other stopped by count
 from __future__ import annotations
 
 import logging
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -240,17 +239,12 @@ def _loader_options(cfg: CfgNode) -> dict[str, Any]:
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "key": "DATALOADER.NUM_WORKERS",
         "collate": _as_it_is,
-        "worker_init_fn": _leave_interrupts_to_the_parent,
         "generator": torch.Generator(),  # PyTorch draws a seed for its workers; it must not come from the run's stream
     }
 
 
 def _as_it_is(samples: Any) -> Any:
     return samples
-
-
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _allow_open_files() -> None:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,7 +101,6 @@ def _open_all(pictures: Sequence[AnnotatedPicture], num_workers: int) -> Iterato
         key="DATALOADER.NUM_WORKERS",
         collate=list,
         batch_size=BATCH_SIZE,
-        worker_init_fn=_leave_interrupts_to_the_parent,
     )
     with Loading(loader) as batches:
         for batch in batches:
@@ -120,10 +118,6 @@ class _Opened:
 
     def __getitem__(self, place: int) -> list[Defect]:
         return picture_defects(self._pictures[place])
-
-
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mark(picture: AnnotatedPicture) -> str:

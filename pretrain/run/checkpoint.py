@@ -36,7 +36,7 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
             watched = _Watched(file)
             try:
                 torch.save(state, watched)
-            except RuntimeError:  # PyTorch's zip writer says what went wrong inside itself, not what the system said
+            except RuntimeError:  # PyTorch's zip writer says what went wrong inside itself, not what the file met
                 if watched.error is None:
                     raise
                 raise watched.error from None
@@ -51,16 +51,16 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
 
 
 class _Watched:
-    """A file for writing that remembers the system's error."""
+    """A file for writing that remembers what ended a write: the system's error, or Ctrl-C."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         try:
             return self._file.write(data)
-        except OSError as error:
+        except BaseException as error:
             self.error = error
             raise
 

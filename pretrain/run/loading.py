@@ -33,8 +33,15 @@ def make_loader(
     """Return PyTorch's loader, to be used through ``Loading``.
 
     ``key`` is the config key of ``num_workers``, which errors name; ``options`` are further ones of ``DataLoader``.
+    Ctrl-C, which a terminal sends to every process, is left to the process that iterates.
     """
-    return DataLoader(dataset, num_workers=num_workers, collate_fn=_Packer(collate, key), **options)
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        collate_fn=_Packer(collate, key),
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        **options,
+    )
 
 
 class Loading(Iterator[Any]):
@@ -116,6 +123,10 @@ class Loading(Iterator[Any]):
                     f"a loading process {how}; the machine may have run out of memory: lower {key}, which is {count}"
                 )
         return None
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def opened(batches: Iterable[Any]) -> AbstractContextManager[Iterator[Any]]:

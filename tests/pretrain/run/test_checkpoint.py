@@ -1,5 +1,7 @@
 """Checkpoint files: whole, safe, and never the only copy."""
 
+import contextlib
+import io
 import os
 import pickle
 import re
@@ -11,6 +13,7 @@ import textwrap
 import pytest
 import torch
 
+from pretrain.run import checkpoint
 from pretrain.run.checkpoint import load_checkpoint, load_last, save_checkpoint, save_last
 from pretrain.run.files import atomic_write
 
@@ -68,6 +71,23 @@ def test_save__a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert path.name == "model_1.pth"
     assert torch.equal(loaded["model"]["weight"], state(1.0)["model"]["weight"])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_1.pth"]
+
+
+class Interrupted(io.BytesIO):
+    writes = 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == 5:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_save__ctrl_c_while_writing_stays_ctrl_c(tmp_path, monkeypatch):
+    """PyTorch's writer goes on to the end of its file, and reports that a piece of it is missing."""
+    monkeypatch.setattr(checkpoint, "atomic_write", lambda _path: contextlib.nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(state(), tmp_path / "model_1.pth")
 
 
 def truncate(path):
