@@ -28,3 +28,15 @@ def test_readme__its_test_command_is_the_one_that_ci_runs():
 def test_readme__every_tool_is_mentioned():
     for tool in (ROOT / "tools").glob("[!_]*.py"):
         assert f"tools/{tool.name}" in README
+
+
+def test_readme__its_python_runs():
+    """The first block mixes a batch of the shapes that it names; the second imports from the packages' faces."""
+    torch = pytest.importorskip("torch")
+    mixing, faces = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"images": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "labels": torch.tensor([0, 999])}
+    exec(mixing, names)
+    assert (names["images"].dtype, names["soft_labels"].shape) == (torch.uint8, (2, 1000))
+    exec(faces, names)
+    assert names["fine_grained"](names["images"]).shape == (2, 32, 32)
+    assert all(callable(names[name]) for name in ("convert_state_dict", "evaluate_voc"))

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from detection.config import EFFECTS, get_cfg
+from detection.datasets import check
 from detection.datasets.voc import VOC_CLASSES, load_voc
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
@@ -77,6 +78,19 @@ def test_fine_tune__odd_pictures_are_trained_on_and_evaluated(configure, voc_tre
     for report in reports.values():
         assert report["voc07"]["per_class"]["unicorn"] is None
         assert report["voc07"]["num_classes_scored"] == 1  # dog
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__reads_each_dataset_once(configure, monkeypatch, engine):
+    """Also where it evaluates on the way and takes precise statistics from the training pictures."""
+    read, load_dataset = [], check.load_dataset
+    monkeypatch.setattr(
+        check, "load_dataset", lambda name, **options: read.append(name) or load_dataset(name, **options)
+    )
+    precise = ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1, "MODEL.RESNETS.NORM", "BN")
+    cfg = configure("TEST.EVAL_PERIOD", 1, *precise)
+    fine_tune(cfg, engine=engine)
+    assert sorted(read) == sorted([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
 
 def test_fine_tune__a_picture_of_a_hundred_megapixels(configure, voc_tree):
