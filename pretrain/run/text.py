@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-MAX_YAML_KEYS = 100_000  # each mapping counted wherever an alias repeats it
+MAX_YAML_ENTRIES = 100_000  # keys and items, counted wherever an alias repeats them
 
 # In this order: the mark of UTF-32 begins with that of UTF-16.
 OTHER_MARKS = (
@@ -113,6 +113,9 @@ def _repeated_keys(root: yaml.Node) -> list[tuple[str, int, int]]:
 
     def visit(node: yaml.Node, prefix: str) -> None:
         nonlocal count
+        count += 1
+        if count > MAX_YAML_ENTRIES:
+            raise ValueError(f"more than {MAX_YAML_ENTRIES} entries")
         if isinstance(node, yaml.SequenceNode):
             for place, item in enumerate(node.value):
                 visit(item, f"{prefix}[{place}].")
@@ -120,11 +123,9 @@ def _repeated_keys(root: yaml.Node) -> list[tuple[str, int, int]]:
             return
         seen: dict[str, int] = {}
         for key, value in node.value:
-            count += 1
-            if count > MAX_YAML_KEYS:
-                raise ValueError(f"more than {MAX_YAML_KEYS} keys")
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                visit(value, f"{prefix}<<.")  # only counted; PyYAML copies what is merged
                 continue
             group = isinstance(value, yaml.MappingNode)
             first = seen.get(name) or (None if group else full_names.get(name))

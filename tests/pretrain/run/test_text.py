@@ -1,8 +1,18 @@
-"""Text and JSON are read in one way, and what cannot be read is named by file and line."""
+"""Text, JSON and YAML are read in one way, and what cannot be read is named by file and line."""
+
+import random
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from pretrain.run.text import read_json, read_text
+from detection.config import load_detection_config
+from pretrain.config import load_pretrain_config
+from pretrain.run.text import read_json, read_text, read_yaml
+from tools.studies.config import load_study
+
+ROOT = Path(__file__).resolve().parents[3]
+PIECES = (b"", b":", b"\n", b"&a ", b"*a", b"[", b"{", b"\t", b"- ", b"<<: ", b"!!int ", b"9" * 40, b"~")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +56,43 @@ def test_read_json__allows_a_mark(tmp_path):
     "content, message",
     [
         (b'{\n"a": }', r"a\.json, line 2: not JSON"),
-        (b"[" * 200_000, r"a\.json(, line 1)?: not JSON"),
+        pytest.param(b"[" * 200_000, r"a\.json(, line 1)?: not JSON", id="deep"),
         (b'{"a": {"b": 1, "c": 2, "b": 3}}', r"a\.json: .*the key 'b' stands twice in one object"),
-        (b"[1" + b"0" * 5000 + b"]", r"a\.json: not JSON that can be read \(Exceeds"),
+        pytest.param(b"[1" + b"0" * 5000 + b"]", r"a\.json: not JSON that can be read \(Exceeds", id="digits"),
     ],
 )
 def test_read_json__names_the_file(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("repeat", ["[{0}, {0}, {0}]", "{{b: {0}, c: {0}, d: {0}}}", "{{<<: [{0}, {0}, {0}]}}"])
+def test_read_yaml__refuses_aliases_that_multiply(tmp_path, repeat):
+    lines = ["x0: &a0 {b: 1}", *(f"x{n}: &a{n} {repeat.format(f'*a{n - 1}')}" for n in range(1, 40))]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"a\.yaml: not valid YAML \(more than 100000 entries\)"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("load, folder, name", [
+    (load_pretrain_config, "pretrain/configs", "demo_r18_saliencymix.yaml"),
+    (load_detection_config, "detection/configs", "smoke.yaml"),
+    (load_study, "tools/studies/configs", "table3_small.yaml"),
+])  # fmt: skip
+def test_configs__of_damaged_files(tmp_path, load, folder, name):
+    """A config, or an error that a tool turns into a line."""
+    content = (ROOT / folder / name).read_bytes().replace(b'_BASE_: "', f'_BASE_: "{ROOT / folder}/'.encode())
+    draw = random.Random(0)
+    read = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draw.choice((1, 3, 20))):
+            place = draw.randrange(len(damaged))
+            end = place + draw.choice((0, 1, 1, 8))
+            damaged[place:end] = draw.choice(PIECES) or bytes([draw.randrange(256)])
+        (tmp_path / name).write_bytes(damaged)
+        with suppress(ValueError, FileNotFoundError):
+            load(tmp_path / name, [])
+            read += 1
+    assert 0 < read < 150
