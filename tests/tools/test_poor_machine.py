@@ -173,3 +173,11 @@ def test_pretrain__interrupted_with_its_loading_processes(pretrain, tmp_path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("pretrain.py: interrupted")
+
+
+@needs_mount
+def test_train_net__a_folder_that_may_not_be_written(train_net, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    line = fault(mounted("64k,ro", folder, *train_net("torchvision", "OUTPUT_DIR", folder / "new")))
+    assert line == f"train_net.py: error: {folder / 'new'}: Read-only file system"
