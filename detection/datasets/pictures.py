@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,8 +85,10 @@ def look_at_pictures(dataset: DetectionDataset, *, num_workers: int = 0) -> list
 
 
 def memory_folder() -> Path:
-    """Return where runs remember pictures: below ``$XDG_CACHE_HOME``, else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detection-transfer-toolkit" / "pictures"
+    """Return where runs remember pictures: below ``$XDG_CACHE_HOME``, else ``~/.cache``, else the temporary folder."""
+    home = os.path.expanduser("~")  # unchanged where the user has none, as in containers
+    cache = tempfile.gettempdir() if home == "~" else os.path.join(home, ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or cache) / "detection-transfer-toolkit" / "pictures"
 
 
 def _open_all(pictures: Sequence[AnnotatedPicture], num_workers: int) -> Iterator[list[Defect]]:
@@ -128,7 +131,7 @@ def _mark(picture: AnnotatedPicture) -> str:
     except OSError:
         state = "not there"
     text = f"{os.path.abspath(picture.path)}\n{picture.annotation}\n{state} {picture.width}x{picture.height}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return hashlib.blake2b(os.fsencode(text), digest_size=12).hexdigest()
 
 
 class _Memory:
@@ -136,7 +139,7 @@ class _Memory:
 
     def __init__(self, dataset: DetectionDataset):
         name = f"{os.path.abspath(dataset.folder)}\n{dataset.name}"
-        self._path = memory_folder() / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.json"
+        self._path = memory_folder() / f"{hashlib.blake2b(os.fsencode(name), digest_size=12).hexdigest()}.json"
 
     def read(self) -> dict[str, list[Defect]]:
         try:

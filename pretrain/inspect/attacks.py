@@ -20,6 +20,7 @@ from torch.nn import functional
 from pretrain.data.batches import UNREADABLE
 from pretrain.evaluation import evaluation_mode
 from pretrain.names import ATTACKS
+from pretrain.run.loading import opened
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,22 @@ class AttackedBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         attack, generator = self._attack, torch.Generator().manual_seed(self._seed)
-        for images, labels in self._batches:
-            if attack.name == "fgsm":
-                attacked = fgsm(self._model, images, labels, self._prepare, attack.epsilon)
-            else:
-                attacked = pgd(
-                    self._model,
-                    images,
-                    labels,
-                    self._prepare,
-                    attack.epsilon,
-                    steps=attack.steps,
-                    step_size=attack.used_step_size,
-                    generator=generator,
-                )
-            yield attacked, labels
+        with opened(self._batches) as samples:
+            for images, labels in samples:
+                if attack.name == "fgsm":
+                    attacked = fgsm(self._model, images, labels, self._prepare, attack.epsilon)
+                else:
+                    attacked = pgd(
+                        self._model,
+                        images,
+                        labels,
+                        self._prepare,
+                        attack.epsilon,
+                        steps=attack.steps,
+                        step_size=attack.used_step_size,
+                        generator=generator,
+                    )
+                yield attacked, labels
 
 
 def fgsm(

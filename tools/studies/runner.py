@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -82,7 +83,7 @@ def find_obstacles(plan: Plan) -> list[str]:
 
 def _absent_data(plan: Plan) -> list[str]:
     root, found = plan.cfg.PRETRAIN.DATA_ROOT, []
-    if root and not Path(root).expanduser().is_dir():
+    if root and not os.path.isdir(os.path.expanduser(root)):
         found.append(f"PRETRAIN.DATA_ROOT {root} is no folder")
     if not root and plan.cfg.KIND != "timing":  # times are measured on noise where there is no data
         found.append(

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -122,3 +124,9 @@ def test_look_at_pictures__a_killed_process_is_an_error(voc_tree, cache, monkeyp
     monkeypatch.setattr(module, "picture_defects", lambda _picture: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(OSError, match=r"a loading process was killed \(SIGKILL\).* lower DATALOADER\.NUM_WORKERS"):
         look_at_pictures(load(voc_tree), num_workers=1)
+
+
+def test_memory_folder__where_the_user_has_no_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert memory_folder().parents[1] == Path(tempfile.gettempdir())
