@@ -21,6 +21,7 @@ from detection.evaluation.detections import PictureDetections
 from pretrain.run.files import atomic_write
 from pretrain.run.pictures import displayed_size, pictures_in, read_picture
 from pretrain.run.settings import leaves
+from pretrain.run.text import read_json
 from pretrain.weights.files import read_weights
 
 RESULTS = "predictions.json"
@@ -73,11 +74,14 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Detect objects in pictures; write ``<name>.png`` of each and ``predictions.json``, whose content is returned.
 
+    What stands in ``output_dir`` and is not from such a call is never overwritten.
+
     An entry is ``{"file", "width", "height", "detections"}``, a detection ``{"class", "score", "box"}`` with the box's
     left, top, right and bottom in pixels of the upright picture from 0; the surest first, none below ``min_score``.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: engine, weights, config or a picture are wrong.
+        FileExistsError: ``output_dir`` holds a file of a name that is needed; said before anything is computed.
     """
     if not 0 <= min_score <= 1:
         raise ValueError(f"the lowest score is {min_score}; expected 0 to 1")
@@ -86,8 +90,9 @@ def predict(
     module = select(engine)
     module.check_config(cfg)
     dataset = collect_pictures(paths, class_names(cfg))
-    found = module.detect(cfg, dataset)
     output_dir = Path(output_dir)
+    _refuse_to_overwrite(dataset, output_dir)
+    found = module.detect(cfg, dataset)
     output_dir.mkdir(parents=True, exist_ok=True)
     entries = []
     for picture in dataset.pictures:
@@ -105,6 +110,19 @@ def predict(
     with atomic_write(output_dir / RESULTS, "w") as file:
         file.write(json.dumps(entries, indent=2) + "\n")
     return entries
+
+
+def _refuse_to_overwrite(dataset: DetectionDataset, output_dir: Path) -> None:
+    """Raise FileExistsError where a file is in the way that no earlier call drew, a picture to look at above all."""
+    try:
+        drawn = {Path(entry["file"]).stem for entry in read_json(output_dir / RESULTS)}
+    except (OSError, ValueError, LookupError, TypeError):
+        drawn = set()
+    inputs = {picture.path.resolve() for picture in dataset.pictures}
+    for picture in dataset.pictures:
+        target = output_dir / f"{picture.image_id}.png"
+        if target.resolve() in inputs or (target.exists() and picture.image_id not in drawn):
+            raise FileExistsError(f"{target} is there already, and would be overwritten; choose another --output")
 
 
 def draw(image: Image.Image, detections: PictureDetections, classes: Sequence[str]) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,11 @@ def named_errors(folder: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
+def temporary_neighbour(path: Path) -> Path:
+    """Return a path beside ``path`` that nobody can foresee and no other process takes, on any machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 @contextmanager
 def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary neighbour of ``path`` for writing; on success flush it to the disk and rename it to ``path``.
@@ -32,10 +38,11 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     The folder must exist.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_neighbour(path)
     try:
         with named_errors(path.parent):
-            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            # "x": a file or a link that somebody else has put there is an error, and not written through
+            with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -61,7 +68,7 @@ def _sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path | str) -> None:
     """Delete what processes that were killed while saving left in ``folder``; nobody else may be writing there."""
     for path in Path(folder).glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):  # the temporary names of atomic_write
+        if re.fullmatch(r"\..+\.(\d+|[0-9a-f]{16})\.tmp", path.name):  # earlier versions had process numbers
             path.unlink()
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.files import named_errors
+from pretrain.run.files import named_errors, temporary_neighbour
 
 LOCK_FILE = "run.lock"
 BEAT = 30.0  # seconds between two signs of life
@@ -101,7 +101,7 @@ def _create(path: Path, own: dict[str, Any]) -> bool:
 
 def _remove(path: Path, holder: dict[str, Any] | None) -> None:
     """Remove the lock of ``holder``, and no other that took its place in the meantime."""
-    aside = path.with_name(f".{LOCK_FILE}.{os.getpid()}.tmp")
+    aside = temporary_neighbour(path)
     try:
         os.rename(path, aside)
     except FileNotFoundError:
@@ -181,8 +181,8 @@ def _held(path: Path, holder: dict[str, Any] | None) -> str:
 
 def _now(folder: Path) -> float:
     """Return the time by the clock of the machine that keeps ``folder``."""
-    probe = folder / f".{LOCK_FILE}.{os.getpid()}.tmp"
-    probe.touch()
+    probe = temporary_neighbour(folder / LOCK_FILE)
+    probe.touch(exist_ok=False)
     try:
         return probe.stat().st_mtime
     finally:

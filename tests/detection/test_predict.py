@@ -112,3 +112,20 @@ def test_predict__refuses(weights, tmp_path):
         collect_pictures([tmp_path / "empty"], ["dog"])
     with pytest.raises(ValueError, match=r"the lowest score is 2; expected 0 to 1"):
         predict(load_config_of(weights, None, []), [tmp_path / "a.png"], tmp_path / "out", min_score=2)
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.png"])
+def test_predict__overwrites_nothing_but_its_own(weights, tmp_path, name):
+    """``a.png`` is looked at; ``b.png`` lies beside ``b.jpg``, which is."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), "red").save(folder / name)
+    Image.new("RGB", (40, 30), "blue").save(folder / "b.jpg")
+    content = (folder / name).read_bytes()
+    looked_at = folder / (name if name == "a.png" else "b.jpg")
+    cfg = load_config_of(weights, None, [])
+    with pytest.raises(FileExistsError, match=rf"{name} is there already, .*choose another --output"):
+        predict(cfg, [looked_at], folder, engine="torchvision")
+    assert (folder / name).read_bytes() == content
+    for _ in range(2):  # the second call replaces what the first drew
+        predict(cfg, [looked_at], tmp_path / "out", engine="torchvision")

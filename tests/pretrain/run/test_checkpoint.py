@@ -13,7 +13,7 @@ import textwrap
 import pytest
 import torch
 
-from pretrain.run import checkpoint
+from pretrain.run import checkpoint, files
 from pretrain.run.checkpoint import load_checkpoint, load_last, save_checkpoint, save_last
 from pretrain.run.files import atomic_write
 
@@ -50,6 +50,16 @@ def test_atomic_write__keeps_the_old_file_after_an_error(tmp_path):
         fail(file)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write__writes_through_no_link(tmp_path, monkeypatch):
+    """Even one of the right name, which nobody can foresee."""
+    (tmp_path / "theirs.txt").write_text("theirs")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _bytes: "0" * 16)
+    (tmp_path / f".a.txt.{'0' * 16}.tmp").symlink_to(tmp_path / "theirs.txt")
+    with pytest.raises(FileExistsError), atomic_write(tmp_path / "a.txt", "w") as file:
+        file.write("ours")
+    assert (tmp_path / "theirs.txt").read_text() == "theirs"
 
 
 def test_save__a_full_disk_leaves_the_previous_checkpoint(tmp_path):
