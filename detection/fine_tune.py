@@ -139,7 +139,7 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
         "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
         "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
         "complete": True,
-        "training": _training_settings(recorded, content.get("iteration")) if recorded else None,
+        "training": _training_settings(recorded, content) if recorded else None,
         "test": _test_settings(cfg),
         "backbone": card,
         "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", engine)),
@@ -147,13 +147,19 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
     }
 
 
-def _training_settings(recorded: CfgNode, last_iteration: int | None) -> dict[str, Any]:
-    """Return the keys that training reads, and ``iterations``: of a checkpoint on the way fewer than MAX_ITER."""
+def _training_settings(recorded: CfgNode, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that training reads, and what else a weights file says of its training.
+
+    ``iterations``, of a checkpoint on the way, are fewer than MAX_ITER; ``processes`` are those it was made by.
+    """
     values = {**EFFECTS.first_values(get_cfg()), **EFFECTS.of_training(recorded)}
     dropped = EFFECTS.free_on_resume | {"VERSION", "SEED"}  # the seed stands beside them: runs differ in it by intent
     kept = {key: value for key, value in values.items() if key not in dropped}
-    done = {} if last_iteration is None else {"iterations": last_iteration + 1}
-    return main_keys_first("training", {**kept, **done, "VOC.CLASSES": list(class_names(recorded))})
+    if "iteration" in content:
+        kept["iterations"] = content["iteration"] + 1
+    if "processes" in content:  # files of earlier versions do not say
+        kept["processes"] = content["processes"]
+    return main_keys_first("training", {**kept, "VOC.CLASSES": list(class_names(recorded))})
 
 
 def _test_settings(cfg: CfgNode) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.run.cli import Progress
+from pretrain.run.files import named_errors
 
 DIGIT_CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TRAIN_HANDWRITING = slice(0, 1300)  # the digits come writer by writer, so the held-out writers are other people
@@ -109,9 +110,10 @@ def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    write(unfinished)
-    unfinished.rename(folder)
+    with named_errors(unfinished):
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        unfinished.rename(folder)
 
 
 def _material(*, held_out: bool) -> Material:

@@ -5,8 +5,10 @@ Detectron2 is imported inside functions only, so that everything else works wher
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +189,7 @@ def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict
 def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> DetectionCheckpointer:
     """Return Detectron2's checkpointer, made to write whole files that load safely and know their config and card."""
     from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.utils import comm
 
     class WholeFiles(DetectionCheckpointer):
         card: dict[str, Any] | None = None
@@ -194,7 +197,12 @@ def make_checkpointer(model: nn.Module, cfg: CfgNode, **parts: Any) -> Detection
         def save(self, name: str, **kwargs: Any) -> None:
             if self.save_dir and self.save_to_disk:
                 state = {part: item.state_dict() for part, item in self.checkpointables.items()}
-                extra = {"rng": [random_state(torch.device(cfg.MODEL.DEVICE))], "card": self.card, "config": cfg.dump()}
+                extra = {
+                    "rng": [random_state(torch.device(cfg.MODEL.DEVICE))],
+                    "card": self.card,
+                    "config": cfg.dump(),
+                    "processes": comm.get_world_size(),
+                }
                 save_last({"model": self.model.state_dict(), **state, **kwargs, **extra}, self.save_dir, f"{name}.pth")
 
     return WholeFiles(model, cfg.OUTPUT_DIR, **parts)
@@ -240,6 +248,13 @@ def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
                 place = next((at for at, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
                 hooks.insert(place, EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate, eval_after_train=False))
             return hooks
+
+        def after_train(self) -> None:
+            if sys.exc_info()[0] is None:
+                super().after_train()
+                return
+            with contextlib.suppress(Exception):  # hooks that fail on a run cut short would hide what cut it
+                super().after_train()
 
         def recompute_batch_norm(self) -> None:
             # Detectron2's own hook goes on in the data from one time to the next, which a resumed run cannot.

@@ -12,8 +12,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -32,7 +33,20 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """Return a parser whose ``--help`` shows ``doc``: the tool's module docstring, with a runnable example."""
-    return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
+    return _Parser(description=doc, formatter_class=_HelpFormatter)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Knows ``~`` where a shell leaves it alone: quoted, and in ``--output=~/a`` or ``name=~/run``."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        args = [_expand(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(args, namespace)
+
+
+def _expand(word: str) -> str:
+    name, home, rest = word.rpartition("=~") if "=~" in word else ("", "", word)
+    return f"{name}={os.path.expanduser('~' + rest)}" if home else os.path.expanduser(word)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, example: str) -> None:

@@ -7,6 +7,7 @@ is made, so that a failure takes the way of every other error of a loading proce
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 SHARED_MEMORY = "/dev/shm"
 REAPING = 0.5  # seconds until a process whose connection broke is known to be gone
@@ -35,13 +37,27 @@ def make_loader(
     ``key`` is the config key of ``num_workers``, which errors name; ``options`` are further ones of ``DataLoader``.
     Ctrl-C, which a terminal sends to every process, is left to the process that iterates.
     """
-    return DataLoader(
+    return _Loader(
         dataset,
         num_workers=num_workers,
         collate_fn=_Packer(collate, key),
         worker_init_fn=_leave_interrupts_to_the_parent,
         **options,
     )
+
+
+class _Loader(DataLoader):
+    def _get_iterator(self) -> Any:
+        if not self.num_workers:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        return _Processes(self)
+
+
+class _Processes(_MultiProcessingDataLoaderIter):
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # where it was not made to its end, for lack of shared memory
+            super().__del__()
 
 
 class Loading(Iterator[Any]):

@@ -93,6 +93,24 @@ def test_fine_tune__reads_each_dataset_once(configure, monkeypatch, engine):
     assert sorted(read) == sorted([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__the_first_checkpoint_finds_no_room(configure, monkeypatch, engine):
+    """Detectron2 still runs its hooks then, of which one divides by the iterations between first and last."""
+
+    def full(*_args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pretrain.run.checkpoint.save_checkpoint", full)
+    with pytest.raises(OSError, match="no space left"):
+        fine_tune(configure("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1), engine=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__the_report_says_how_many_processes_trained(configure, engine):
+    (report,) = fine_tune(configure(), engine=engine).values()
+    assert report["protocol"]["training"]["processes"] == 1
+
+
 def test_fine_tune__a_picture_of_a_hundred_megapixels(configure, voc_tree):
     replace(
         voc_tree, "000001", Image.new("L", (10000, 10000), 128), (1, 1, 10000, 9000), suffix=".png", compress_level=1
@@ -188,13 +206,17 @@ def test_check_config__detectron2_starts_its_own_processes(configure, monkeypatc
 
 def test_describe__records_every_key_that_affects_the_number(configure, tmp_path):
     trained = configure(*OWN, "SOLVER.BASE_LR", 0.02, "SEED", 3, "VOC.CLASSES", "()", "MODEL.ROI_HEADS.NUM_CLASSES", 20)
-    save_checkpoint({"model": {}, "iteration": 4, "config": trained.dump()}, tmp_path / "w.pth")
+    save_checkpoint({"model": {}, "iteration": 4, "processes": 2, "config": trained.dump()}, tmp_path / "w.pth")
     tested = configure("MODEL.WEIGHTS", tmp_path / "w.pth", "SEED", 4, "MODEL.RPN.NMS_THRESH", 0.5)
     protocol = describe(tested, engine="torchvision", config_file=None)
     assert protocol["complete"] is True
     training, test = protocol["training"], protocol["test"]
     free = EFFECTS.free_on_resume | {"VERSION", "SEED"}
-    assert set(training) == {key for key in EFFECTS.first_values(get_cfg()) if key not in free} | {"iterations"}
+    assert set(training) == {key for key in EFFECTS.first_values(get_cfg()) if key not in free} | {
+        "iterations",
+        "processes",
+    }
+    assert training["processes"] == 2
     assert training["iterations"] == 5  # of an early checkpoint, fewer than SOLVER.MAX_ITER
     assert list(training)[: len(MAIN_KEYS["training"])] == list(MAIN_KEYS["training"])
     assert (training["SOLVER.BASE_LR"], training["MODEL.ROI_BOX_HEAD.FC_DIM"], protocol["seed"]) == (0.02, 32, 3)

@@ -262,6 +262,8 @@ def _contradictions(cfg: CfgNode) -> list[str]:
     ]
     if made and cfg.PRETRAIN.DATA_ROOT:
         faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
+    if made and cfg.DETECTION.VOC_ROOT:
+        faults.append("DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
     if made and cfg.DIGITS.VAL_PER_CLASS < 1:
         faults.append("DIGITS.VAL_PER_CLASS is 0; expected at least 1, since the networks are evaluated on them")
     if cfg.PRETRAIN.SEED >= 0 and cfg.KIND != "transfer":

@@ -265,6 +265,7 @@ def run_state(
         "rng": processes.gather(random_state(processes.device)),
         "card": card,
         "config": cfg.dump(),
+        "processes": processes.size,
     }
 
 

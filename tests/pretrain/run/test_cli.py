@@ -121,3 +121,12 @@ def test_metrics_writer__a_resumed_run_has_each_iteration_once(tmp_path):
     writer.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert lines == [{"iteration": 1, "loss": 1.0}, {"iteration": 2, "loss": 2.0}, {"iteration": 3, "loss": 30.0}]
+
+
+def test_make_parser__knows_the_home_folder_where_a_shell_leaves_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = cli.make_parser("")
+    parser.add_argument("--output")
+    parser.add_argument("runs", nargs="*")
+    args = parser.parse_args(["--output=~/a", "~/b", "mine=~/c", "d~e", "x=y~z"])
+    assert (args.output, args.runs) == ("/home/me/a", ["/home/me/b", "mine=/home/me/c", "d~e", "x=y~z"])

@@ -105,6 +105,8 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["ATTACK.METHODS", "('pgd', 'pgd')"], r"ATTACK.METHODS is \('pgd', 'pgd'\); expected one or more of fgsm, pgd"),
     (["COST.PRETRAIN_RATE", "-1"], "COST.PRETRAIN_RATE is -1.0; expected at least 0"),
     (["DIGITS.TRAIN_PER_CLASS", "5"], "PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
+    (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5", "DETECTION.VOC_ROOT", "x"],
+     "DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),
     (["PRETRAIN.SEED", "0"], "but KIND classification has no fine-tuning; leave it at -1"),
     (["KIND", "transfer"], "DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml"),
