@@ -94,11 +94,15 @@ def test_fine_tune__reads_each_dataset_once(configure, monkeypatch, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_fine_tune__the_first_checkpoint_finds_no_room(configure, monkeypatch, engine):
-    """Detectron2 still runs its hooks then, of which one divides by the iterations between first and last."""
+def test_fine_tune__the_last_checkpoint_finds_no_room(configure, monkeypatch, engine):
+    """Detectron2 still runs its hooks then, of which one divides by the iterations since it last did."""
+    saved = []
 
-    def full(*_args):
-        raise OSError("no space left")
+    def full(state, path):
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError("no space left")
+        save_checkpoint(state, path)
 
     monkeypatch.setattr("pretrain.run.checkpoint.save_checkpoint", full)
     with pytest.raises(OSError, match="no space left"):
