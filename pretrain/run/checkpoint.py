@@ -43,8 +43,6 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             reason = f"no space left in {Path(path).parent}"
-        elif isinstance(error, OSError) and error.filename is not None:
-            raise
         else:
             reason = getattr(error, "strerror", None) or _first_line(error)
         raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
