@@ -18,7 +18,6 @@ from pretrain.config import load_pretrain_config
 from pretrain.names import METHODS
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.run.lock import locked_folder
-from pretrain.run.processes import select_device
 
 
 @pytest.fixture(autouse=True)
@@ -292,17 +291,6 @@ def test_evaluate_checkpoint__refuses_another_architecture(config):
 def test_evaluate_checkpoint__refuses_when_there_is_nothing(config):
     with pytest.raises(ValueError, match=r"nothing to evaluate: MODEL\.WEIGHTS is empty and .*run has no checkpoint"):
         trainer.evaluate_checkpoint(config("run"))
-
-
-def test_select_device__refuses_an_unknown_device():
-    with pytest.raises(ValueError, match=r"DEVICE is 'tpu!'; expected auto, cpu, cuda or cuda:N"):
-        select_device("tpu!")
-
-
-def test_select_device__refuses_cuda_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"DEVICE is 'cuda', but PyTorch sees no CUDA device"):
-        select_device("cuda")
 
 
 def test_train__refuses_to_mix_single_pictures(config):
