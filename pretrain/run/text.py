@@ -1,13 +1,20 @@
-"""Text, JSON and YAML files: the one reader of each, so that every defect in them is named by file and line."""
+"""Text, JSON and YAML files: the one reader of each, so that every defect in them is named by file and line.
+
+Nothing that a JSON file says is believed to be of a type: ``read_record`` returns it as one that is declared.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import yaml
+
+T = TypeVar("T")
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]  # 1e999 is a number of JSON, and infinite here
 
 MAX_YAML_ENTRIES = 100_000  # keys and items, counted wherever an alias repeats them
 
@@ -53,13 +60,38 @@ def read_json(path: Path | str) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
     except RecursionError:
         raise ValueError(f"{path}: not JSON that can be read, but deeply nested") from None
     except ValueError as error:  # a key that stands twice, or an integer of thousands of digits
         raise ValueError(f"{path}: not JSON that can be read ({error})") from None
+
+
+def read_record(path: Path | str, kind: type[T], what: str) -> T:
+    """Return what a JSON file holds as a value of ``kind``, as ``to_record`` does.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be read.
+        ValueError: as ``read_json``; or it is not ``what`` (``"a report"``), with the file and the key.
+    """
+    return to_record(read_json(path), kind, f"{path} is not {what}")
+
+
+def to_record(content: Any, kind: type[T], complaint: str) -> T:
+    """Return plain values of unknown types as ``kind``, a TypedDict, a NamedTuple or a dataclass, or a list of these.
+
+    Keys that ``kind`` does not declare are left out. An integer may stand for a float, a list for a tuple, nothing else
+    for anything else.
+
+    Raises:
+        ValueError: a key is missing or a value is of another type: ``complaint``, and the path of the key in it.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{complaint}: {str(error).replace(' - at `$', ' at `$').replace('Object m', 'm')}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,6 +101,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_yaml(path: Path | str) -> Any:

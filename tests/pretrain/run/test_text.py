@@ -1,14 +1,18 @@
 """Text, JSON and YAML are read in one way, and what cannot be read is named by file and line."""
 
+import copy
+import json
 import random
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypedDict
 
 import pytest
+from typing_extensions import NotRequired
 
 from detection.config import load_detection_config
 from pretrain.config import load_pretrain_config
-from pretrain.run.text import read_json, read_text, read_yaml
+from pretrain.run.text import Finite, read_json, read_record, read_text, read_yaml
 from tools.studies.config import load_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,6 +62,7 @@ def test_read_json__allows_a_mark(tmp_path):
         (b'{\n"a": }', r"a\.json, line 2: not JSON"),
         pytest.param(b"[" * 200_000, r"a\.json(, line 1)?: not JSON", id="deep"),
         (b'{"a": {"b": 1, "c": 2, "b": 3}}', r"a\.json: .*the key 'b' stands twice in one object"),
+        (b'{"a": NaN}', r"a\.json: not JSON that can be read \(NaN is no number of JSON\)"),
         pytest.param(b"[1" + b"0" * 5000 + b"]", r"a\.json: not JSON that can be read \(Exceeds", id="digits"),
     ],
 )
@@ -65,6 +70,57 @@ def test_read_json__names_the_file(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")
+
+
+class Part(TypedDict):
+    size: Finite
+    names: dict[str, int | None]
+    free: dict[str, Any]
+
+
+class Whole(TypedDict):
+    parts: list[Part]
+    note: NotRequired[str]
+
+
+RIGHT = {"parts": [{"size": 1, "names": {"a": None, "b": 3}, "free": {"x": ["<b>"]}, "new": 1}], "newer": []}
+
+
+def test_read_record__returns_declared_types_and_no_other_keys(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(RIGHT))
+    part = {"size": 1.0, "names": {"a": None, "b": 3}, "free": {"x": ["<b>"]}}
+    assert read_record(tmp_path / "a.json", Whole, "a whole") == {"parts": [part]}
+    assert type(read_record(tmp_path / "a.json", Whole, "a whole")["parts"][0]["size"]) is float
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ((), [], r"a\.json is not a whole: Expected `object`, got `array`"),
+        (("parts",), None, r"a\.json is not a whole: Expected `array`, got `null` at `\$\.parts`"),
+        (("parts", 0), {"size": 1, "names": {}}, r"missing required field `free` at `\$\.parts\[0\]`"),
+        (("parts", 0, "size"), "1", r"Expected `float`, got `str` at `\$\.parts\[0\]\.size`"),
+        (("parts", 0, "size"), True, r"Expected `float`, got `bool`"),
+        (("parts", 0, "size"), 10**400, r"size"),
+        (("parts", 0, "names", "a"), 1.5, r"Expected `int \| null`, got `float` at `\$\.parts\[0\]\.names\[\.\.\.\]`"),
+        (("note",), 1, r"Expected `str`, got `int` at `\$\.note`"),
+    ],
+)
+def test_read_record__names_file_and_key(tmp_path, path, value, message):
+    content = {"": copy.deepcopy(RIGHT)}
+    place = content
+    for key in ("", *path)[:-1]:
+        place = place[key]
+    place[("", *path)[-1]] = value
+    (tmp_path / "a.json").write_text(json.dumps(content[""]))
+    with pytest.raises(ValueError, match=message):
+        read_record(tmp_path / "a.json", Whole, "a whole")
+
+
+def test_read_record__refuses_numbers_that_become_infinite(tmp_path):
+    (tmp_path / "a.json").write_text('{"parts": [{"size": 1e999, "names": {}, "free": {}}]}')
+    with pytest.raises(ValueError, match=r"Expected `float` <= 1e\+?300 at `\$\.parts\[0\]\.size`"):
+        read_record(tmp_path / "a.json", Whole, "a whole")
 
 
 @pytest.mark.parametrize("repeat", ["[{0}, {0}, {0}]", "{{b: {0}, c: {0}, d: {0}}}", "{{<<: [{0}, {0}, {0}]}}"])
