@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detection.evaluation.comparison import BASELINE
-from detection.report.html import link, number_cell, page, sortable
-from detection.report.markdown import address, inert, one_line, percent, protocol_rows, rules_in_words, table
+from detection.report.markdown import inert, linked, percent, plain, protocol_rows, rules_in_words, table
+from detection.report.templates import render
 from pretrain.run.files import atomic_write
 
 ONE_SEED = "one seed: no spread"
-METRIC_TITLES = {"voc07": "11 points", "voc10": "area", "coco": "COCO"}
 NOT_RECORDED = "not recorded"
 
 
@@ -28,6 +26,7 @@ class OneRun(NamedTuple):
     seed: str
     file: str
     sha256: str
+    engines: str  # of the method
 
 
 def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> None:
@@ -57,15 +56,14 @@ def summary_table(group: Mapping[str, Any]) -> list[str]:
 
 def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
     """Return the comparison as Markdown for a file in ``folder``."""
-    lines = [f"# Comparison on {one_line(comparison['dataset'])}", "", _note(comparison), ""]
+    lines = [f"# Comparison on {plain(comparison['dataset'])}", "", plain(_note(comparison)), ""]
     if comparison["differences"]:
         lines += ["## What differs between the protocols", "", *table(list(_differences(comparison))), ""]
     for number, group in enumerate(comparison["groups"], start=1):
-        lines += [f"## {_group_title(comparison, number)}", "", " ".join(_group_notes(group)), ""]
+        lines += [f"## {_group_title(comparison, number)}", "", plain(" ".join(_group_notes(group))), ""]
         lines += [*summary_table(group), ""]
         rows = [
-            (run.method, f"[{run.path}]({address(run.report)})" if run.report else run.path, *run[3:])
-            for run in _runs(group, folder)
+            (run.method, linked(run.path, run.report), run.seed, run.file, run.sha256) for run in _runs(group, folder)
         ]
         lines += ["### Runs", "", *table([("method", "run", "seed", "checkpoint", "SHA-256"), *rows]), ""]
     paper = comparison["paper"]
@@ -77,29 +75,17 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
 
 def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
     """Return the comparison as one self-contained page for a file in ``folder``."""
-    groups = "".join(
-        _group(comparison, number, group, folder) for number, group in enumerate(comparison["groups"], start=1)
+    groups = comparison["groups"]
+    return render(
+        Path(__file__).with_name("comparison.html.jinja"),
+        comparison=comparison,
+        num_runs=sum(entry["n"] for group in groups for entry in group["methods"]),
+        note=_note(comparison),
+        differences=list(_differences(comparison)) if comparison["differences"] else [],
+        groups=[_group_values(comparison, number, group, folder) for number, group in enumerate(groups, start=1)],
+        one_seed=ONE_SEED,
+        paper=_paper_values(comparison) if comparison["paper"] is not None else None,
     )
-    num_runs = sum(entry["n"] for group in comparison["groups"] for entry in group["methods"])
-    body = f"""<header>
-<div class="eyebrow">Comparison</div>
-<h1>{num_runs} runs on {escape(comparison["dataset"])}</h1>
-<p class="soft">{escape(_note(comparison))}</p>
-</header>
-{_what_differs(comparison)}
-{groups}
-{_paper(comparison)}"""
-    return page(f"Comparison on {comparison['dataset']}", body)
-
-
-def dot_strip(dots: Sequence[tuple[str, float]], mean: float, low: float, high: float) -> str:
-    """Return a strip from ``low`` to ``high`` with a dot for each (title, value) and a line at their mean."""
-
-    def place(value: float) -> str:
-        return f"{100 * (value - low) / (high - low):.2f}%"
-
-    drawn = "".join(f'<u style="left:{place(value)}" title="{escape(title)}"></u>' for title, value in dots)
-    return f'<div class="track dots"><s style="left:{place(mean)}"></s>{drawn}</div>'
 
 
 def _note(comparison: Mapping[str, Any]) -> str:
@@ -164,22 +150,6 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (key, *(NOT_RECORDED if value is None else str(value) for value in values))
 
 
-def _what_differs(comparison: Mapping[str, Any]) -> str:
-    if not comparison["differences"]:
-        return ""
-    head, *rows = _differences(comparison)
-    heads = "".join(f"<th>{escape(cell.capitalize())}</th>" for cell in head)
-    body = "".join(
-        f'<tr><th class="text">{escape(key)}</th>{"".join(f"<td>{escape(value)}</td>" for value in values)}</tr>'
-        for key, *values in rows
-    )
-    return f"""<section>
-<h2>What differs between the protocols</h2>
-<p class="note">Numbers of different protocols cannot be compared; each has a table of its own.</p>
-<div class="card"><div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div></div>
-</section>"""
-
-
 def _std_text(ap: Mapping[str, Any]) -> str:
     return ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
 
@@ -191,80 +161,25 @@ def _difference(difference: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{difference['mean']:+.2f}", "-" if low is None else f"{low:+.2f} to {high:+.2f}"
 
 
-def _group(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any], folder: Path) -> str:
+def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return ``group`` with what the page says of it besides; the dots of a run are (title, mAP)."""
     values = [ap for entry in group["methods"] for ap in entry["voc07"]["AP50"]["values"]]
-    low, high = min(values), max(values)
-    margin = max(0.1 * (high - low), 0.5)
-    rows = "".join(_method_row(entry, low - margin, high + margin) for entry in group["methods"])
-    protocol, settings = (
-        "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in part)
-        for part in protocol_rows(group["protocol"])
-    )
-    others = f"<details><summary>All other settings</summary><dl>{settings}</dl></details>" if settings else ""
-    return f"""<section>
-<h2>{_group_title(comparison, number)}</h2>
-<p class="note">{escape(" ".join(_group_notes(group)))} A dot is a run, the line their mean, from {low:.2f} to
-{high:.2f}. A difference is bold where its interval excludes zero.</p>
-<div class="card"><div class="scroll"><table>
-<thead><tr>{sortable("Method", number=False)}{sortable("mAP")}{sortable("Std")}{sortable("n")}<th class="bars"></th>
-{sortable(f"Difference to {group['baseline']}")}{sortable("COCO AP")}</tr></thead>
-<tbody>{rows}</tbody>
-</table></div></div>
-<h3>All metrics</h3>
-<div class="card"><div class="scroll"><table>{_all_metrics(group)}</table></div></div>
-<h3>By class</h3>
-<div class="card"><div class="scroll"><table>{_by_class(comparison, group)}</table></div></div>
-<h3>Runs</h3>
-<div class="card"><dl>{_run_list(group, folder)}</dl></div>
-<details style="margin-top:1rem"><summary>Protocol</summary>
-<div class="card" style="margin-top:.6rem"><dl>{protocol}</dl>{others}</div></details>
-</section>"""
-
-
-def _method_row(entry: Mapping[str, Any], low: float, high: float) -> str:
-    ap = entry["voc07"]["AP50"]
-    dots = dot_strip([(f"{value:.2f}", value) for value in ap["values"]], ap["mean"], low, high)
-    spread = number_cell(ap["std"]) if entry["n"] > 1 else f'<td class="number soft" data-value="">{ONE_SEED}</td>'
-    return (
-        f'<tr><th class="text">{escape(entry["method"])}</th>{number_cell(ap["mean"])}{spread}'
-        f'<td class="number">{entry["n"]}</td>'
-        f'<td class="bars">{dots}</td>'
-        f"{_difference_cell(ap['difference'])}{number_cell(entry['coco']['AP']['mean'])}</tr>"
-    )
-
-
-def _difference_cell(difference: Mapping[str, Any] | None) -> str:
-    if difference is None:
-        return '<td class="number soft" data-value="0">baseline</td>'
-    mean, between = _difference(difference)
-    low, high = difference["interval"] or (0, 0)
-    clear = " clear" if low > 0 or high < 0 else ""
-    return (
-        f'<td class="number{clear}" data-value="{difference["mean"]!r}">{mean}<span class="range">{between}</span></td>'
-    )
-
-
-def _all_metrics(group: Mapping[str, Any]) -> str:
-    columns = [(metric, name) for metric in METRIC_TITLES for name in ("AP", "AP50", "AP75")]
-    heads = "".join(sortable(f"{name} ({METRIC_TITLES[metric]})") for metric, name in columns)
-    rows = "".join(
-        f'<tr><th class="text">{escape(entry["method"])}</th>'
-        + "".join(number_cell(entry[metric][name]["mean"]) for metric, name in columns)
-        + "</tr>"
-        for entry in group["methods"]
-    )
-    return f"<thead><tr>{sortable('Method', number=False)}{heads}</tr></thead><tbody>{rows}</tbody>"
-
-
-def _by_class(comparison: Mapping[str, Any], group: Mapping[str, Any]) -> str:
-    heads = "".join(sortable(entry["method"]) for entry in group["methods"])
-    rows = "".join(
-        f'<tr><th class="text">{escape(name)}</th>'
-        + "".join(number_cell(entry["per_class"][name]) for entry in group["methods"])
-        + "</tr>"
-        for name in comparison["classes"]
-    )
-    return f"<thead><tr>{sortable('Class', number=False)}{heads}</tr></thead><tbody>{rows}</tbody>"
+    protocol, other_settings = protocol_rows(group["protocol"])
+    return {
+        "title": _group_title(comparison, number),
+        "notes": " ".join(_group_notes(group)),
+        "low": min(values),
+        "high": max(values),
+        "margin": max(0.1 * (max(values) - min(values)), 0.5),
+        "baseline": group["baseline"],
+        "methods": [
+            {**entry, "dots": [(percent(ap), ap) for ap in entry["voc07"]["AP50"]["values"]]}
+            for entry in group["methods"]
+        ],
+        "runs": list(_runs(group, folder)),
+        "protocol": protocol,
+        "other_settings": other_settings,
+    }
 
 
 def _runs(group: Mapping[str, Any], folder: Path) -> Iterator[OneRun]:
@@ -281,41 +196,22 @@ def _runs(group: Mapping[str, Any], folder: Path) -> Iterator[OneRun]:
                 NOT_RECORDED if seed is None else str(seed),
                 str(known.get("file", NOT_RECORDED)),
                 str(known.get("sha256", NOT_RECORDED)),
+                ", ".join(entry["engines"]),
             )
 
 
-def _run_list(group: Mapping[str, Any], folder: Path) -> str:
-    engines = {entry["method"]: ", ".join(entry["engines"]) for entry in group["methods"]}
-    return "".join(
-        f"<dt>{escape(run.method)}, seed {escape(run.seed)}</dt>"
-        f"<dd>{link(run.path, run.report) if run.report else escape(run.path)}"
-        f'<span class="range">engine {escape(engines[run.method])}; checkpoint {escape(run.file)}, '
-        f"SHA-256 {escape(run.sha256)}</span></dd>"
-        for run in _runs(group, folder)
-    )
-
-
-def _paper(comparison: Mapping[str, Any]) -> str:
-    if comparison["paper"] is None:
-        return ""
+def _paper_values(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the paper's table, and what the group of its protocol gains over the baseline beside what it does."""
     paper = comparison["paper"]["voc07_AP50"]
     number, group = next((n, one) for n, one in enumerate(comparison["groups"], start=1) if one["is_papers"])
     ours = {entry["method"]: entry["voc07"]["AP50"]["mean"] for entry in group["methods"]}
-    rows = "".join(
-        f'<tr><th class="text">{escape(name)}</th>{number_cell(ap)}'
-        f'<td class="number">{_gap(name, paper, BASELINE)}</td>'
-        f'<td class="number">{_gap(name, ours, group["baseline"])}</td></tr>'
-        for name, ap in paper.items()
-    )
-    return f"""<section>
-<h2>The paper's Table 3</h2>
-<p class="note">{escape(comparison["paper"]["protocol"])}.</p>
-<div class="card"><div class="scroll"><table>
-<thead><tr>{sortable("Method", number=False)}{sortable("mAP, paper")}<th class="number">Gain, paper</th>
-<th class="number">Gain, {_group_title(comparison, number).lower()}</th></tr></thead>
-<tbody>{rows}</tbody>
-</table></div></div>
-</section>"""
+    return {
+        "protocol": comparison["paper"]["protocol"],
+        "ours": _group_title(comparison, number),
+        "rows": [
+            (name, ap, _gap(name, paper, BASELINE), _gap(name, ours, group["baseline"])) for name, ap in paper.items()
+        ],
+    }
 
 
 def _gap(name: str, values: Mapping[str, float], baseline: str) -> str:

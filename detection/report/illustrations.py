@@ -6,7 +6,6 @@ which a detection is shown: the one with the best F1 over the split at IoU .5.
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -123,11 +122,6 @@ def illustrate_all(
     return {
         name: [illustrate(dataset, matches, thresholds, entry) for entry in entries] for name, entries in groups.items()
     }
-
-
-def data_uri(jpeg: bytes) -> str:
-    """Return ``jpeg`` as an address that a page can show without a file."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _relative(kind: str, label: str, box: np.ndarray, picture: AnnotatedPicture) -> DrawnBox:

@@ -12,6 +12,14 @@ from detection.evaluation.bootstrap import COVERAGE
 from detection.evaluation.matching import RULES, Rules
 from detection.evaluation.protocol import MAIN_KEYS
 
+# Control characters but the tab and line ends; overrides and isolates of the direction, with which a name rearranges
+# the words after it; surrogates, which UTF-8 does not have (a file name that is no UTF-8 brings them in).
+UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What CommonMark acts on within a line (an underscore inside a word is none, nor are brackets that no address or colon
+# follows), within the text of a link, and where a paragraph begins.
+ACTIVE = re.compile(r"[\\`*]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
+ACTIVE_IN_LINK = re.compile(rf"{ACTIVE.pattern}|[\[\]]")
+START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[#>+=|~\[-]))")
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
@@ -37,7 +45,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     )
     return inert(
         [
-            f"# Detection report: {one_line(report['dataset'])}",
+            f"# Detection report: {plain(report['dataset'])}",
             "",
             f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
             "a class without ground truth has no AP. AP in percent.",
@@ -72,20 +80,39 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with U+FFFD for what no reader sees: controls, halves of characters, turns of the direction."""
+    return UNSEEN.sub("\ufffd", text)
+
+
 def inert(lines: list[str]) -> str:
     """Return ``lines`` as Markdown in which names are only names: nothing in it is a tag or an entity of HTML."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", "\n".join(lines))
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", printable("\n".join(lines)))
     return text.replace("<", "&lt;")
 
 
-def one_line(text: str) -> str:
-    """Return ``text`` without its line ends, which would end a heading, a list item or a row of a table."""
-    return " ".join(text.splitlines())
+class Markdown(str):
+    """Markdown that is to act as such, where any other text is a value and is escaped."""
+
+
+def plain(text: str, active: re.Pattern[str] = ACTIVE) -> str:
+    """Return a value as part of a line of Markdown in which it is what it is: no emphasis, no code, no link."""
+    return active.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
+def paragraph(text: str) -> str:
+    """Return a value as a paragraph or an item of a list: ``plain``, and no heading, list or quotation either."""
+    return START.sub(r"\1\\", plain(text).strip())
+
+
+def linked(text: str, path: str | None) -> Markdown:
+    """Return a link to ``path``, which is relative to the page; the text alone where there is none."""
+    return Markdown(f"[{plain(text, ACTIVE_IN_LINK)}]({address(path)})" if path else plain(text))
 
 
 def address(path: str) -> str:
-    """Return the URL of ``path``, which is relative to the page."""
-    return quote(path)
+    """Return the URL of ``path``, which is relative to the page or absolute, and never of another host or scheme."""
+    return quote(re.sub("^/+", "/", path), errors="replace")
 
 
 def protocol_rows(protocol: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -121,8 +148,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return the lines of a table whose first row is its head; numbers are aligned to the right."""
-    cells = [[one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
+    """Return the lines of a table of values and links; its first row is its head, numbers are aligned to the right."""
+    cells = [
+        [(cell if isinstance(cell, Markdown) else plain(cell)).replace("|", "\\|") for cell in row] for row in rows
+    ]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [cells[0], rule, *cells[1:]]

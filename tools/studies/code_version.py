@@ -31,7 +31,7 @@ NOT_OF_TRAINING = frozenset({"detection.evaluation.voc"})  # scores on the way d
 PACKAGES = ("pretrain", "detection", "tools")
 # They show progress, draw pages or write logs; no number depends on them, nor on what only they import.
 PRESENTATION = (
-    "pretrain.run.cli", "pretrain.run.run_folder", "detection.report.charts", "detection.report.assets",
+    "pretrain.run.cli", "pretrain.run.run_folder", "detection.report.charts", "detection.report.templates",
     "detection.report.illustrations", "detection.report.html", "detection.report.markdown",
     "detection.report.training_curves",
 )  # fmt: skip

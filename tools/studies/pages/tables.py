@@ -53,6 +53,13 @@ class MeasuredCell(NamedTuple):
     partial: bool = False  # seeds are missing
     absent: bool = False
 
+    @property
+    def beside(self) -> str:
+        """What stands beside the mean: the spread, and how many seeds unless that is longer to say."""
+        if not self.spread:
+            return ""
+        return f"± {self.spread}" if self.partial else f"± {self.spread} ({self.count})"
+
 
 class Gain(NamedTuple):
     """Our difference to the baseline; where there is none, ``mean`` says why and the rest is empty."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detection.report.markdown import address, flatten, inert, one_line, table
+from detection.report.markdown import flatten, inert, linked, paragraph, plain, table
 from pretrain.run.files import atomic_write
 from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
@@ -68,7 +68,7 @@ def summary_table(result: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for one in lay_out(result):
         if one.title:
-            lines += [*([""] if lines else []), f"{one.title}:", ""]
+            lines += [*([""] if lines else []), f"{paragraph(one.title)}:", ""]
         rows = [("method", *(head for column in one.columns for head in _heads(one, column)))]
         for name, _, line in _named_lines(one):
             rows.append((name, *(text for column in one.columns for text in _cells(line, column))))
@@ -79,13 +79,13 @@ def summary_table(result: Mapping[str, Any]) -> list[str]:
 def render_markdown(result: Mapping[str, Any]) -> str:
     """Return the study as Markdown."""
     parts = [
-        [f"# {one_line(result['title'])}"],
-        [f"{progress_sentence(result)} Written {result['written']} from {one_line(result['config_file'])}."],
-        [one_line(" ".join(result["notes"]))],
+        [f"# {plain(result['title'])}"],
+        [f"{progress_sentence(result)} Written {plain(result['written'])} from {plain(result['config_file'])}."],
+        [paragraph(" ".join(result["notes"]))],
         *_failed(result),
         *_results(result),
-        *_titled("Figures", [f"![{figure['label']}]({address(figure['src'])})" for figure in result["figures"]]),
-        *_titled("Links", [f"- {_linked(link['label'], link['href'])}" for link in result["links"]]),
+        *_titled("Figures", [f"!{linked(figure['label'], figure['src'])}" for figure in result["figures"]]),
+        *_titled("Links", [f"- {linked(link['label'], link['href'])}" for link in result["links"]]),
         *(part for key in ("protocol", "versions") for part in _settings(key, result[key])),
         *_stages(result),
     ]
@@ -99,10 +99,11 @@ def _titled(title: str, lines: list[str]) -> list[list[str]]:
 
 def _failed(result: Mapping[str, Any]) -> list[list[str]]:
     failed = [stage for stage in result["stages"] if stage["state"] == "failed"]
-    messages = (" ".join((stage["message"] or "no message").split()) for stage in failed)
+    names = (linked(stage["name"], stage["link"]) if stage["link"] else paragraph(stage["name"]) for stage in failed)
+    messages = (plain(" ".join((stage["message"] or "no message").split())) for stage in failed)
     return _titled(
         "Failed",
-        [f"- {_linked(stage['name'], stage['link'])}: {text}" for stage, text in zip(failed, messages, strict=True)],
+        [f"- {name}: {message}" for name, message in zip(names, messages, strict=True)],
     )
 
 
@@ -112,15 +113,15 @@ def _results(result: Mapping[str, Any]) -> Iterator[list[str]]:
         return
     yield ["## Results"]
     ours_are = "Ours: mean +- standard deviation over the seeds (how many)." if has_spread(result) else ""
-    yield [" ".join(filter(None, (ours_are, published_sentence(result))))]
+    yield [" ".join(filter(None, (ours_are, plain(published_sentence(result)))))]
     yield summary_table(result)
     yield ["## Intervals and differences"]
     yield ["95 % intervals over the seeds, of our means and of our differences to the baseline (seed by seed)."]
     for one in tables:
         for column in one.columns:
-            yield [f"### {column_title(one, column)} ({unit_and_direction(column.metric)})"]
+            yield [f"### {plain(f'{column_title(one, column)} ({unit_and_direction(column.metric)})')}"]
             yield table(list(_interval_rows(result, one, column)))
-    yield [f"## Runs: {describe(result['metrics'][0])}"]
+    yield [f"## Runs: {plain(describe(result['metrics'][0]))}"]
     yield table(list(_run_rows(result, tables)))
 
 
@@ -170,7 +171,7 @@ def _run_rows(result: Mapping[str, Any], tables: list[Table]) -> Iterator[tuple[
     yield ("run", *(seed_text(seed, result) for seed in seeds))
     for row in result["rows"]:
         cells = (one_run(row, seed, columns[row["data"]]) for seed in seeds)
-        yield (row_name(row, result), *(_linked(cell.text, cell.link) for cell in cells))
+        yield (row_name(row, result), *(linked(cell.text, cell.link) for cell in cells))
 
 
 def _settings(key: str, values: Mapping[str, Any]) -> list[list[str]]:
@@ -183,7 +184,3 @@ def _stages(result: Mapping[str, Any]) -> list[list[str]]:
         for stage in result["stages"]
     ]
     return _titled("Stages", table([("stage", "state", "h:mm:ss", "processes", "machine"), *rows]) if rows else [])
-
-
-def _linked(text: str, path: str | None) -> str:
-    return f"[{text}]({address(path)})" if path else text
