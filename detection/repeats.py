@@ -13,7 +13,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from detection.evaluation.comparison import REPEATS
-from detection.evaluation.seeds import summarise
+from detection.evaluation.intervals import summarise
 from pretrain.run.files import atomic_write
 from pretrain.run.lock import locked_folder
 from pretrain.run.processes import SINGLE_CPU_PROCESS, join_processes
@@ -71,8 +71,8 @@ def _run_repeats(
 def summarise_reports(seeds: range, reports: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Return ``{"seeds", "datasets": {name: {part: {AP, AP50, AP75}}}}`` of reports by dataset name, one per seed.
 
-    A part is ``voc07``, ``voc10`` or ``coco``. Each number is what ``detection.evaluation.seeds.summarise`` says of it,
-    in percent, with its ``values``.
+    A part is ``voc07``, ``voc10`` or ``coco``. Each number, in percent, is what ``summarise`` of
+    ``detection.evaluation.intervals`` says of it, with its ``values``.
     """
     return {
         "seeds": list(seeds),

@@ -1,8 +1,8 @@
 """Runs side by side: grouped by method over seeds, against a baseline, with the paper's own table beside them.
 
-Two questions are kept apart. The standard deviation over the seeds of a method says how far training alone moves the
-number. The interval of a difference says how far the choice of test pictures moves it: all runs are resampled with the
-same pictures (paired bootstrap), each method as the mean of its runs.
+Two questions are kept apart, as in ``intervals``. A difference over seeds says whether training again would show it:
+methods are only said to differ by that. Its interval over pictures says how far the choice of test pictures moves it:
+all runs are resampled with the same halves, each method as the mean of its runs.
 
 Runs under different protocols never share a table.
 """
@@ -12,28 +12,32 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from detection.datasets.types import DetectionDataset
-from detection.evaluation.bootstrap import (
+from detection.evaluation.coco import evaluate_coco
+from detection.evaluation.detections import PictureDetections
+from detection.evaluation.intervals import (
     LEVEL,
+    difference,
+    interval_of_difference,
+    judge,
+    summarise,
+)
+from detection.evaluation.matching import Rules, match_detections
+from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recipe_differences, recorded
+from detection.evaluation.resampling import (
     NUM_RESAMPLES,
     SUMMARIES,
-    draw_pictures,
-    interval,
+    draw_halves,
     resampled_ap,
     summarise_resamples,
 )
-from detection.evaluation.coco import evaluate_coco
-from detection.evaluation.detections import PictureDetections
-from detection.evaluation.matching import Rules, match_detections
-from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recipe_differences, recorded
 from detection.evaluation.results import find_report, load_results, read_protocol
-from detection.evaluation.seeds import summarise
 from detection.evaluation.voc import VOC_METRICS, average_precisions
-from pretrain.run.text import read_json
+from pretrain.run.text import read_record
 
 BASELINE = "baseline"
 REPEATS = "repeats.json"  # in the folder that --repeat makes
@@ -53,6 +57,12 @@ PAPER_TRAINING = {
 }  # fmt: skip
 
 
+class Repeats(TypedDict):
+    """What is used of repeats.json."""
+
+    seeds: list[int]
+
+
 class Run(NamedTuple):
     """A detector's answers on a dataset, and what its report says about how it was made (empty if it has none)."""
 
@@ -61,6 +71,13 @@ class Run(NamedTuple):
     protocol: Mapping[str, Any]
     detections: Mapping[str, PictureDetections]
     report: str | None = None  # the path of that report.json
+
+
+class Numbers(NamedTuple):
+    """What has been computed of each run: its AP by metric, and AP, AP50 and AP75 (metric, half) on the halves."""
+
+    scores: Sequence[dict[str, Any]]
+    samples: Sequence[dict[str, np.ndarray]]
 
 
 def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int | None = None) -> list[Run]:
@@ -87,12 +104,7 @@ def run_folders(spec: str) -> tuple[str, list[str]]:
     summary = Path(path) / REPEATS
     if not summary.is_file():
         return method, [path]
-    try:
-        seeds = list(read_json(summary)["seeds"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{summary} does not say which seeds there are ({error!r}); name the runs themselves"
-        ) from None
+    seeds = read_record(summary, Repeats, "the summary of --repeat (name the runs themselves)")["seeds"]
     return method, [str(summary.with_name(f"seed_{seed}")) for seed in seeds]
 
 
@@ -161,8 +173,10 @@ def compare_runs(
 
     ``groups`` has one entry for each protocol with its ``methods``, in order of appearance. A method has ``n``,
     ``seeds``, ``per_class`` (mean AP50 by 11 points) and, for each metric and each of AP, AP50 and AP75: ``values``
-    of its runs, what ``summarise`` says of them and ``difference`` to the group's baseline with its ``interval`` (none
-    for COCO's AP, which is not resampled). ``differences`` holds the settings in which the groups differ.
+    of its runs, what ``summarise`` says of them, ``difference`` to the group's baseline with its ``interval`` over
+    pictures (none for COCO's AP, which is not resampled), and ``over_seeds``: what ``difference`` of ``intervals`` says
+    of the same, with ``adjusted_p`` over the methods of the group, whether that makes it ``clear``, and how many
+    ``seeds_needed``. ``differences`` holds the settings in which the groups differ.
 
     Args:
         baseline: a method; by default ``baseline``. In a group without it the first method is the baseline.
@@ -190,14 +204,14 @@ def compare_runs(
         for members in table.values():
             _refuse_copies([runs[index] for index in members])
 
-    counts = draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
+    halves = draw_halves(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
     scores, samples = [], []
     for run in runs:
         matches = match_detections(dataset, run.detections, rules=rules)
         scores.append({**average_precisions(dataset, matches), "coco": evaluate_coco(dataset, run.detections)})
-        samples.append(summarise_resamples(resampled_ap(matches, counts)))
+        samples.append(summarise_resamples(resampled_ap(matches, halves)))
     entries = [
-        _group(dataset, group, table, baseline or BASELINE, runs, scores, samples, recipe_place)
+        _group(dataset, group, table, baseline or BASELINE, runs, Numbers(scores, samples), recipe_place)
         for group, table in zip(groups, tables, strict=True)
     ]
     return {
@@ -250,8 +264,7 @@ def _group(
     methods: Mapping[str, list[int]],
     baseline: str,
     runs: Sequence[Run],
-    scores: Sequence[dict[str, Any]],
-    samples: Sequence[dict[str, np.ndarray]],
+    numbers: Numbers,
     recipe_place: Collection[str],
 ) -> dict[str, Any]:
     reference = next((name for name, members in methods.items() if runs[members[0]].method == baseline), None)
@@ -267,12 +280,18 @@ def _group(
             "reports": [runs[index].report for index in members],
             "recipe_differences": recipe_differences([runs[index].protocol for index in members], recipe_place),
             "weights": [runs[index].protocol.get("weights") for index in members],
-            "per_class": _mean_per_class([scores[index]["voc07"]["per_class"] for index in members]),
+            "per_class": _mean_per_class([numbers.scores[index]["voc07"]["per_class"] for index in members]),
         }
         others = None if method == reference else methods[reference]
         for metric in (*VOC_METRICS, "coco"):
-            entry[metric] = {name: _compared(metric, name, members, others, scores, samples) for name in SUMMARIES}
+            entry[metric] = {
+                name: _compared(metric, name, len(dataset.pictures), members, others, runs, numbers)
+                for name in SUMMARIES
+            }
         entries.append(entry)
+    for metric in (*VOC_METRICS, "coco"):
+        for name in SUMMARIES:
+            judge([found for entry in entries if (found := entry[metric][name]["over_seeds"]) is not None])
     return {
         "protocol": group.protocol,
         "incomplete": [runs[index].path for index in group.incomplete],
@@ -285,25 +304,38 @@ def _group(
 def _compared(
     metric: str,
     name: str,
+    num_pictures: int,
     members: Sequence[int],
     others: Sequence[int] | None,
-    scores: Sequence[dict[str, Any]],
-    samples: Sequence[dict[str, np.ndarray]],
+    runs: Sequence[Run],
+    numbers: Numbers,
 ) -> dict[str, Any]:
     """Return what is said of a number of the runs ``members`` beside those of the baseline, ``others``."""
-    values = [scores[index][metric][name] for index in members]
-    said: dict[str, Any] = {"values": values, **summarise(values), "difference": None}
+    values = [numbers.scores[index][metric][name] for index in members]
+    said: dict[str, Any] = {"values": values, **summarise(values), "difference": None, "over_seeds": None}
     if others is None:
         return said
-    actual = float(np.mean(values) - np.mean([scores[index][metric][name] for index in others]))
+    actual = float(np.mean(values) - np.mean([numbers.scores[index][metric][name] for index in others]))
     between = None
     if metric in VOC_METRICS:
         row = VOC_METRICS.index(metric)
-        resampled = _mean([samples[index][name][row] for index in members])
-        resampled = resampled - _mean([samples[index][name][row] for index in others])
-        between = interval(resampled, actual, lowest=-100.0)
+        halves = [_mean([numbers.samples[index][name][row] for index in side]) for side in (members, others)]
+        between = interval_of_difference(actual, halves[0] - halves[1], num_pictures)
     said["difference"] = {"mean": actual, "interval": between}
+    sides = [
+        {seed: numbers.scores[index][metric][name] for seed, index in _by_seed(side, runs).items()}
+        for side in (members, others)
+    ]
+    said["over_seeds"] = difference(*sides)
     return said
+
+
+def _by_seed(members: Sequence[int], runs: Sequence[Run]) -> dict[Any, int]:
+    """Return seed -> run of a method's runs; each run is a seed of its own where they do not all record another one."""
+    seeds = [runs[index].protocol.get("seed") for index in members]
+    if None in seeds or len(set(seeds)) < len(seeds):
+        seeds = [runs[index].path for index in members]
+    return dict(zip(seeds, members, strict=True))
 
 
 def _mean(samples: list[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -12,12 +12,50 @@ from detection.datasets.coco import read_box
 from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
 from detection.evaluation.detections import FileDetections, PictureDetections
-from pretrain.run.text import read_json
+from pretrain.run.text import read_json, read_record
 from pretrain.run.values import number_of_json
 
 PREDICTIONS = "instances_predictions.pth"  # what Detectron2's COCOEvaluator leaves in inference/
 RESULTS = "coco_instances_results.json"
 MAX_DIGITS = 18  # of an id that is taken for a number
+
+
+class Weights(TypedDict, total=False):
+    """The file that a detector was made of."""
+
+    file: str | None
+    sha256: str | None
+
+
+class Backbone(TypedDict, total=False):
+    """What a comparison uses of the card of a detector's backbone."""
+
+    recipe: Any  # text of this toolkit; another tool's may be anything
+
+
+class Protocol(TypedDict, total=False):
+    """What a comparison uses of how detections were made; ``training`` and ``test`` map config keys to values."""
+
+    method: str | None
+    engine: str | None
+    seed: int | None
+    weights: Weights | None
+    backbone: Backbone | None
+    complete: bool
+    training: dict[str, Any] | None
+    test: dict[str, Any] | None
+
+
+class Report(TypedDict):
+    """What a comparison uses of a report.json."""
+
+    protocol: Protocol
+
+
+class ReportedClasses(TypedDict, total=False):
+    """The classes of a report.json, which are not always recorded."""
+
+    classes: list[str]
 
 
 def load_results(
@@ -65,30 +103,24 @@ def find_run_folder(path: Path | str) -> Path | None:
     return None
 
 
-def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]:
-    """Return ``protocol`` of the report.json beside the detections at ``path``, {} where there is none.
+def read_protocol(dataset: DetectionDataset, path: Path | str) -> Protocol:
+    """Return what a comparison uses of the report.json beside the detections at ``path``, {} where there is none.
 
     Raises:
         ValueError: the file is not a report.
     """
     file = find_report(dataset.name, path)
-    if file is None:
-        return {}
-    try:
-        return dict(read_json(file)["protocol"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not a report ({error!r}); remove it or write it again") from None
+    return {} if file is None else read_record(file, Report, "a report")["protocol"]
 
 
 def recorded_classes(dataset_name: str, path: Path | str) -> list[str] | None:
     """Return the classes that the report beside the detections at ``path`` is about; None where none is recorded.
 
     Raises:
-        ValueError: the file is not JSON.
+        ValueError: the file is not a report.
     """
     file = find_report(dataset_name, path)
-    content = read_json(file) if file else None
-    return content.get("classes") if isinstance(content, dict) else None
+    return None if file is None else read_record(file, ReportedClasses, "a report").get("classes")
 
 
 def find_report(dataset_name: str, path: Path | str) -> Path | None:

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detection.evaluation.comparison import BASELINE
-from detection.report.markdown import inert, linked, percent, plain, protocol_rows, rules_in_words, table
+from detection.evaluation.intervals import MAX_SEEDS, POWER
+from detection.report.markdown import bold, inert, linked, percent, plain, protocol_rows, rules_in_words, table
 from detection.report.templates import render
 from pretrain.run.files import atomic_write
 
 ONE_SEED = "one seed: no spread"
+NOT_JUDGED = "one seed: not judged"
+CLAIM = (
+    "Bold: the method may be said to differ from the baseline, p below .05 after Holm's correction over the methods of "
+    f"the table. Seeds needed: with as many it would be seen with a chance of {POWER:.0%}, if the true difference and "
+    "spread are those seen here."
+)
 NOT_RECORDED = "not recorded"
+
+
+class Difference(NamedTuple):
+    """What a page says of a method's difference to the baseline, a dash where there is nothing to say."""
+
+    mean: str
+    over_seeds: str
+    seeds_needed: str
+    over_pictures: str
+    clear: bool
 
 
 class OneRun(NamedTuple):
@@ -45,12 +62,16 @@ def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> N
 
 def summary_table(group: Mapping[str, Any]) -> list[str]:
     """Return the lines of a Markdown table with mAP (11 points, IoU .5) of each method of ``group``, and COCO's AP."""
-    rows = [("method", "mAP", "std", "n", f"difference to {group['baseline']}", "interval", "COCO AP")]
+    difference = f"difference to {group['baseline']}"
+    rows = [("method", "mAP", "std", "n", difference, "over seeds", "seeds needed", "over pictures", "COCO AP")]
     for entry in group["methods"]:
         ap = entry["voc07"]["AP50"]
-        spread, difference = _std_text(ap), _difference(ap["difference"])
-        mean = percent(ap["mean"])
-        rows.append((entry["method"], mean, spread, str(entry["n"]), *difference, percent(entry["coco"]["AP"]["mean"])))
+        spread = ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
+        said = difference_in_words(ap)
+        mean = bold(said.mean) if said.clear else said.mean
+        texts = (mean, said.over_seeds, said.seeds_needed, said.over_pictures)
+        coco = percent(entry["coco"]["AP"]["mean"])
+        rows.append((entry["method"], percent(ap["mean"]), spread, str(entry["n"]), *texts, coco))
     return table(rows)
 
 
@@ -91,10 +112,12 @@ def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
 def _note(comparison: Mapping[str, Any]) -> str:
     return (
         f"{comparison['num_images']:,} pictures, {comparison['num_classes_scored']} of {len(comparison['classes'])} "
-        "classes. mAP by VOC2007 (11 points) at IoU .5, in percent; std over the seeds of a method. The interval of a "
-        f"difference is the central {comparison['level']} % of {comparison['resamples']:,} paired resamples of the "
-        "pictures: it speaks about these trained detectors, not about training again. COCO AP is the mean over IoU "
-        f".50 to .95, without intervals. {rules_in_words(comparison['evaluation_rules'])}"
+        "classes. mAP by VOC2007 (11 points) at IoU .5, in percent; std over the seeds of a method. A difference has "
+        f"two {comparison['level']} % intervals. Over seeds, by Student's t, seed by seed where methods share them: "
+        "would training again show it? Over pictures, from the same random halves of the pictures "
+        f"({comparison['resamples']:,}) for all runs: would other pictures show it, with these very detectors? "
+        f"{CLAIM} COCO AP is the mean over IoU .50 to .95, without intervals over pictures. "
+        f"{rules_in_words(comparison['evaluation_rules'])}"
         + "".join(
             f" Runs of one table may differ in {key}: --across asks for it, and runs that do are methods of their own."
             for key in comparison["across"]
@@ -133,14 +156,19 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
     def text(key: str, form: str = "") -> str:
         value = training.get(key)
         if isinstance(value, (list, tuple)):
-            return ", ".join(format(one, form) for one in value) or "no step"
-        return "various" if value is None else format(value, form)
+            return ", ".join(_number_text(one, form) for one in value) or "no step"
+        return "various" if value is None else _number_text(value, form)
 
     return (
         f"Batch {text('SOLVER.IMS_PER_BATCH')}, {text('SOLVER.MAX_ITER', ',')} iterations, learning rate "
         f"{text('SOLVER.BASE_LR', 'g')} x{text('SOLVER.GAMMA', 'g')} at {text('SOLVER.STEPS', ',')}, R"
         f"{text('MODEL.RESNETS.DEPTH')}, {text('MODEL.RESNETS.NORM')}, trained on {text('DATASETS.TRAIN')}."
     )
+
+
+def _number_text(value: Any, form: str) -> str:
+    """Return a number as ``form`` says; a report may have anything in its place."""
+    return format(value, form) if isinstance(value, (int, float)) else str(value)
 
 
 def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -150,15 +178,26 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (key, *(NOT_RECORDED if value is None else str(value) for value in values))
 
 
-def _std_text(ap: Mapping[str, Any]) -> str:
-    return ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
+def difference_in_words(ap: Mapping[str, Any]) -> Difference:
+    """Return what is said of the difference to the baseline of a method whose numbers are ``ap``."""
+    if ap["difference"] is None:
+        return Difference("-", "-", "-", "-", clear=False)
+    seeds = ap["over_seeds"] or {"interval": None, "n": 0, "seeds_needed": None, "clear": False}
+    if seeds["interval"]:
+        over_seeds, needed = _range(seeds["interval"]), seeds_needed_text(seeds)
+    else:
+        over_seeds, needed = "equal in every seed" if seeds["n"] > 1 else NOT_JUDGED, "-"
+    over_pictures = _range(ap["difference"]["interval"])
+    return Difference(f"{ap['difference']['mean']:+.2f}", over_seeds, needed, over_pictures, clear=seeds["clear"])
 
 
-def _difference(difference: Mapping[str, Any] | None) -> tuple[str, str]:
-    if difference is None:
-        return "-", "-"
-    low, high = difference["interval"] or (None, None)
-    return f"{difference['mean']:+.2f}", "-" if low is None else f"{low:+.2f} to {high:+.2f}"
+def seeds_needed_text(difference: Mapping[str, Any]) -> str:
+    """Return how many seeds a difference of some spread would take."""
+    return f"more than {MAX_SEEDS:,}" if difference["seeds_needed"] is None else f"{difference['seeds_needed']:,}"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
 def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -173,7 +212,11 @@ def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str
         "margin": max(0.1 * (max(values) - min(values)), 0.5),
         "baseline": group["baseline"],
         "methods": [
-            {**entry, "dots": [(percent(ap), ap) for ap in entry["voc07"]["AP50"]["values"]]}
+            {
+                **entry,
+                "dots": [(percent(ap), ap) for ap in entry["voc07"]["AP50"]["values"]],
+                "said": difference_in_words(entry["voc07"]["AP50"]),
+            }
             for entry in group["methods"]
         ],
         "runs": list(_runs(group, folder)),

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detection.evaluation.bootstrap import COVERAGE
 from detection.report.charts import line_chart, precision_recall_chart
 from detection.report.illustrations import Illustration
-from detection.report.markdown import protocol_rows, rules_in_words
+from detection.report.markdown import interval_in_words, protocol_rows, rules_in_words
 from detection.report.templates import render
 
 WRONG = ("localisation", "confusion", "duplicate", "background")  # detections; missed objects are counted beside them
@@ -25,7 +24,7 @@ def render_html(report: Mapping[str, Any], illustrations: Mapping[str, Sequence[
         Path(__file__).with_name("report.html.jinja"),
         report=report,
         rules=rules_in_words(report["protocol"]["evaluation_rules"]),
-        coverage=COVERAGE,
+        between=interval_in_words(report["confidence"]),
         curves={
             name: precision_recall_chart(curve["recall"], curve["precision"])
             for name, curve in report["curves"].items()

@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
-from detection.evaluation.bootstrap import COVERAGE
+from detection.evaluation.intervals import COVERAGE, COVERAGE_OF_CLASS, MIN_PICTURES
 from detection.evaluation.matching import RULES, Rules
 from detection.evaluation.protocol import MAIN_KEYS
 
@@ -27,7 +27,6 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     """Return the page for ``report``, the content of report.json."""
     parts = {"VOC2007 (11 points)": report["voc07"], "VOC2010 on (area)": report["voc10"], "COCO": report["coco"]}
     scored, classes = report["voc07"]["num_classes_scored"], report["classes"]
-    low, high = report["confidence"]["voc07"]["AP50"] or (None, None)
     summary = [("metric", "AP", "AP50", "AP75")]
     summary += [(name, *(percent(part[key]) for key in ("AP", "AP50", "AP75"))) for name, part in parts.items()]
     per_class = [("class", "AP50 (11 points)", "AP50 (area)")]
@@ -54,10 +53,8 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             "",
             *table(summary),
             "",
-            f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}, "
-            f"{report['confidence']['level']} % interval {percent(low)} to {percent(high)} "
-            f"({report['confidence']['resamples']} resamples of the pictures). It is "
-            f"approximate: in simulations such intervals held in {COVERAGE} of the cases.",
+            f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}.",
+            interval_in_words(report["confidence"]),
             "",
             "## Classes",
             "",
@@ -105,6 +102,11 @@ def paragraph(text: str) -> str:
     return START.sub(r"\1\\", plain(text).strip())
 
 
+def bold(text: str) -> Markdown:
+    """Return ``text`` in bold."""
+    return Markdown(f"**{plain(text)}**")
+
+
 def linked(text: str, path: str | None) -> Markdown:
     """Return a link to ``path``, which is relative to the page; the text alone where there is none."""
     return Markdown(f"[{plain(text, ACTIVE_IN_LINK)}]({address(path)})" if path else plain(text))
@@ -113,6 +115,19 @@ def linked(text: str, path: str | None) -> Markdown:
 def address(path: str) -> str:
     """Return the URL of ``path``, which is relative to the page or absolute, and never of another host or scheme."""
     return quote(re.sub("^/+", "/", path), errors="replace")
+
+
+def interval_in_words(confidence: Mapping[str, Any]) -> str:
+    """Return the interval of a report's mAP (11 points) in sentences: what it is about, how it is made, how sure."""
+    interval = confidence["voc07"]["AP50"]
+    if interval is None:
+        return f"No interval: {confidence['reasons']['voc07']['AP50']}."
+    return (
+        f"{confidence['level']} % interval {interval[0]:.2f} to {interval[1]:.2f}, for {confidence['target']} "
+        f"({confidence['method']}: {confidence['resamples']:,} of them). In simulations (tools/simulate_intervals.py) "
+        f"such intervals held in {COVERAGE} of the cases, those of a class in {COVERAGE_OF_CLASS}; "
+        f"a class with objects in fewer than {MIN_PICTURES} pictures has none."
+    )
 
 
 def protocol_rows(protocol: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

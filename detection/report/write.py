@@ -11,11 +11,12 @@ import numpy as np
 
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import precision_recall
-from detection.evaluation.bootstrap import NUM_RESAMPLES, confidence
 from detection.evaluation.breakdown import break_down_errors, break_down_sizes
 from detection.evaluation.coco import evaluate_coco
 from detection.evaluation.detections import PictureDetections
+from detection.evaluation.intervals import confidence
 from detection.evaluation.matching import Matches, Rules, match_detections
+from detection.evaluation.resampling import NUM_RESAMPLES
 from detection.evaluation.voc import average_precisions
 from detection.report.html import render_html
 from detection.report.illustrations import illustrate_all, rank_pictures, score_thresholds
@@ -49,7 +50,7 @@ def write_report(
         protocol: what made the detections (method, weights and their card, engine, config, seed, command: plain JSON
             values). It stands in the report as it is, beside the protocol of the evaluation itself.
         run_folder: where ``metrics.json`` of the training lies, for its curves.
-        num_resamples, seed: of the bootstrap behind the confidence intervals.
+        num_resamples, seed: of the random halves of the pictures behind the intervals.
 
     Returns the content of report.json.
 

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 T = TypeVar("T")
-Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]  # 1e999 is a number of JSON, and infinite here
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]  # neither 1e999, a number of JSON, nor NaN, which is none
 
 MAX_YAML_ENTRIES = 100_000  # keys and items, counted wherever an alias repeats them
 
@@ -60,7 +60,7 @@ def read_json(path: Path | str) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
     except RecursionError:
@@ -101,10 +101,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return result
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_yaml(path: Path | str) -> Any:

@@ -37,7 +37,7 @@ def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
         "mean": 72.0,
         "std": 2.0,  # (4 + 0 + 4) / (3 - 1) = 2^2
         "n": 3,
-        "interval": [pytest.approx(72 + sign * 4.303 * 2 / 3**0.5) for sign in (-1, 1)],
+        "interval": [pytest.approx(72 + sign * 4.3027 * 2 / 3**0.5, abs=1e-3) for sign in (-1, 1)],
         "values": [70.0, 72.0, 74.0],
     }
     assert json.loads((folder / "repeats.json").read_text()) == summary

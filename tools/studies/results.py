@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detection.evaluation.seeds import paired_difference, summarise
+from detection.evaluation.intervals import difference, judge, summarise
 from pretrain.run.run_folder import package_versions
 from tools.studies.config import Experiment, experiments
 from tools.studies.pages import write_pages
@@ -34,12 +34,17 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
 
     Every row has ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 %
     interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
-    and data whose method is ``baseline``, over the seeds that both have, paired by seed.
+    and data whose method is ``baseline``, as ``intervals.difference`` says it, judged together with the other methods
+    of that model and data (``intervals.judge``).
     """
     cfg, metrics = plan.cfg, metrics_of(plan.cfg, plan.detection)
     rows = [_row(plan, experiment, results, failed) for experiment in experiments(cfg)] if metrics else []
     for row in rows:
         row["summary"] = {metric.key: _summary(row, _reference(row, rows), metric) for metric in metrics}
+    for family in _families(rows):
+        for metric in metrics:
+            summaries = filter(None, (row["summary"][metric.key] for row in family))
+            judge([one["difference"] for one in summaries if one["difference"] is not None])
     return {
         "title": cfg.TITLE or plan.study,
         "study": plan.study,
@@ -121,12 +126,14 @@ def _summary(row: Mapping[str, Any], reference: Mapping[str, Any] | None, metric
     if not values:
         return None
     summary = summarise(list(values.values()))
-    summary["difference"] = None
-    if reference is not None:
-        difference = paired_difference(values, _values(reference, metric))
-        if difference is not None:
-            summary["difference"] = {key: difference[key] for key in ("mean", "interval", "n")}
+    summary["difference"] = None if reference is None else difference(values, _values(reference, metric))
     return summary
+
+
+def _families(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each model and data set: the methods that stand beside one baseline."""
+    for model, data in dict.fromkeys((row["model"], row["data"]) for row in rows):
+        yield [row for row in rows if (row["model"], row["data"]) == (model, data)]
 
 
 def _values(row: Mapping[str, Any], metric: Metric) -> dict[int, float]:

@@ -16,13 +16,19 @@ from detection.evaluation.voc import PictureDetections
 from detection.report.comparison import write_comparison
 
 BOX = (1.0, 1.0, 100.0, 100.0)
-DATASET = DetectionDataset(
-    "voc_2007_test", Path("VOC2007"), "test", ("dog", "cat"),
-    tuple(
-        AnnotatedPicture(f"{index}", Path("x.jpg"), Path("x.xml"), 200, 200, (AnnotatedObject("dog", BOX, False),))
-        for index in range(8)
-    ),
-)  # fmt: skip
+
+
+def dogs(num_pictures: int) -> DetectionDataset:
+    return DetectionDataset(
+        "voc_2007_test", Path("VOC2007"), "test", ("dog", "cat"),
+        tuple(
+            AnnotatedPicture(f"{index}", Path("x.jpg"), Path("x.xml"), 200, 200, (AnnotatedObject("dog", BOX, False),))
+            for index in range(num_pictures)
+        ),
+    )  # fmt: skip
+
+
+DATASET = dogs(8)
 TRAINING = {
     "SOLVER.IMS_PER_BATCH": 8, "SOLVER.MAX_ITER": 41000, "SOLVER.BASE_LR": 0.004, "SOLVER.GAMMA": 0.1,
     "SOLVER.STEPS": [33000], "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "FrozenBN", "DATASETS.TRAIN": ["voc_a"],
@@ -52,20 +58,44 @@ def test_compare_runs__mean_std_and_difference():
         "mean": 37.5,
         "std": pytest.approx(25 / 2**0.5),
         "n": 2,
-        "interval": [pytest.approx(37.5 + sign * 12.706 * 12.5) for sign in (-1, 1)],  # t of one degree of freedom
+        "interval": [pytest.approx(37.5 + sign * 12.706 * 12.5, rel=1e-4) for sign in (-1, 1)],  # one degree of freedom
         "difference": None,
+        "over_seeds": None,
     }
-    assert cutmix["voc10"]["AP50"]["difference"]["mean"] == 25
-    low, high = cutmix["voc10"]["AP50"]["difference"]["interval"]
-    assert 0 < low < 25 < high < 60  # every resample that has picture 2, 3, 4 or 5 favours cutmix
+    assert cutmix["voc10"]["AP50"]["difference"] == {"mean": 25, "interval": None}  # eight pictures are too few
     assert cutmix["per_class"]["cat"] is None
 
 
 def test_compare_runs__pairs_the_pictures():
-    runs = [run("baseline", 4), run("same", 4)]
-    (group,) = compare_runs(DATASET, runs, num_resamples=50)["groups"]
-    assert group["methods"][1]["voc07"]["AP"]["difference"] == {"mean": 0, "interval": [0, 0]}
-    assert group["methods"][1]["voc07"]["AP"]["std"] is None
+    """By area AP is the share found, and the difference of pictures 10 to 19: of halves, p (1 - p) / (n - 1)."""
+    runs = [run("baseline", 10), run("cutmix", 20), run("same", 10)]
+    (group,) = compare_runs(dogs(40), runs, num_resamples=4000)["groups"]
+    _, cutmix, same = (entry["voc10"]["AP50"]["difference"] for entry in group["methods"])
+    half = 100 * 2.0227 * (0.25 * 0.75 / 39) ** 0.5
+    assert cutmix == {"mean": 25, "interval": [pytest.approx(25 + sign * half, abs=0.5) for sign in (-1, 1)]}
+    assert same == {"mean": 0, "interval": None}
+
+
+def test_compare_runs__pairs_the_seeds_and_judges_the_methods_of_a_table_together():
+    runs = [run("baseline", 2 + seed, seed=seed) for seed in (1, 2, 3)]
+    runs += [run("surely", number, seed=seed) for seed, number in ((1, 6), (2, 7), (3, 8))]
+    runs += [run("maybe", number, seed=seed) for seed, number in ((1, 4), (2, 7), (3, 7))]
+    runs += [run("once", 8, seed=1)]
+    (group,) = compare_runs(DATASET, runs, num_resamples=10)["groups"]
+    _, surely, maybe, once = (entry["voc10"]["AP50"]["over_seeds"] for entry in group["methods"])
+    assert (surely["mean"], surely["interval"], surely["clear"]) == (37.5, None, False)  # three times the very same
+    assert (maybe["mean"], maybe["n"], maybe["test"]) == (25, 3, "paired by seed")  # 12.5, 37.5, 25
+    assert maybe["interval"] == [pytest.approx(25 + sign * 4.3027 * 12.5 / 3**0.5, abs=1e-2) for sign in (-1, 1)]
+    assert maybe["adjusted_p"] == maybe["p"] == pytest.approx(0.0742, abs=1e-4)  # t 3.464; one p value in the family
+    assert maybe["seeds_needed"] == 5
+    assert (once["n"], once["interval"], once["clear"], once["seeds_needed"]) == (1, None, False, None)
+
+
+def test_compare_runs__runs_without_seeds_are_not_paired():
+    runs = [run("baseline", 2), run("baseline", 4), run("cutmix", 6, seed=1), run("cutmix", 7, seed=1)]
+    (group,) = compare_runs(DATASET, runs, num_resamples=10)["groups"]
+    found = group["methods"][1]["voc10"]["AP50"]["over_seeds"]
+    assert (found["n"], found["test"], found["mean"]) == (2, "Welch's t", 43.75)
 
 
 def test_compare_runs__protocols_are_kept_apart():
@@ -190,14 +220,6 @@ def test_compare_runs__says_where_the_backbones_of_a_method_are_of_different_rec
         assert comparison["groups"][0]["methods"][0]["recipe_differences"] == []
 
 
-def test_compare_runs__a_difference_is_no_lower_than_minus_100():
-    """Moved to its mean, -87.5, the interval of the resamples would begin at -100.7."""
-    runs = [run("baseline", 7), run("cutmix", 0)]
-    (group,) = compare_runs(DATASET, runs, num_resamples=300)["groups"]
-    difference = group["methods"][1]["voc10"]["AP50"]["difference"]
-    assert difference == {"mean": -87.5, "interval": [-100, pytest.approx(-63.2, abs=0.1)]}
-
-
 def test_compare_runs__coco_ap_of_every_run():
     (group,) = compare(run("baseline", 2), run("baseline", 6), run("cutmix", 8))["groups"]
     baseline, cutmix = (entry["coco"]["AP50"] for entry in group["methods"])
@@ -250,11 +272,11 @@ def test_load_runs__method(tmp_path, folder, prefix, protocol, method):
     assert (loaded.method, len(loaded.detections), loaded.protocol) == (method, 2, protocol or {})
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "no JSON"])
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", ""])
 def test_load_runs__refuses_a_damaged_report(tmp_path, content):
     write_detections(DATASET, run("x", 2).detections, tmp_path)
     (tmp_path / "report.json").write_text(content)
-    with pytest.raises(ValueError, match=r"report\.json is not a report"):
+    with pytest.raises(ValueError, match=r"report\.json(, line 1: not JSON| is not a report)"):
         load_runs(DATASET, str(tmp_path))
 
 
@@ -283,7 +305,9 @@ def test_run_folders__of_repeat_are_the_runs_of_its_last_call(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"seeds": 3}'])
 def test_run_folders__refuses_a_damaged_summary(tmp_path, content):
     (tmp_path / "repeats.json").write_text(content)
-    with pytest.raises(ValueError, match=r"repeats\.json does not say which seeds there are"):
+    with pytest.raises(
+        ValueError, match=r"repeats\.json(, line 1: not JSON| is not the summary of --repeat \(name the runs)"
+    ):
         run_folders(str(tmp_path))
 
 
@@ -353,9 +377,23 @@ def test_write_comparison__pages(tmp_path):
     html = (tmp_path / "out" / "comparison.html").read_text()
     assert "<b>" not in html
     assert "Our runs, protocol 2" in html
-    assert "A difference is bold where its interval excludes zero" in html
+    assert "Bold: the method may be said to differ from the baseline, p below .05 after Holm&#39;s correction" in html
     assert "SHA-256 0123abcd" in html
     assert re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]*)", html) == ["../runs/a%20b/report.html"]
+
+
+def test_write_comparison__bold_is_what_seeds_show_not_what_pictures_show(tmp_path):
+    seeds = [run("baseline", found, seed=seed) for seed, found in ((1, 10), (2, 11), (3, 12))]
+    seeds += [run("surely", found, seed=seed) for seed, found in ((1, 30), (2, 31), (3, 33))]
+    seeds += [run("once", 39, seed=1)]
+    write_comparison(compare_runs(dogs(40), seeds, num_resamples=100), tmp_path)
+    html, text = ((tmp_path / name).read_text() for name in ("comparison.html", "comparison.md"))
+    assert len(re.findall(r'<td class="number clear"', html)) == 1
+    assert re.search(r'<td class="number clear" data-value="[\d.]+">\+\d+\.\d\d<span class="range">\+', html)
+    row = next(line for line in text.splitlines() if line.startswith("| surely"))
+    assert re.search(r"\| \+\d+\.\d\d to \+\d+\.\d\d +\| +3 +\| +\+\d+\.\d\d to \+\d+\.\d\d +\|", row)
+    row = next(line for line in text.splitlines() if line.startswith("| once"))
+    assert re.search(r"\| one seed: not judged +\| +- +\| +\+\d+\.\d\d to \+\d+\.\d\d +\|", row)
 
 
 def test_write_comparison__of_another_protocol_than_the_paper_s_is_without_its_table(tmp_path):
@@ -380,3 +418,31 @@ def test_write_comparison__across_and_incomplete_are_said(tmp_path):
     assert "Only the main settings of these runs are recorded" in (tmp_path / "comparison.md").read_text()
     write_comparison(compare(run("a", 2), run("b", 3)), tmp_path)
     assert "main settings" not in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("seed", "<script>", r"Expected `int \| null`, got `str` at `\$\.protocol\.seed`"),
+        ("seed", 0.5, r"Expected `int \| null`, got `float`"),
+        ("weights", "x.pth", r"got `str` at `\$\.protocol\.weights`"),
+        ("weights", {"sha256": 3}, r"got `int` at `\$\.protocol\.weights\.sha256`"),
+        ("training", [1], r"got `array` at `\$\.protocol\.training`"),
+        ("method", {"a": 1}, r"got `object` at `\$\.protocol\.method`"),
+        ("complete", "yes", r"Expected `bool`, got `str` at `\$\.protocol\.complete`"),
+        (None, None, r"missing required field `protocol`"),
+    ],
+)
+def test_load_runs__a_report_of_other_types_is_refused_by_file_and_key(tmp_path, key, value, message):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "coco_instances_results.json").write_text("[]")
+    (folder / "report.json").write_text(json.dumps({"protocol": {key: value}} if key else {"classes": []}))
+    with pytest.raises(ValueError, match=rf"a/report\.json is not a report: .*{message}"):
+        load_runs(DATASET, str(folder))
+
+
+def test_write_comparison__of_settings_that_are_no_numbers(tmp_path):
+    training = {key: "<b>" for key in TRAINING} | {"SOLVER.STEPS": ["<i>"]}
+    write_comparison(compare(run("a", 2, training=training), run("b", 4, training=training)), tmp_path)
+    assert "Batch &lt;b&gt;, &lt;b&gt; iterations" in (tmp_path / "comparison.html").read_text()

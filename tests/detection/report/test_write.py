@@ -50,8 +50,10 @@ def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
 def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, tmp_path):
     (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.5}\n')
     report = write_report(dataset, detections, tmp_path, {}, run_folder=tmp_path, num_resamples=50, seed=3)
-    low, high = report["confidence"]["voc10"]["AP50"]
-    assert 0 <= low < 10 < 90 < high <= 100  # a resample has the found dog, the missed car, or both
+    assert report["confidence"]["voc10"]["AP50"] is None
+    assert report["confidence"]["reasons"]["voc10"]["AP50"] == "objects in 3 pictures, fewer than 10"
+    for name in ("report.md", "report.html"):
+        assert "No interval: objects in 3 pictures, fewer than 10." in (tmp_path / name).read_text()
     assert (report["confidence"]["resamples"], report["confidence"]["seed"]) == (50, 3)
     assert report["curves"] == {
         "dog": {"recall": [1], "precision": [1]},

@@ -90,6 +90,9 @@ def result():
     def summary(n, mean, std, interval, difference):
         return {"n": n, "mean": mean, "std": std, "interval": interval, "difference": difference}
 
+    def difference(n, mean, interval=None, *, clear=False, needed=None):
+        return {"n": n, "mean": mean, "interval": interval, "clear": clear, "seeds_needed": needed}
+
     def stage(name, state, message=None):
         link = None if state == "not run" else f"{name}/log.txt"
         return {
@@ -109,20 +112,20 @@ def result():
             "cutout",
             77.17,
             [run(0, 77.0), run(1, 78.5), run(2, None, "failed")],
-            summary(2, 77.75, 1.0607, [68.22, 87.28], {"mean": 1.25, "interval": [-1.926, 4.426], "n": 2}),
+            summary(2, 77.75, 1.0607, [68.22, 87.28], difference(2, 1.25, [-1.926, 4.426], needed=7)),
         ),
         row(
             "mixup",
             77.98,
             [run(0, None, "not run"), run(1, 79.0), run(2, None, "not run")],
-            summary(1, 79.0, None, None, {"mean": 2.0, "interval": None, "n": 1}),
+            summary(1, 79.0, None, None, difference(1, 2.0)),
         ),
         row("cutmix", 78.31, [run(seed, None, "not run") for seed in range(3)], None),
         row(
             "saliencymix",
             78.48,
             [run(0, 78.0), run(1, 79.0), run(2, 80.0)],
-            summary(3, 79.0, 1.0, [76.516, 81.484], {"mean": 2.0, "interval": [1.5, 2.5], "n": 3}),
+            summary(3, 79.0, 1.0, [76.516, 81.484], difference(3, 2.0, [1.5, 2.5], clear=True, needed=3)),
         ),
         row("official", None, [run(seed, None, "failed" if seed else "not run") for seed in range(3)], None),
     ]

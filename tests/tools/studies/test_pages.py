@@ -120,14 +120,14 @@ def test_render_markdown__intervals_differences_and_runs(result):
     )
     assert "Published: Table 3 of the paper, under its own protocol: 41K iterations. Numbers of different" in text
     assert cut(text, "### mAP (%, higher is better)", "\n\n## Runs").splitlines()[2:] == [
-        "| method      | interval       | difference to baseline | interval       | published |",
-        "| ----------- | -------------: | ---------------------: | -------------: | --------: |",
-        "| baseline    | 74.52 to 79.48 | baseline               | -              | -         |",
-        "| cutout      | 68.22 to 87.28 | +1.25                  | -1.93 to +4.43 | +0.46     |",
-        "| mixup       | -              | +2.00                  | -              | +1.27     |",
-        "| cutmix      | not run        | not run                | -              | +1.60     |",
-        "| saliencymix | 76.52 to 81.48 | +2.00                  | +1.50 to +2.50 | +1.77     |",
-        "| official    | failed         | failed                 | -              | -         |",
+        "| method      | interval       | difference to baseline | interval       | seeds needed | published |",
+        "| ----------- | -------------: | ---------------------: | -------------: | -----------: | --------: |",
+        "| baseline    | 74.52 to 79.48 | baseline               | -              | -            | -         |",
+        "| cutout      | 68.22 to 87.28 | +1.25                  | -1.93 to +4.43 | 7            | +0.46     |",
+        "| mixup       | -              | +2.00                  | -              | -            | +1.27     |",
+        "| cutmix      | not run        | not run                | -              | -            | +1.60     |",
+        "| saliencymix | 76.52 to 81.48 | **+2.00**              | +1.50 to +2.50 | 3            | +1.77     |",
+        "| official    | failed         | failed                 | -              | -            | -         |",
     ]
     assert "| cutout      | [77.00](runs/seed%200/report.html) | [78.50](runs/seed%201/report.html) | failed " in text
     assert "- [Comparison](comparison/comparison.html)" in text
@@ -159,10 +159,10 @@ def test_render_html__ours_beside_the_papers(result, tmp_path):
     assert html.count(">published</th>") == 2  # of the numbers, and of the differences
 
 
-def test_render_html__differences_are_bold_only_where_resolved(result, tmp_path):
+def test_render_html__differences_are_bold_only_where_clear(result, tmp_path):
     html = render_html(result, tmp_path)
-    assert row_of(html, "gains", "saliencymix") == ["+2.00|+1.50 to +2.50", "+1.77"]
-    assert row_of(html, "gains", "cutout") == ["+1.25|-1.93 to +4.43|2 of 3 seeds, 1 failed", "+0.46"]
+    assert row_of(html, "gains", "saliencymix") == ["+2.00|+1.50 to +2.50|3 seeds needed", "+1.77"]
+    assert row_of(html, "gains", "cutout") == ["+1.25|-1.93 to +4.43|2 of 3 seeds, 1 failed|7 seeds needed", "+0.46"]
     assert row_of(html, "gains", "mixup") == ["+2.00|1 of 3 seeds: no spread", "+1.27"]
     assert re.findall(r'<td class="number own clear">([^<]*)', html) == ["+2.00"]
 
@@ -194,7 +194,7 @@ def test_render_html__runs_link_to_their_reports(result, tmp_path):
     html = render_html(result, tmp_path)
     assert row_of(html, "record", "cutout") == ["77.00", "78.50", "failed"]
     assert '<a href="runs/seed%200/report.html">77.00</a>' in html
-    assert len(re.findall(r'<circle [^>]*><title>seed \d: [\d.]+</title>', html)) == 9
+    assert len(re.findall(r"<circle [^>]*><title>seed \d: [\d.]+</title>", html)) == 9
 
 
 def test_render_html__everything_is_escaped(result, tmp_path):

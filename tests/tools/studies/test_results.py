@@ -42,12 +42,14 @@ def test_study_result__means_spreads_and_differences_by_hand(plan_of):
     baseline, cutmix = result["rows"]
     ap = baseline["summary"]["voc07_AP50"]
     assert (ap["n"], ap["mean"], ap["std"]) == (3, 42.0, 2.0)
-    half = 4.303 * 2.0 / math.sqrt(3)  # Student's t for two degrees of freedom
+    half = 4.30265 * 2.0 / math.sqrt(3)  # Student's t for two degrees of freedom
     assert ap["interval"] == pytest.approx([42 - half, 42 + half])
     assert ap["difference"] is None
     difference = cutmix["summary"]["voc07_AP50"]["difference"]  # +1, +2, 0, paired by seed
     assert (difference["mean"], difference["n"]) == (1.0, 3)
-    assert difference["interval"] == pytest.approx([1 - 4.303 / math.sqrt(3), 1 + 4.303 / math.sqrt(3)])
+    assert difference["interval"] == pytest.approx([1 - 4.3027 / math.sqrt(3), 1 + 4.3027 / math.sqrt(3)], abs=1e-4)
+    assert difference["adjusted_p"] == difference["p"] == pytest.approx(0.2254, abs=1e-4)  # t 1.732, the only method
+    assert (difference["clear"], difference["seeds_needed"]) == (False, 10)
     assert cutmix["summary"]["voc10_AP"]["mean"] == 21.5
     assert baseline["paper"] == {"voc07_AP50": 76.71}
     assert baseline["runs"][1]["seconds"] == 40.0  # four stages
@@ -120,7 +122,10 @@ def test_study_result__differences_only_over_seeds_that_both_have(plan_of):
     plan = plan_of()
     numbers = {("baseline", 0): 40.0, ("cutmix", 0): 41.5, ("cutmix", 1): 50.0}
     cutmix = study_result(plan, with_numbers(plan, numbers), {})["rows"][1]
-    assert cutmix["summary"]["voc07_AP50"]["difference"] == {"mean": 1.5, "interval": None, "n": 1}
+    assert cutmix["summary"]["voc07_AP50"]["difference"] == {
+        "n": 1, "mean": 1.5, "std": None, "interval": None, "test": "paired by seed", "p": None, "adjusted_p": None,
+        "clear": False, "seeds_needed": None,
+    }  # fmt: skip
 
 
 def test_study_result__the_baseline_is_that_of_the_same_model_and_data(plan_of):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detection.report.comparison import CLAIM
 from detection.report.markdown import flatten
 from detection.report.templates import render
 from tools.studies.pages.tables import (
@@ -89,6 +90,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
         published=published_sentence(result),
         results=[_sheet(one, lambda line, column: (ours(line, column), published(line, column))) for one in tables],
         gains=list(_gains(result, tables)),
+        claim=CLAIM,
         strips=[one for one in strips if one is not None],
         figures=[(figure["label"], figure["src"], _picture(folder / figure["src"])) for figure in result["figures"]],
         runs=_runs(result, tables) if tables else None,

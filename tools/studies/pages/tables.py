@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from detection.report.comparison import ONE_SEED
+from detection.report.comparison import ONE_SEED, seeds_needed_text
 from pretrain.run.cli import format_seconds
 
 SIGNIFICANT_DIGITS = 4  # of the smallest mean in a column that is not in percent
@@ -68,7 +68,8 @@ class Gain(NamedTuple):
     count: str = ""
     interval: str = ""
     partial: bool = False
-    clear: bool = False  # the interval excludes zero
+    clear: bool = False  # it may be said that the method differs
+    needed: str = ""  # how many seeds it would take to see it; empty where nothing is known of its spread
     absent: bool = False
 
 
@@ -151,13 +152,14 @@ def gain(line: Line, column: Column, baseline: Line | None) -> Gain:
     if difference is None:
         known = baseline is not None and _summary(baseline, column)[1] is not None
         return Gain("no seed in common" if known else "no baseline", absent=True)
-    low, high = interval = difference["interval"] or (0, 0)
+    interval = difference["interval"]
     return Gain(
         signed(difference["mean"], column),
         _count(row, difference["n"], column),
-        " to ".join(signed(bound, column) for bound in interval) if difference["interval"] else "",
+        " to ".join(signed(bound, column) for bound in interval) if interval else "",
         difference["n"] < len(row["runs"]),
-        low > 0 or high < 0,
+        difference["clear"],
+        seeds_needed_text(difference) if interval else "",
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detection.report.markdown import flatten, inert, linked, paragraph, plain, table
+from detection.report.comparison import CLAIM
+from detection.report.markdown import bold, flatten, inert, linked, paragraph, plain, table
 from pretrain.run.files import atomic_write
 from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
@@ -116,7 +117,8 @@ def _results(result: Mapping[str, Any]) -> Iterator[list[str]]:
     yield [" ".join(filter(None, (ours_are, plain(published_sentence(result)))))]
     yield summary_table(result)
     yield ["## Intervals and differences"]
-    yield ["95 % intervals over the seeds, of our means and of our differences to the baseline (seed by seed)."]
+    said = "95 % intervals over the seeds, of our means and of our differences to the baseline (seed by seed)."
+    yield [f"{said} {CLAIM}" if has_spread(result) and has_gains(result) else said]
     for one in tables:
         for column in one.columns:
             yield [f"### {plain(f'{column_title(one, column)} ({unit_and_direction(column.metric)})')}"]
@@ -152,7 +154,8 @@ def _interval_rows(result: Mapping[str, Any], one: Table, column: Column) -> Ite
     gains = has_gains(result)
     head = ("method", "interval")
     if gains:
-        head += (f"difference to {result['baseline']}", "interval", *(["published"] if column.published else []))
+        head += (f"difference to {result['baseline']}", "interval", "seeds needed")
+        head += ("published",) if column.published else ()
     yield head
     for name, lines, line in _named_lines(one):
         cell = ours(line, column)
@@ -160,7 +163,8 @@ def _interval_rows(result: Mapping[str, Any], one: Table, column: Column) -> Ite
         if gains:
             baseline = baseline_of(lines, result)
             difference = gain(line, column, baseline)
-            row += (difference.mean, difference.interval or "-")
+            mean = bold(difference.mean) if difference.clear else difference.mean
+            row += (mean, difference.interval or "-", difference.needed or "-")
             if column.published:
                 row += (published_gain(line, column, baseline),)
         yield row

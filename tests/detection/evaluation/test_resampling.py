@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
-from detection.evaluation.bootstrap import confidence, draw_pictures, interval, resampled_ap, summarise_resamples
+from detection.evaluation.intervals import confidence
 from detection.evaluation.matching import match_detections
-from detection.evaluation.voc import VOC_METRICS, PictureDetections, average_precisions, evaluate_voc
+from detection.evaluation.resampling import draw_halves, resampled_ap, summarise_resamples
+from detection.evaluation.voc import VOC_METRICS, PictureDetections, evaluate_voc
 
 CLASSES = ("dog", "cat", "cow")
 
@@ -48,7 +49,8 @@ def repeated(dataset, detections, counts):
 @pytest.mark.parametrize("seed", range(3))
 def test_resampled_ap__equals_evaluation_with_repeated_pictures(seed, rules):
     dataset, detections = random_case(seed)
-    counts = draw_pictures(len(dataset.pictures), num_resamples=20, seed=seed)
+    counts = np.random.default_rng(seed).multinomial(9, [1 / 9] * 9, 20).T.astype(np.uint8)  # repeated and left out
+    counts[:, 10:] = draw_halves(9, num_resamples=10, seed=seed)
     summary = summarise_resamples(resampled_ap(match_detections(dataset, detections, rules=rules), counts))
     for column in range(20):
         expected = evaluate_voc(*repeated(dataset, detections, counts[:, column]), rules=rules)
@@ -66,11 +68,26 @@ def test_resampled_ap__every_picture_once_is_the_evaluation():
     assert np.isnan(table[:, :, 2]).all()
 
 
-def test_draw_pictures__each_resample_draws_as_many_as_there_are():
-    counts = draw_pictures(50, num_resamples=30, seed=1)
-    assert (counts.sum(axis=0) == 50).all()
-    assert not np.array_equal(counts[:, 0], counts[:, 1])
-    np.testing.assert_array_equal(counts, draw_pictures(50, num_resamples=30, seed=1))
+@pytest.mark.parametrize("num_pictures, sizes", [(50, {25}), (51, {25, 26}), (1, {0, 1}), (0, {0})])
+def test_draw_halves__without_replacement(num_pictures, sizes):
+    halves = draw_halves(num_pictures, num_resamples=30, seed=1)
+    assert (halves.shape, halves.dtype) == ((num_pictures, 30), np.uint8)
+    assert set(halves.ravel()) <= {0, 1}
+    assert set(halves.sum(axis=0, dtype=int)) == sizes
+    np.testing.assert_array_equal(halves, draw_halves(num_pictures, num_resamples=30, seed=1))
+
+
+def test_draw_halves__every_picture_is_as_likely():
+    halves = draw_halves(40, num_resamples=2000)
+    assert np.abs(halves.mean(axis=1) - 0.5).max() < 4.5 * 0.5 / 2000**0.5
+    assert len(np.unique(halves, axis=1).T) == 2000
+
+
+def test_resampled_ap__at_some_thresholds():
+    dataset, detections = random_case(0)
+    matches, halves = match_detections(dataset, detections), draw_halves(9, num_resamples=7)
+    some = resampled_ap(matches, halves, thresholds=(75, 50))
+    np.testing.assert_array_equal(some, resampled_ap(matches, halves)[:, [5, 0]])
 
 
 def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
@@ -81,25 +98,3 @@ def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
         assert low < evaluate_voc(dataset, detections)["voc10"]["AP50"] < high
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.35)
-
-
-def test_interval__has_the_spread_of_the_samples_around_the_estimate():
-    samples = np.array([np.nan, *range(11), *[10] * 90])  # mean 955 / 101, quantiles 2.5 and 10
-    assert interval(samples, 50.0) == pytest.approx([50 + 2.5 - 955 / 101, 50 + 10 - 955 / 101])
-    assert interval(samples, 99.8) == pytest.approx([99.8 + 2.5 - 955 / 101, 100])  # no AP exceeds 100
-    assert interval(np.array([np.nan]), 50.0) is None
-
-
-def test_confidence__holds_the_expected_ap_as_often_as_it_says():
-    population, detections = random_case(0, 2000)
-    rng, intervals, estimates = np.random.default_rng(0), [], []
-    for _ in range(40):
-        some = sorted(rng.choice(len(population.pictures), 60, replace=False).tolist())
-        split = DetectionDataset(
-            "made", Path("."), "made", CLASSES, tuple(population.pictures[index] for index in some)
-        )
-        matches = match_detections(split, {one.image_id: detections[one.image_id] for one in split.pictures})
-        intervals.append(confidence(split, matches, num_resamples=100)["voc10"]["AP50"])
-        estimates.append(average_precisions(split, matches)["voc10"]["AP50"])
-    expected = np.mean(estimates)
-    assert np.mean([low <= expected <= high for low, high in intervals]) >= 0.85  # 95 % of 40, less three deviations

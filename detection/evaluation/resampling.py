@@ -1,49 +1,50 @@
-"""How far an AP would move with other pictures: a bootstrap that resamples the pictures of a split.
+"""AP on many random halves of a split's pictures, side by side.
 
-A resample with its repeated pictures is never built. Matching does not change when a picture is repeated, so each
-detection and object only counts as often as its picture was drawn, and all resamples are computed side by side.
-Runs on the same split share the draws: the difference of two runs is then resampled in pairs.
+No half is ever built. Matching does not change when a picture is left out or repeated, so each detection and object
+only counts as often as its picture was drawn. Runs on the same split share the draws: their differences are then
+resampled in pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import ELEVEN_POINTS
 from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
 from detection.evaluation.voc import IOU_PERCENT, VOC_METRICS
 
-LEVEL = 95  # percent of the resamples inside an interval
-COVERAGE = "93 to 96 %"  # of the simulated cases in which an interval held what it should: see ``interval``
 NUM_RESAMPLES = 1000
 SUMMARIES = ("AP", "AP50", "AP75")
 CHUNK = 125  # resamples computed together; a class's arrays then stay in the processor's cache
 
 
-def draw_pictures(num_pictures: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return (num_pictures, num_resamples) uint8: how often each resample, of as many draws, has each picture."""
+def draw_halves(num_pictures: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Return (num_pictures, num_resamples) uint8: 1 where a picture is in a half, 0 where not.
+
+    Of an odd number of pictures a half has one more or one less, in turn.
+    """
     rng = np.random.default_rng(seed)
-    counts = np.empty((num_pictures, num_resamples), np.uint8)  # counts are Poisson-like around 1
+    halves = np.zeros((num_pictures, num_resamples), np.uint8)
     for column in range(num_resamples):
-        drawn = rng.integers(0, num_pictures, num_pictures)
-        counts[:, column] = np.bincount(drawn, minlength=num_pictures)
-    return counts
+        size = (num_pictures + column % 2) // 2
+        halves[rng.permutation(num_pictures)[:size], column] = 1
+    return halves
 
 
-def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
+def resampled_ap(matches: Matches, counts: np.ndarray, *, thresholds: Sequence[int] = IOU_PERCENT) -> np.ndarray:
     """Return AP (0..1) of shape (metric, IoU, class, resample), NaN for a class without ground truth in a resample.
 
     Args:
+        thresholds: IoU in percent.
         matches: of any rules; a class without ground truth is NaN under Detectron2's too.
-        counts: (pictures, R) as from ``draw_pictures``.
+        counts: (pictures, R), how often each resample has each picture, as from ``draw_halves``.
     """
     num_classes, num_resamples = len(matches.truth.num_positives), counts.shape[1]
-    result = np.full((len(VOC_METRICS), len(IOU_PERCENT), num_classes, num_resamples), np.nan)
-    outcomes = [matches.outcomes(percent / 100.0) for percent in IOU_PERCENT]
+    result = np.full((len(VOC_METRICS), len(thresholds), num_classes, num_resamples), np.nan)
+    outcomes = [matches.outcomes(percent / 100.0) for percent in thresholds]
     for label in np.flatnonzero(matches.truth.num_positives):
         span = matches.of_class(label)
         of_class = [one[span] for one in outcomes]
@@ -115,49 +116,3 @@ def summarise_resamples(table: np.ndarray) -> dict[str, np.ndarray]:
     means = 100 * np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     ap50, ap75 = (means[:, IOU_PERCENT.index(percent)] for percent in (50, 75))
     return dict(zip(SUMMARIES, (means.mean(axis=1), ap50, ap75), strict=True))
-
-
-def interval(
-    samples: np.ndarray, estimate: float, *, lowest: float = 0.0, highest: float = 100.0
-) -> list[float] | None:
-    """Return the interval around ``estimate`` that the spread of ``samples`` gives; None if all of them are NaN.
-
-    A resample repeats pictures, which lifts AP by itself: samples lie higher than the estimate, the more so the fewer
-    pictures there are. So the central ``LEVEL`` percent of the samples are moved until their mean is the estimate (the
-    percentile bootstrap, less its bias), within the values that the number can take.
-
-    The level is nominal. On splits drawn from made data, 250 to 400 each of 150 pictures with 2 classes and of 400 with
-    20, and 150 of 1500 with 20, the interval held the mean of all such splits in 93.5, 93.2 and 94.7 % of the cases for
-    mAP by 11 points, in 95.8, 93.6 and 94.7 % by area. (Distances laid off to the other side, the basic bootstrap, held
-    it in 88.5 to 95.3 %.) For a single class it was 92.7 % at worst.
-    """
-    samples = samples[~np.isnan(samples)]
-    if not len(samples) or np.isnan(estimate):
-        return None
-    central = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return np.clip(estimate + (central - samples.mean()), lowest, highest).tolist()
-
-
-def confidence(
-    dataset: DetectionDataset, matches: Matches, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """Return intervals [low, high] in percent: ``{"voc07": {"AP", "AP50", "AP75", "per_class"}, "voc10": ...}``.
-
-    They say how far the AP of this run's detector moves with the pictures, not how far it moves with the training seed.
-    Detectron2's mean, which counts a class without ground truth, has no interval where there is such a class (None).
-    """
-    counts = draw_pictures(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
-    once = np.ones((len(dataset.pictures), 1), np.uint8)  # every picture once: column 0 is the estimate itself
-    table = resampled_ap(matches, np.concatenate([once, counts], axis=1))
-    defined = matches.rules != "detectron2" or matches.truth.num_positives.all()
-    result: dict[str, Any] = {"level": LEVEL, "resamples": num_resamples, "seed": seed}
-    for index, metric in enumerate(VOC_METRICS):
-        result[metric] = {
-            name: interval(values[index, 1:], values[index, 0]) if defined else None
-            for name, values in summarise_resamples(table).items()
-        }
-        by_class = 100 * table[index, IOU_PERCENT.index(50)]
-        result[metric]["per_class"] = {
-            name: interval(values[1:], values[0]) for name, values in zip(dataset.classes, by_class, strict=True)
-        }
-    return result
