@@ -12,6 +12,7 @@ from detection.evaluation.comparison import BASELINE
 from detection.report.markdown import inert, linked, percent, plain, protocol_rows, rules_in_words, table
 from detection.report.templates import render
 from pretrain.run.files import atomic_write
+from pretrain.run.settings import is_number
 
 ONE_SEED = "one seed: no spread"
 NOT_RECORDED = "not recorded"
@@ -133,14 +134,19 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
     def text(key: str, form: str = "") -> str:
         value = training.get(key)
         if isinstance(value, (list, tuple)):
-            return ", ".join(format(one, form) for one in value) or "no step"
-        return "various" if value is None else format(value, form)
+            return ", ".join(_formatted(one, form) for one in value) or "no step"
+        return "various" if value is None else _formatted(value, form)
 
     return (
         f"Batch {text('SOLVER.IMS_PER_BATCH')}, {text('SOLVER.MAX_ITER', ',')} iterations, learning rate "
         f"{text('SOLVER.BASE_LR', 'g')} x{text('SOLVER.GAMMA', 'g')} at {text('SOLVER.STEPS', ',')}, R"
         f"{text('MODEL.RESNETS.DEPTH')}, {text('MODEL.RESNETS.NORM')}, trained on {text('DATASETS.TRAIN')}."
     )
+
+
+def _formatted(value: Any, form: str) -> str:
+    """Return a setting that a report records; whose report it is, it need not hold a number where ours do."""
+    return format(value, form) if is_number(value) else str(value)
 
 
 def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -192,7 +198,7 @@ def _runs(group: Mapping[str, Any], folder: Path) -> Iterator[OneRun]:
             yield OneRun(
                 entry["method"],
                 path,
-                Path(os.path.relpath(shown, folder)).as_posix() if shown and shown.is_file() else None,
+                Path(os.path.relpath(shown, folder)).as_posix() if shown and os.path.isfile(shown) else None,
                 NOT_RECORDED if seed is None else str(seed),
                 str(known.get("file", NOT_RECORDED)),
                 str(known.get("sha256", NOT_RECORDED)),
