@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PAYLOADS = (
     "<script>window.hit=1</script>",
     '"><img src=x onerror=window.hit=1>',
@@ -23,6 +25,7 @@ PAYLOADS = (
     "http://host.invalid/x",
     "\\' \\\" ` & &lt;b&gt; &#x3c;",
     "[a](javascript:window.hit=1) ![b](http://host.invalid/b.png) | *c* _d_ `e` ~f~",
+    "# a\n\n1. b\r\n\u2028> c\n\n    d\n---\n[x]: http://host.invalid",
     "\x00\x1b[31m\x7f\u202egnp.exe\u2066\ud800",
     "x" * 3000,
 )
@@ -85,6 +88,17 @@ def check_page(browser: Any, page: Path, payload: str, *, columns: str | None) -
         "document.title + ' ' + document.body.innerText + [...document.querySelectorAll('svg title')].map("
         "title => ' ' + title.textContent).join('') + [...document.images].map(image => ' ' + image.alt).join('')"
     )
+
+
+def structure(markdown: str) -> list[str]:
+    """Return what CommonMark, with tables, makes of a text, without its words: headings, rows, links, emphasis."""
+    markdown_it = pytest.importorskip("markdown_it")
+    found = []
+    for token in markdown_it.MarkdownIt("commonmark").enable("table").parse(markdown):
+        found.append(f"{token.type} {token.tag}")
+        inside = (one.type for one in token.children or ())
+        found += [kind for kind in inside if kind not in ("text", "text_special")]
+    return found
 
 
 def unseen(texts: Collection[str], shown: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detection.evaluation.comparison import BASELINE
-from detection.report.markdown import inert, linked, percent, plain, protocol_rows, rules_in_words, table
+from detection.report.markdown import inert, linked, paragraph, percent, plain, protocol_rows, rules_in_words, table
 from detection.report.templates import render
 from pretrain.run.files import atomic_write
 from pretrain.run.settings import is_number
@@ -69,7 +69,7 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
         lines += ["### Runs", "", *table([("method", "run", "seed", "checkpoint", "SHA-256"), *rows]), ""]
     paper = comparison["paper"]
     if paper is not None:
-        lines += ["## The paper's Table 3", "", f"{paper['protocol']}.", ""]
+        lines += ["## The paper's Table 3", "", f"{paragraph(paper['protocol'])}.", ""]
         lines += table([("method", "mAP"), *((name, percent(ap)) for name, ap in paper["voc07_AP50"].items())])
     return inert([*lines, ""])
 

@@ -10,9 +10,11 @@ import pytest
 from detection.datasets.voc import load_voc
 from detection.evaluation.comparison import PAPER_PROTOCOL, PAPER_TABLE, Run, compare_runs
 from detection.evaluation.detections import PictureDetections
+from detection.report.comparison import render_markdown as comparison_markdown
 from detection.report.comparison import write_comparison
 from detection.report.html import render_html
 from detection.report.illustrations import DrawnBox, Illustration
+from detection.report.markdown import render_markdown
 from detection.report.write import write_report
 
 SETTINGS = {"SOLVER.MAX_ITER": 41000, "SOLVER.BASE_LR": 0.004, "SOLVER.GAMMA": 0.1, "SOLVER.STEPS": [33000]}
@@ -65,13 +67,27 @@ def comparison(dataset, detections):
     return content | {"paper": {"protocol": PAPER_PROTOCOL, "voc07_AP50": PAPER_TABLE}}
 
 
+def test_markdown__hostile_values_change_nothing_but_words(hostile, dataset, report, comparison, tmp_path):
+    (tmp_path / "report.html").touch()
+    reports = [str(tmp_path / "report.json")]
+    pages = [(render_markdown, report), (lambda content: comparison_markdown(content, tmp_path), comparison)]
+    for render, clean in pages:
+        for payload in hostile.PAYLOADS:
+            content, _ = hostile.hostile(clean, payload, names=OWN, untyped=UNTYPED)
+            for group in (one for page in (clean, content) for one in page.get("groups", ())):
+                group["methods"][0]["reports"] = reports
+            assert hostile.structure(render(content)) == hostile.structure(render(clean)), payload
+
+
 def test_report__hostile_values_are_text(hostile, browser, dataset, report, tmp_path):
     picture = dataset.pictures[0].path.read_bytes()
     for payload in hostile.PAYLOADS:
         content, texts = hostile.hostile(report, payload, names=OWN, untyped=("protocol",))
         box = DrawnBox("right", f"{payload} box", 0.1, 0.1, 0.5, 0.5)
         shown = {
-            name: [Illustration(entry, file, 4, 3, [box]) for entry, file in zip(entries, (picture, None), strict=False)]
+            name: [
+                Illustration(entry, file, 4, 3, [box]) for entry, file in zip(entries, (picture, None), strict=False)
+            ]
             for name, entries in content["pictures"].items()
         }
         page = tmp_path / "hostile.html"

@@ -194,7 +194,7 @@ def test_render_html__runs_link_to_their_reports(result, tmp_path):
     html = render_html(result, tmp_path)
     assert row_of(html, "record", "cutout") == ["77.00", "78.50", "failed"]
     assert '<a href="runs/seed%200/report.html">77.00</a>' in html
-    assert len(re.findall(r'<circle [^>]*><title>seed \d: [\d.]+</title>', html)) == 9
+    assert len(re.findall(r"<circle [^>]*><title>seed \d: [\d.]+</title>", html)) == 9
 
 
 def test_render_html__everything_is_escaped(result, tmp_path):
