@@ -60,12 +60,24 @@ def load_tool():
     return load
 
 
+def neighbour(name):
+    """The module NAME.py beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """The module ``hostile.py``."""
+    return neighbour("hostile")
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Yield the one ``Browser`` of ``chromium.py`` for all tests of pages."""
-    spec = importlib.util.spec_from_file_location("chromium", Path(__file__).with_name("chromium.py"))
-    chromium = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(chromium)
+    chromium = neighbour("chromium")
     if chromium.EXECUTABLE is None:
         pytest.skip("there is no Chromium to open the page in")
     browser = chromium.Browser(tmp_path_factory.mktemp("profile"))

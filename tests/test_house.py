@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,21 @@ def test_faces__public_functions_and_methods_are_typed_and_say_what_they_do(name
         untyped = [one.name for one in parameters if one.name != "self" and one.annotation is inspect.Parameter.empty]
         assert not untyped, f"{function.__qualname__}: {untyped}"
         assert inspect.signature(function).return_annotation is not inspect.Signature.empty, function.__qualname__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules__leave_tags_to_the_templates(name):
+    """What is put into a template is escaped; what is put between tags in a string of Python is not."""
+    tag = re.compile(r"</?(html|head|body|main|section|div|span|p|a|b|i|t[drh]|table|svg|rect|img|style|script)\b")
+    nodes = list(ast.walk(ast.parse(MODULES[name].read_text("utf-8"))))
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in alone]
+    assert not [text for text in texts if isinstance(text, str) and tag.search(text)]
+
+
+def test_templates__switch_no_escaping_off():
+    for template in (path for name in TOP for path in (ROOT / name).rglob("*.jinja")):
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", template.read_text("utf-8")), template
 
 
 def test_packages__say_that_they_are_typed():

@@ -10,9 +10,20 @@ from typing import Any, NamedTuple
 
 from detection.evaluation.comparison import BASELINE
 from detection.evaluation.intervals import MAX_SEEDS, POWER
-from detection.report.markdown import bold, inert, linked, percent, plain, protocol_rows, rules_in_words, table
+from detection.report.markdown import (
+    bold,
+    inert,
+    linked,
+    paragraph,
+    percent,
+    plain,
+    protocol_rows,
+    rules_in_words,
+    table,
+)
 from detection.report.templates import render
 from pretrain.run.files import atomic_write
+from pretrain.run.settings import is_number
 
 ONE_SEED = "one seed: no spread"
 NOT_JUDGED = "one seed: not judged"
@@ -89,7 +100,7 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
         lines += ["### Runs", "", *table([("method", "run", "seed", "checkpoint", "SHA-256"), *rows]), ""]
     paper = comparison["paper"]
     if paper is not None:
-        lines += ["## The paper's Table 3", "", f"{paper['protocol']}.", ""]
+        lines += ["## The paper's Table 3", "", f"{paragraph(paper['protocol'])}.", ""]
         lines += table([("method", "mAP"), *((name, percent(ap)) for name, ap in paper["voc07_AP50"].items())])
     return inert([*lines, ""])
 
@@ -156,8 +167,8 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
     def text(key: str, form: str = "") -> str:
         value = training.get(key)
         if isinstance(value, (list, tuple)):
-            return ", ".join(_number_text(one, form) for one in value) or "no step"
-        return "various" if value is None else _number_text(value, form)
+            return ", ".join(_formatted(one, form) for one in value) or "no step"
+        return "various" if value is None else _formatted(value, form)
 
     return (
         f"Batch {text('SOLVER.IMS_PER_BATCH')}, {text('SOLVER.MAX_ITER', ',')} iterations, learning rate "
@@ -166,9 +177,9 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
     )
 
 
-def _number_text(value: Any, form: str) -> str:
-    """Return a number as ``form`` says; a report may have anything in its place."""
-    return format(value, form) if isinstance(value, (int, float)) else str(value)
+def _formatted(value: Any, form: str) -> str:
+    """Return a setting that a report records; whose report it is, it need not hold a number where ours do."""
+    return format(value, form) if is_number(value) else str(value)
 
 
 def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -235,7 +246,7 @@ def _runs(group: Mapping[str, Any], folder: Path) -> Iterator[OneRun]:
             yield OneRun(
                 entry["method"],
                 path,
-                Path(os.path.relpath(shown, folder)).as_posix() if shown and shown.is_file() else None,
+                Path(os.path.relpath(shown, folder)).as_posix() if shown and os.path.isfile(shown) else None,
                 NOT_RECORDED if seed is None else str(seed),
                 str(known.get("file", NOT_RECORDED)),
                 str(known.get("sha256", NOT_RECORDED)),

@@ -20,6 +20,7 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u
 ACTIVE = re.compile(r"[\\`*]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 ACTIVE_IN_LINK = re.compile(rf"{ACTIVE.pattern}|[\[\]]")
 START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[#>+=|~\[-]))")
+NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")  # halves of characters that stand for no byte of a file's name
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
@@ -114,7 +115,7 @@ def linked(text: str, path: str | None) -> Markdown:
 
 def address(path: str) -> str:
     """Return the URL of ``path``, which is relative to the page or absolute, and never of another host or scheme."""
-    return quote(re.sub("^/+", "/", path), errors="replace")
+    return quote(re.sub("^/+", "/", NO_BYTE.sub("\ufffd", path)), errors="surrogateescape")
 
 
 def interval_in_words(confidence: Mapping[str, Any]) -> str:

@@ -48,17 +48,22 @@ def _environment(folder: Path) -> Environment:
 
     environment.globals["source"] = source
     environment.globals["source_hash"] = lambda name: _policy_hash(source(name))
-    # Each of these refuses what is not a number, whatever a report.json says in its place.
-    environment.filters["percent"] = percent
-    environment.filters["fixed"] = lambda value, digits: f"{value:.{digits}f}"
-    environment.filters["signed"] = lambda value: f"{value:+.2f}"
-    environment.filters["grouped"] = lambda value: f"{value:,}"
-    environment.filters["whole"] = lambda value: f"{value:,.0f}"
-    environment.filters["short"] = lambda value: f"{value:.4g}"
+    environment.filters["percent"] = lambda value: percent(value if value is None else _number(value))
+    environment.filters["fixed"] = lambda value, digits: f"{_number(value):.{digits}f}"
+    environment.filters["signed"] = lambda value: f"{_number(value):+.2f}"
+    environment.filters["grouped"] = lambda value: f"{_number(value):,}"
+    environment.filters["whole"] = lambda value: f"{_number(value):,.0f}"
+    environment.filters["short"] = lambda value: f"{_number(value):.4g}"
     environment.filters["place"] = lambda value, low, high: f"{100 * (value - low) / (high - low):.2f}%"
     environment.filters["address"] = address
     environment.filters["data_address"] = _data_address
     return environment
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"a page shows a number, but got {value!r:.80}")
+    return value
 
 
 def _policy_hash(text: str) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +50,8 @@ def above(least: float) -> Rule:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether ``value`` is a finite int or float; a bool is none."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Return whether ``value`` is a finite int or float, within the range of a float; a bool is none."""
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, "within 0 and 1")
