@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from pretrain.run.cli import format_seconds
 from tools.studies.plan import Plan
+from tools.studies.records import Result
 from tools.studies.stages import Stage
 
 RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
@@ -19,13 +19,13 @@ RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate":
 class Estimates:
     """Seconds per unit of work of each kind of stage; ``add`` improves them as stages end."""
 
-    def __init__(self, cfg: CfgNode, finished: Iterable[tuple[Stage, Mapping[str, Any]]] = ()):
+    def __init__(self, cfg: CfgNode, finished: Iterable[tuple[Stage, Result]] = ()):
         self.cfg = cfg
         self.measured: dict[str, list[float]] = {}
         for stage, result in finished:
             self.add(stage, result)
 
-    def add(self, stage: Stage, result: Mapping[str, Any]) -> None:
+    def add(self, stage: Stage, result: Result) -> None:
         """Learn from the result of ``stage``; one that was interrupted says nothing about the whole."""
         if result["attempts"] == 1:
             self.measured.setdefault(stage.kind, []).append(result["seconds"] / max(stage.work, 1))

@@ -13,21 +13,21 @@ from pretrain.run.run_folder import package_versions
 from tools.studies.config import Experiment, experiments
 from tools.studies.pages import write_pages
 from tools.studies.plan import Plan
-from tools.studies.records import FAILURE, LOG, read_record
+from tools.studies.records import LOG, Result, failure_message
 from tools.studies.stages import Stage
-from tools.studies.values import FINAL_STAGE, Metric, metrics_of
+from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of
 
 BASELINE = "baseline"
 
 
-def write_study(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+def write_study(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     """Write study.json, study.md and study.html of the finished stages; return the content of study.json."""
     result = study_result(plan, results, failed)
     write_pages(result, plan.folder)
     return result
 
 
-def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of study.json, AP and errors in percent; what was not run has no number.
 
     ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed.
@@ -62,7 +62,7 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
 
 
 def _row(
-    plan: Plan, experiment: Experiment, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
+    plan: Plan, experiment: Experiment, results: Mapping[str, Result], failed: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "method": experiment.method,
@@ -81,7 +81,7 @@ def _run(
     plan: Plan,
     experiment: Experiment,
     seed: int,
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Result],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     chain = _chain(plan, experiment, seed)
@@ -89,11 +89,11 @@ def _run(
     if result is None:
         state = "failed" if any(stage.name in failed for stage in chain) else "not run"
         return {"seed": seed, "state": state, "values": None, "link": None, "seconds": None}
-    values = result["values"][experiment.name] if plan.cfg.KIND == "timing" else result["values"]
+    values = numbers_of(plan.cfg.KIND, result["values"], experiment.name)
     link = _href(plan, chain[-1], result["link"] or LOG)
     whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
     seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
-    return {"seed": seed, "state": "done", "values": dict(values), "link": link, "seconds": seconds}
+    return {"seed": seed, "state": "done", "values": values, "link": link, "seconds": seconds}
 
 
 def _chain(plan: Plan, experiment: Experiment, seed: int) -> list[Stage]:
@@ -156,7 +156,7 @@ def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
         protocol[key] = None
 
 
-def _links(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _links(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, str]]:
     return [
         {"label": "Comparison of the detectors: intervals over pictures, classes", "href": _href(plan, stage, link)}
         for stage in plan.stages
@@ -164,7 +164,7 @@ def _links(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[st
     ]
 
 
-def _figures(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _figures(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, str]]:
     return [
         {"label": "Class activation maps of mixed pictures", "src": _href(plan, stage, stage.outputs[0])}
         for stage in plan.stages
@@ -172,21 +172,19 @@ def _figures(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[
     ]
 
 
-def _stage(
-    plan: Plan, stage: Stage, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
-) -> dict[str, Any]:
+def _stage(plan: Plan, stage: Stage, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     result = results.get(stage.name)
     state = "done" if result is not None else "failed" if stage.name in failed else "not run"
     message = failed.get(stage.name)
-    if state == "not run" and (failure := read_record(stage.folder / FAILURE)):
-        state, message = "failed", failure["message"]
+    if state == "not run" and (why := failure_message(stage.folder)):
+        state, message = "failed", why
     return {
         "name": stage.name,
         "kind": stage.kind,
         "state": state,
         "seconds": result["seconds"] if result is not None and result["attempts"] == 1 else None,
-        "processes": (result or {}).get("processes"),
-        "machine": (result or {}).get("machine"),
+        "processes": None if result is None else result.get("processes"),
+        "machine": None if result is None else result.get("machine"),
         "link": _href(plan, stage, LOG) if (stage.folder / LOG).is_file() else None,
         "message": message,
     }
