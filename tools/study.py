@@ -2,7 +2,8 @@
 """Run a whole experiment of the paper, or your own: every method, every seed, one table.
 
 A stage that is done is not run again, one that died goes on; so call it again after anything. A stage depends on its
-settings, on the code that it runs and on what it is made from; when one of them changes, so do the stages after it.
+settings, on the code that it runs, PyTorch's version included, and on what it is made from, the contents of real data
+included; when one of them changes, so do the stages after it. What nobody recorded yet counts as unchanged.
 
 Examples:
   python tools/study.py --config-file tools/studies/configs/table3_small.yaml
@@ -63,7 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="slurm: a job a stage, through submitit; submitit-local: the same on this machine",
     )
     parser.add_argument(
-        "--accept-code", action="store_true", help="take what another version of the code has made, or begun, as it is"
+        "--accept-code",
+        action="store_true",
+        help="take what another version of the code, or of PyTorch, has made, or begun, as it is",
+    )
+    parser.add_argument(
+        "--accept-data",
+        action="store_true",
+        help="take what was made, or begun, of real data that have changed since as it is",
     )
     parser.add_argument(
         "--trust-group",
@@ -90,7 +98,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from tools.studies.runner import find_obstacles, finished, refuse_other_study, select
 
     cfg = load_study(args.config_file, args.opts)
-    plan = make_plan(cfg, args.config_file, accept_code=args.accept_code)
+    plan = make_plan(cfg, args.config_file, accept_code=args.accept_code, accept_data=args.accept_data)
     stages = select(plan, args.only)
     results = finished(plan.stages)
     estimates = Estimates(cfg, [(stage, results[stage.name]) for stage in plan.stages if stage.name in results])

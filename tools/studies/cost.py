@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from pretrain.run.cli import format_seconds
 from tools.studies.plan import Plan
-from tools.studies.records import Result
+from tools.studies.records import REQUEST, Result
 from tools.studies.stages import Stage
 
 RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
@@ -44,7 +44,9 @@ def describe_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage],
     seconds = {stage.name: estimates.seconds(stage) for stage in missing}
     for stage in missing:
         expected = "duration unknown" if seconds[stage.name] is None else format_seconds(seconds[stage.name])
-        begun = ", goes on" if (stage.folder / "request.json").exists() else ""
+        reason = stage.why_anew()
+        begun = ", goes on" if (stage.folder / REQUEST).exists() else ""
+        begun = f", begins anew: {reason}" if reason else begun
         lines.append(f"{stage.name}: {expected}{begun}")
         lines.append(f"    {shlex.join(stage.command)}")
     done = len(stages) - len(missing)

@@ -43,7 +43,14 @@ class Output(_FileOnly, _FolderOnly):
     bytes: int
 
 
-class Begun(TypedDict):
+class Made(TypedDict, total=False):
+    """What made a stage, or was to make it, besides settings and code; earlier versions recorded neither."""
+
+    versions: dict[str, str]
+    data: str  # hash of what the real data hold that the stage itself reads; empty where it reads none
+
+
+class Begun(Made):
     """What a study asks of a request that an earlier call left; requests of earlier versions hold it too."""
 
     fingerprint: str
@@ -65,8 +72,8 @@ class Request(Begun):
     processes: int
 
 
-class _LaterResult(TypedDict, total=False):
-    """What earlier versions did not record."""
+class _LaterResult(Made, total=False):
+    """What the first versions did not record."""
 
     machine: str
     processes: int

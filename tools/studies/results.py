@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
 from detection.evaluation.seeds import paired_difference, summarise
-from pretrain.run.run_folder import package_versions
 from tools.studies.config import Experiment, experiments
 from tools.studies.pages import write_pages
 from tools.studies.plan import Plan
@@ -18,6 +19,7 @@ from tools.studies.stages import Stage
 from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of
 
 BASELINE = "baseline"
+NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
 
 
 def write_study(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def write_study(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, 
 def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of study.json, AP and errors in percent; what was not run has no number.
 
-    ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed.
+    ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed. ``versions`` says of
+    every package which version made the numbers, and of which stages where that differs or was not recorded.
 
     Every row has ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 %
     interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
@@ -49,9 +52,9 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         "progress": {"done": len(results), "total": len(plan.stages), "failed": len(failed)},
         "metrics": [metric._asdict() for metric in metrics],
-        "notes": list(cfg.NOTES),
-        "protocol": _protocol(plan),
-        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", "detectron2")),
+        "notes": [*cfg.NOTES, *_varied(cfg), *_accepted(plan, results)],
+        "protocol": _protocol(plan) | _data(plan, results),
+        "versions": _versions(results),
         "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
         "rows": rows,
         "links": _links(plan, results),
@@ -59,6 +62,49 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "paper": {"table": cfg.PAPER.TABLE, "protocol": cfg.PAPER.PROTOCOL} if cfg.PAPER.TABLE else None,
         "stages": [_stage(plan, stage, results, failed) for stage in plan.stages],
     }
+
+
+def _varied(cfg: CfgNode) -> list[str]:
+    """Return the sentence that says what differs between the runs of a row, which their spread is about."""
+    if len(cfg.SEEDS) == 1 or cfg.KIND in ("timing", "cam"):
+        return []
+    if cfg.KIND != "transfer":
+        return ["The runs of a row differ in the seed of pretraining."]
+    if cfg.PRETRAIN.SEED < 0:
+        return ["The runs of a row differ in the seeds of pretraining and of fine-tuning."]
+    return [
+        "The runs of a row differ in the seed of fine-tuning alone: all start from one pretraining, of seed "
+        f"{cfg.PRETRAIN.SEED}. Spreads, intervals and differences are about the noise of fine-tuning, and say nothing "
+        "of how another pretraining by the same method would do."
+    ]
+
+
+def _accepted(plan: Plan, results: Mapping[str, Result]) -> list[str]:
+    """Return a sentence where stages count as done because the user accepts that they were made otherwise."""
+    names = [
+        stage.name
+        for stage in plan.stages
+        if stage.name in results
+        and (stage.code != stage.present_code or stage.differences(results[stage.name], even_accepted=True))
+    ]
+    return [
+        "Taken as they are, though by another version of the code or of PyTorch than is here, or of data that have "
+        f"changed since: {', '.join(names)}."
+    ] * bool(names)
+
+
+def _versions(results: Mapping[str, Result]) -> dict[str, str]:
+    """Return package -> the version that made the numbers; of several, each with its stages, the most common last."""
+    recorded = {name: result.get("versions", {}) for name, result in results.items()}
+    versions = {}
+    for package in dict.fromkeys(package for one in recorded.values() for package in one):
+        stages: dict[str, list[str]] = {}
+        for name, one in recorded.items():
+            stages.setdefault(one.get(package, NOT_RECORDED), []).append(name)
+        *few, (most, others) = sorted(stages.items(), key=lambda item: len(item[1]))
+        texts = [f"{version} ({', '.join(names)})" for version, names in few]
+        versions[package] = "; ".join([*texts, f"{most} (the other {len(others)} stages)" if few else most])
+    return versions or ({"packages": NOT_RECORDED} if results else {})
 
 
 def _row(
@@ -151,6 +197,16 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if value is not None}
 
 
+def _data(plan: Plan, results: Mapping[str, Result]) -> dict[str, str]:
+    """Return what real data the numbers are of, by kind of stage: hashes of what they hold."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in plan.stages:
+        if stage.inputs.get("data") and stage.name in results:
+            held = results[stage.name].get("data") or NOT_RECORDED
+            found.setdefault(f"{stage.kind}: contents of data", {})[held] = None
+    return {name: ", ".join(held) for name, held in found.items()}
+
+
 def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
     if protocol.setdefault(key, value) != value:
         protocol[key] = None
@@ -185,6 +241,8 @@ def _stage(plan: Plan, stage: Stage, results: Mapping[str, Result], failed: Mapp
         "seconds": result["seconds"] if result is not None and result["attempts"] == 1 else None,
         "processes": None if result is None else result.get("processes"),
         "machine": None if result is None else result.get("machine"),
+        "versions": None if result is None else result.get("versions"),
+        "data": None if result is None else result.get("data"),
         "link": _href(plan, stage, LOG) if (stage.folder / LOG).is_file() else None,
         "message": message,
     }

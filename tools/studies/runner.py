@@ -15,6 +15,7 @@ from pretrain.run.run_folder import read_metrics
 from tools.studies.cost import Estimates
 from tools.studies.launchers import SUBMITIT, Launcher
 from tools.studies.plan import Plan
+from tools.studies.provenance import torch_version
 from tools.studies.records import (
     LOG,
     REQUEST,
@@ -128,7 +129,7 @@ def finished(stages: Collection[Stage]) -> dict[str, Result]:
         if all(parent.name in results for parent in stage.parents):
             made_from = _made_from(stage, results)
             result = read_result(stage.folder, stage.fingerprint, made_from, outputs=stage.outputs)
-            if result is not None:
+            if result is not None and not stage.differences(result):
                 results[stage.name] = result
     return results
 
@@ -231,6 +232,8 @@ def prepare(stage: Stage, made_from: Mapping[str, Identity]) -> None:
         reason = f"what it was made from is not known ({bad_request})"
     elif result is not None and (changed := _changed(stage, result)):
         reason = f"{', '.join(changed)} is missing or has changed since it was made"
+    elif not is_running(stage.folder) and (other := stage.why_anew()):
+        reason = other
     elif bad_result:
         logger.warning("%s runs again: %s", stage.name, bad_result)
     if reason:
@@ -255,6 +258,8 @@ def prepare(stage: Stage, made_from: Mapping[str, Identity]) -> None:
             "outputs": list(stage.outputs),
             "threads": stage.threads,
             "processes": stage.processes,
+            "versions": {"torch": torch_version()},
+            "data": stage.data(),
         },
     )
 

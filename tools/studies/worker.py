@@ -29,6 +29,7 @@ from typing import IO, Any
 from pretrain.run.cli import one_line
 from tools.studies.code_version import STAGES, stage_version
 from tools.studies.config import ROOT
+from tools.studies.provenance import present_versions
 from tools.studies.records import (
     FAILURE,
     LOG,
@@ -69,13 +70,13 @@ def run_stage(folder: Path | str, *, trusted_group: int | None = None) -> bool:
             write_record(folder / FAILURE, {"message": problem, "attempts": attempts})
             return False
         (folder / FAILURE).unlink(missing_ok=True)
-        started = time.time()
+        started, versions = time.time(), present_versions()
         with (folder / LOG).open("ab") as log:
             status = _run(request, log, lock)
         if isinstance(status, str):
             problem = status
         elif status == 0:
-            problem = _record(folder, request, attempts, started)
+            problem = _record(folder, request, attempts, started, versions)
         elif status < 0:
             problem = f"ended by signal {-status}"
         else:
@@ -243,7 +244,7 @@ def _run(request: Request, log: IO[bytes], lock: IO[bytes]) -> int | str:
         raise
 
 
-def _record(folder: Path, request: Request, attempts: int, started: float) -> str:
+def _record(folder: Path, request: Request, attempts: int, started: float, versions: dict[str, str]) -> str:
     """Write result.json and clear up; return what is wrong if the command said success but left no such thing."""
     try:
         outputs = describe_outputs(folder, request["outputs"])
@@ -264,6 +265,8 @@ def _record(folder: Path, request: Request, attempts: int, started: float) -> st
             "machine": platform.node(),
             "processes": request["processes"],
             "threads": request["threads"],
+            "versions": versions,
+            "data": request.get("data", ""),
         },
     )
     for checkpoint in folder.glob("model_[0-9]*.pth"):  # to resume from, which is over; they are most of a study's size
