@@ -213,8 +213,10 @@ def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _links(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, str]]:
+    label = "Comparison of the detectors: intervals over pictures, classes"
+    label += "" if plan.cfg.PRETRAIN.SEED < 0 or len(plan.cfg.SEEDS) == 1 else "; its runs differ in fine-tuning alone"
     return [
-        {"label": "Comparison of the detectors: intervals over pictures, classes", "href": _href(plan, stage, link)}
+        {"label": label, "href": _href(plan, stage, link)}
         for stage in plan.stages
         if stage.kind == "comparison" and stage.name in results and (link := results[stage.name]["link"])
     ]
