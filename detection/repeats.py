@@ -22,6 +22,10 @@ from pretrain.run.run_folder import write_config
 PARTS = ("voc07", "voc10", "coco")  # of a report
 NUMBERS = ("AP", "AP50", "AP75")
 
+# What differs between the runs, which their spread and interval are about.
+ONE_BACKBONE = "one backbone: spread and interval are those of fine-tuning, and say nothing of another pretraining by the same method"
+NO_BACKBONE = "no backbone (MODEL.WEIGHTS is empty): spread and interval are those of random weights and of fine-tuning"
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,8 +34,9 @@ def run_repeats(
 ) -> dict[str, Any]:
     """Call ``run`` for the seeds SEED, SEED + 1, ... and return what ``summarise_reports`` makes of the reports.
 
-    Run k has ``OUTPUT_DIR/seed_<its seed>`` as its OUTPUT_DIR; OUTPUT_DIR itself receives the config (whose SEED a
-    resumed call finds again) and ``repeats.json``. ``writes`` is off in all but one of the processes of a run.
+    ``varied`` is added to that: what differs between the runs, in words. Run k has ``OUTPUT_DIR/seed_<its seed>`` as
+    its OUTPUT_DIR; OUTPUT_DIR itself receives the config (whose SEED a resumed call finds again) and ``repeats.json``.
+    ``writes`` is off in all but one of the processes of a run.
 
     Raises:
         ValueError: ``count`` is not positive; or what ``run`` raises.
@@ -62,6 +67,7 @@ def _run_repeats(
         logger.info("run %d of %d, seed %d, into %s", len(reports) + 1, count, seed, one.OUTPUT_DIR)
         reports.append(run(one))
     summary = summarise_reports(range(cfg.SEED, cfg.SEED + count), reports)
+    summary["varied"] = ONE_BACKBONE if cfg.MODEL.WEIGHTS else NO_BACKBONE
     if writes:
         with atomic_write(folder / REPEATS, "w") as file:
             file.write(json.dumps(summary, indent=2) + "\n")
@@ -89,13 +95,14 @@ def _over_seeds(reports: list[dict[str, dict[str, Any]]], name: str, part: str, 
 
 
 def headline(summary: dict[str, Any]) -> list[str]:
-    """Return a line for each dataset: mean, standard deviation and number of runs of the main numbers."""
-    return [
+    """Return a line for each dataset: mean, standard deviation and seeds of the main numbers; and what these are of."""
+    lines = [
         f"{name}: mAP {_text(metrics['voc07']['AP50'])} (VOC2007, 11 points, IoU .5), "
         f"{_text(metrics['voc10']['AP50'])} (area, IoU .5), {_text(metrics['voc10']['AP'])} (area, IoU .50:.95), "
         f"over seeds {', '.join(map(str, summary['seeds']))}"
         for name, metrics in summary["datasets"].items()
     ]
+    return [*lines, summary["varied"]] if len(summary["seeds"]) > 1 else lines
 
 
 def _text(number: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 """Run a whole experiment of the paper, or your own: every method, every seed, one table.
 
 A stage that is done is not run again, one that died goes on; so call it again after anything. A stage depends on its
-settings, on the code that it runs and on what it is made from; when one of them changes, so do the stages after it.
+settings, on the code that it runs, PyTorch's version included, and on what it is made from, the contents of real data
+included; when one of them changes, so do the stages after it. What nobody recorded yet counts as unchanged.
 
 Examples:
   python tools/study.py --config-file tools/studies/configs/table3_small.yaml
@@ -20,7 +21,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
@@ -29,6 +30,7 @@ from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_
 if TYPE_CHECKING:
     from tools.studies.cost import Estimates
     from tools.studies.plan import Plan
+    from tools.studies.records import Result
     from tools.studies.stages import Stage
 
 
@@ -62,7 +64,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="slurm: a job a stage, through submitit; submitit-local: the same on this machine",
     )
     parser.add_argument(
-        "--accept-code", action="store_true", help="take what another version of the code has made, or begun, as it is"
+        "--accept-code",
+        action="store_true",
+        help="take what another version of the code, or of PyTorch, has made, or begun, as it is",
+    )
+    parser.add_argument(
+        "--accept-data",
+        action="store_true",
+        help="take what was made, or begun, of real data that have changed since as it is",
+    )
+    parser.add_argument(
+        "--trust-group",
+        action="store_true",
+        help="run stages in an OUTPUT_DIR that its group can write to; who can write there decides what is run",
     )
     add_config_arguments(parser, example="tools/studies/configs/table3_small.yaml")
     return parser
@@ -84,13 +98,13 @@ def main(argv: list[str] | None = None) -> int | None:
     from tools.studies.runner import find_obstacles, finished, refuse_other_study, select
 
     cfg = load_study(args.config_file, args.opts)
-    plan = make_plan(cfg, args.config_file, accept_code=args.accept_code)
+    plan = make_plan(cfg, args.config_file, accept_code=args.accept_code, accept_data=args.accept_data)
     stages = select(plan, args.only)
     results = finished(plan.stages)
     estimates = Estimates(cfg, [(stage, results[stage.name]) for stage in plan.stages if stage.name in results])
     missing = [stage for stage in stages if stage.name not in results]
     refuse_other_study(plan)
-    obstacles = find_obstacles(plan) if missing else []
+    obstacles = find_obstacles(plan, trust_group=args.trust_group) if missing else []
     if args.dry_run:
         print("\n".join([*describe_plan(plan, stages, missing, estimates), *(f"warning: {one}" for one in obstacles)]))
         return 0
@@ -110,7 +124,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def _run(
-    args: argparse.Namespace, plan: Plan, stages: list[Stage], results: dict[str, dict[str, Any]], estimates: Estimates
+    args: argparse.Namespace, plan: Plan, stages: list[Stage], results: dict[str, Result], estimates: Estimates
 ) -> dict[str, str]:
     """Run what is missing of ``stages``; return the name of each that failed with the reason."""
     from tools.studies.launchers import make_launcher
@@ -119,7 +133,7 @@ def _run(
 
     setup_logging(plan.folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is stopped, then 130
-    launcher = make_launcher(args.launcher, plan.cfg, jobs=args.jobs)
+    launcher = make_launcher(args.launcher, plan.cfg, jobs=args.jobs, trust_group=args.trust_group)
     write_study(plan, results, {})  # from now on another study of that name is refused
     return run(stages, launcher, estimates, on_result=lambda done: write_study(plan, results | done, {}))
 

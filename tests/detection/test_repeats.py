@@ -17,7 +17,7 @@ def report(ap50):
 @pytest.fixture
 def cfg(tmp_path):
     cfg = get_cfg()
-    cfg.SEED, cfg.OUTPUT_DIR = 4, str(tmp_path / "runs")
+    cfg.SEED, cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = 4, str(tmp_path / "runs"), "backbone.pth"
     return cfg
 
 
@@ -44,7 +44,9 @@ def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == 4  # a resumed call finds it there
     assert headline(summary) == [
         "voc_2007_test: mAP 72.00 +- 2.00 (VOC2007, 11 points, IoU .5), 72.00 +- 2.00 (area, IoU .5), 10.00 +- 0.00 "
-        "(area, IoU .50:.95), over seeds 4, 5, 6"
+        "(area, IoU .50:.95), over seeds 4, 5, 6",
+        "one backbone: spread and interval are those of fine-tuning, and say nothing of another pretraining by the "
+        "same method",
     ]
     assert cfg.SEED == 4
 
@@ -52,11 +54,20 @@ def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
 def test_run_repeats__a_single_run_has_no_spread(cfg):
     summary = run_repeats(cfg, 1, lambda _: report(70.0))
     assert summary["datasets"]["voc_2007_test"]["voc07"]["AP50"]["std"] is None
-    assert "mAP 70.00 (VOC2007" in headline(summary)[0]
+    (line,) = headline(summary)
+    assert "mAP 70.00 (VOC2007" in line
+
+
+def test_run_repeats__from_random_weights_says_what_varied(cfg):
+    cfg.MODEL.WEIGHTS = ""
+    summary = run_repeats(cfg, 2, lambda _: report(70.0))
+    assert headline(summary)[1] == summary["varied"]
+    assert summary["varied"].startswith("no backbone (MODEL.WEIGHTS is empty): spread and interval are those of random")
 
 
 def test_run_repeats__a_process_that_does_not_report_writes_nothing(cfg, tmp_path):
-    assert run_repeats(cfg, 2, lambda _: {}, writes=False) == {"seeds": [4, 5], "datasets": {}}
+    summary = run_repeats(cfg, 2, lambda _: {}, writes=False)
+    assert (summary["seeds"], summary["datasets"]) == ([4, 5], {})
     assert not (tmp_path / "runs").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_met
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
 KINDS = ("transfer", "classification", "robustness", "timing", "cam")
+MAX_LABEL_BYTES = 200  # of 255 that a folder's name may have
 EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER")
 # Keys that the study sets for every run, and where it takes them from. OPTS must not set them: it would be in vain.
 SET_BY_STUDY = {
@@ -195,9 +197,13 @@ def _refuse_shared_names(names: Sequence[str]) -> None:
         label = name.replace("/", " ")
         if label in by_label:
             raise ValueError(f"EXPERIMENTS: {by_label[label]} and {name} have one name, {label}, on the page; {remedy}")
-        folder = folder_name(name)
+        # Some file systems do not tell apart large and small letters, nor the ways to write an accent.
+        folder = unicodedata.normalize("NFC", folder_name(unicodedata.normalize("NFC", name)).casefold())
         if folder in by_folder:
-            raise ValueError(f"EXPERIMENTS: {by_folder[folder]} and {name} would share the folder {folder}; {remedy}")
+            raise ValueError(
+                f"EXPERIMENTS: {by_folder[folder]} and {name} would share the folder {folder_name(name)}, or do on "
+                f"some file systems; {remedy}"
+            )
         by_folder[folder] = by_label[label] = name
 
 
@@ -237,6 +243,10 @@ def _experiment(number: int, entry: Any) -> Experiment:
     for label in labels:
         if "/" in label or label.startswith("."):
             raise ValueError(f"{where}: {label!r} names a folder and must not hold a slash or begin with a dot")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
+            raise ValueError(f"{where}: {label!r} names a folder and must not hold a control character")
+        if len(label.encode()) > MAX_LABEL_BYTES:
+            raise ValueError(f"{where}: {label[:40]!r}... names a folder and has more than {MAX_LABEL_BYTES} bytes")
     return Experiment(*labels, repository_file(entry["CONFIG"]), tuple(map(str, opts)), paper)
 
 

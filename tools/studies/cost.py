@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from pretrain.run.cli import format_seconds
 from tools.studies.plan import Plan
+from tools.studies.records import REQUEST, Result
 from tools.studies.stages import Stage
 
 RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
@@ -19,13 +19,13 @@ RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate":
 class Estimates:
     """Seconds per unit of work of each kind of stage; ``add`` improves them as stages end."""
 
-    def __init__(self, cfg: CfgNode, finished: Iterable[tuple[Stage, Mapping[str, Any]]] = ()):
+    def __init__(self, cfg: CfgNode, finished: Iterable[tuple[Stage, Result]] = ()):
         self.cfg = cfg
         self.measured: dict[str, list[float]] = {}
         for stage, result in finished:
             self.add(stage, result)
 
-    def add(self, stage: Stage, result: Mapping[str, Any]) -> None:
+    def add(self, stage: Stage, result: Result) -> None:
         """Learn from the result of ``stage``; one that was interrupted says nothing about the whole."""
         if result["attempts"] == 1:
             self.measured.setdefault(stage.kind, []).append(result["seconds"] / max(stage.work, 1))
@@ -44,7 +44,9 @@ def describe_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage],
     seconds = {stage.name: estimates.seconds(stage) for stage in missing}
     for stage in missing:
         expected = "duration unknown" if seconds[stage.name] is None else format_seconds(seconds[stage.name])
-        begun = ", goes on" if (stage.folder / "request.json").exists() else ""
+        reason = stage.why_anew()
+        begun = ", goes on" if (stage.folder / REQUEST).exists() else ""
+        begun = f", begins anew: {reason}" if reason else begun
         lines.append(f"{stage.name}: {expected}{begun}")
         lines.append(f"    {shlex.join(stage.command)}")
     done = len(stages) - len(missing)

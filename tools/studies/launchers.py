@@ -12,20 +12,28 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from fvcore.common.config import CfgNode
 
 from tools.studies.config import ROOT
-from tools.studies.records import read_record, write_record
+from tools.studies.records import find_record, write_record
 from tools.studies.stages import Stage
 from tools.studies.worker import GRACE_SECONDS, StageJob
 
 LAUNCHERS = ("local", "slurm", "submitit-local")
 JOB = "job.json"  # in a stage's folder: the number of its job in the cluster's queue
+SUBMITIT = "submitit"  # in OUTPUT_DIR: the folder of its jobs, which it unpickles
 NO_LIMIT = 10**6  # stages at a time: the cluster's queue has its own
 MAX_REQUEUES = 1000  # each goes on where the one before ended
 UNKNOWN_MINUTES = 60 * 24 * 365  # submitit's local executor wants a limit
+
+
+class Job(TypedDict):
+    """Which job a stage was given to."""
+
+    cluster: str
+    job_id: str
 
 
 class Launcher(Protocol):
@@ -47,8 +55,8 @@ class LocalLauncher:
     ``stop`` ends them all: they were started at this terminal.
     """
 
-    def __init__(self, jobs: int, *, gpus: int):
-        self.slots, self.gpus = jobs, gpus
+    def __init__(self, jobs: int, *, gpus: int, trusted_group: int | None = None):
+        self.slots, self.gpus, self.trusted_group = jobs, gpus, trusted_group
         self.processes: dict[str, tuple[subprocess.Popen[bytes], list[int]]] = {}
 
     def start(self, stage: Stage) -> None:
@@ -56,7 +64,10 @@ class LocalLauncher:
         if taken:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, taken))
         process = subprocess.Popen(
-            [sys.executable, "-m", "tools.studies.worker", str(stage.folder)],
+            [
+                *(sys.executable, "-m", "tools.studies.worker", str(stage.folder)),
+                *([] if self.trusted_group is None else ["--trusted-group", str(self.trusted_group)]),
+            ],
             cwd=ROOT,
             env=environment,
             start_new_session=True,  # Ctrl-C is for the study, which passes it on once
@@ -98,13 +109,13 @@ class SubmititLauncher:
         ValueError: there is no SLURM here, or it does not know a parameter.
     """
 
-    def __init__(self, cluster: str, cfg: CfgNode, *, jobs: int):
+    def __init__(self, cluster: str, cfg: CfgNode, *, jobs: int, trusted_group: int | None = None):
         try:
             import submitit
         except ImportError as error:
             raise ImportError(f"--launcher {cluster} needs submitit ({error}); pip install submitit") from error
-        self.cluster, self.slots, self.cfg = cluster, jobs, cfg
-        self.folder = Path(cfg.OUTPUT_DIR) / "submitit"
+        self.cluster, self.slots, self.cfg, self.trusted_group = cluster, jobs, cfg, trusted_group
+        self.folder = Path(cfg.OUTPUT_DIR) / SUBMITIT
         # Jobs inherit it, and must find this package also where it is not installed.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
@@ -120,7 +131,7 @@ class SubmititLauncher:
         job = self._waiting_job(stage)
         if job is None:
             self._configure(stage.processes)
-            job = self.executor.submit(StageJob(), str(stage.folder))
+            job = self.executor.submit(StageJob(self.trusted_group), str(stage.folder))
             write_record(stage.folder / JOB, {"cluster": self.cluster, "job_id": job.job_id})
         self.jobs[stage.name] = job
 
@@ -156,8 +167,8 @@ class SubmititLauncher:
 
     def _waiting_job(self, stage: Stage) -> Any:
         """Return the job that an earlier call put in SLURM's queue for ``stage``, if it still waits or runs."""
-        record = read_record(stage.folder / JOB)
-        if self.cluster != "slurm" or record is None or record.get("cluster") != "slurm":
+        record, _ = find_record(stage.folder / JOB, Job)
+        if self.cluster != "slurm" or record is None or record["cluster"] != "slurm":
             return None
         from submitit import SlurmJob
 
@@ -172,8 +183,10 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def make_launcher(name: str, cfg: CfgNode, *, jobs: int) -> Launcher:
-    """Return the launcher ``name``. With ``jobs`` 0 it chooses how many stages run at a time.
+def make_launcher(name: str, cfg: CfgNode, *, jobs: int, trust_group: bool = False) -> Launcher:
+    """Return the launcher ``name``, whose workers trust the group of OUTPUT_DIR with ``trust_group``.
+
+    With ``jobs`` 0 it chooses how many stages run at a time.
 
     Locally that is one per group of GPUS GPUs, without GPUs one per THREADS cores (one, where THREADS is 0); on a
     cluster all that can.
@@ -181,12 +194,15 @@ def make_launcher(name: str, cfg: CfgNode, *, jobs: int) -> Launcher:
     Raises:
         ImportError, ValueError: as SubmititLauncher; or a stage wants more GPUs than this machine has.
     """
+    trusted_group = os.stat(cfg.OUTPUT_DIR).st_gid if trust_group else None
     if name != "local":
-        return SubmititLauncher(name.removeprefix("submitit-"), cfg, jobs=jobs or _cluster_jobs(name, cfg))
+        cluster, jobs = name.removeprefix("submitit-"), jobs or _cluster_jobs(name, cfg)
+        return SubmititLauncher(cluster, cfg, jobs=jobs, trusted_group=trusted_group)
     gpus = count_gpus()
     if 0 < gpus < cfg.GPUS:
         raise ValueError(f"GPUS is {cfg.GPUS}, but there are {gpus} here; set GPUS to at most that")
-    return LocalLauncher(jobs or (gpus // cfg.GPUS if gpus else _cpu_jobs(cfg)), gpus=gpus)
+    jobs = jobs or (gpus // cfg.GPUS if gpus else _cpu_jobs(cfg))
+    return LocalLauncher(jobs, gpus=gpus, trusted_group=trusted_group)
 
 
 def _cluster_jobs(name: str, cfg: CfgNode) -> int:

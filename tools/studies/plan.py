@@ -52,17 +52,18 @@ class Plan:
         return Path(self.cfg.OUTPUT_DIR, self.study)
 
 
-def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = False) -> Plan:
+def make_plan(cfg: CfgNode, config_file: Path | str, *, accept_code: bool = False, accept_data: bool = False) -> Plan:
     """Return the stages of the study ``cfg``, read by ``load_study`` from ``config_file``. Nothing is run or written.
 
-    With ``accept_code`` a stage that was run, or begun, by another version of its code is taken as it is.
+    With ``accept_code`` a stage that was run, or begun, by another version of its code or of PyTorch is taken as it is,
+    with ``accept_data`` one of data that have changed since.
 
     Raises:
         FileNotFoundError: a config that the study names does not exist.
         ValueError: such a config, or its OPTS, are wrong; the experiment is named.
     """
     config_file = Path(config_file)
-    planner = _Planner(cfg, config_file.stem, StageBook(cfg, accept_code=accept_code))
+    planner = _Planner(cfg, config_file.stem, StageBook(cfg, accept_code=accept_code, accept_data=accept_data))
     return Plan(cfg, config_file, tuple(planner.stages()), planner.detection)
 
 

@@ -2,7 +2,7 @@
 
 ``request.json`` says what is to be made, from what and by which command; ``result.json`` appears when it is made, with
 the hash of every output and the numbers for the table; ``failure.json`` says why it was not. ``stage.log`` holds what
-the command wrote.
+the command wrote. A record that is not what it should be counts as none.
 """
 
 from __future__ import annotations
@@ -11,12 +11,100 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, TypeVar
+
+import msgspec
 
 from pretrain.run.files import atomic_write, sha256
+from pretrain.run.text import Finite, read_record
 
 REQUEST, RESULT, FAILURE, LOG = "request.json", "result.json", "failure.json", "stage.log"
 RESULT_OF_STUDY = "study.json"  # in the study's own folder
+
+Identity = dict[str, str | int]  # output -> hash, or size of a folder
+Number = Finite | None
+Values = dict[str, Number | dict[str, Number]]  # metric -> number; of timing, run name -> metric -> number
+Words = Annotated[list[str], msgspec.Meta(min_length=1)]
+T = TypeVar("T")
+
+
+class _FileOnly(TypedDict, total=False):
+    mtime_ns: int
+    sha256: str
+
+
+class _FolderOnly(TypedDict, total=False):
+    files: int
+
+
+class Output(_FileOnly, _FolderOnly):
+    """What an output was when it was made."""
+
+    bytes: int
+
+
+class Made(TypedDict, total=False):
+    """What made a stage, or was to make it, besides settings and code; earlier versions recorded neither."""
+
+    versions: dict[str, str]
+    data: str  # hash of what the real data hold that the stage itself reads; empty where it reads none
+
+
+class Begun(Made):
+    """What a study asks of a request that an earlier call left; requests of earlier versions hold it too."""
+
+    fingerprint: str
+    meaning: str
+    code: str
+    made_from: dict[str, Identity]  # of each parent
+
+
+class Request(Begun):
+    """What a worker is to do."""
+
+    name: str
+    kind: str
+    present_code: str
+    inputs: dict[str, Any]
+    command: Words
+    outputs: Words
+    threads: int
+    processes: int
+
+
+class _LaterResult(Made, total=False):
+    """What the first versions did not record."""
+
+    machine: str
+    processes: int
+    threads: int
+
+
+class Result(_LaterResult):
+    """What a worker says of a stage that is done."""
+
+    fingerprint: str
+    made_from: dict[str, Identity]
+    outputs: dict[str, Output]
+    values: Values
+    link: str | None
+    attempts: int
+    seconds: Finite  # of the last attempt
+    finished: str
+
+
+class Failure(TypedDict):
+    """Why a stage is not done."""
+
+    message: str
+
+
+class _LaterStudy(TypedDict, total=False):
+    config_path: str
+
+
+class Study(_LaterStudy):
+    """What a study asks of the page that stands where its own goes."""
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
@@ -26,34 +114,48 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the content of a record; None where there is none or it is no longer one."""
+def find_record(path: Path, kind: type[T]) -> tuple[T | None, str]:
+    """Return a record and "", or None and what is wrong with it, which is nothing where there is no such file."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        return read_record(path, kind, f"a {path.stem}"), ""
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError) as error:
+        return None, str(error)
 
 
-def read_result(folder: Path, fingerprint: str, made_from: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def read_result(
+    folder: Path,
+    fingerprint: str,
+    made_from: Mapping[str, Any] | None = None,
+    *,
+    outputs: Sequence[str] = (),
+) -> Result | None:
     """Return result.json of a stage that is done: it is the one meant, and its outputs are what they were then.
 
-    With ``made_from`` (see ``identity``) it must have been made from just those outputs of its parents.
+    With ``made_from`` (see ``identity``) it must have been made from just those outputs of its parents, and
+    ``outputs`` must be among its own.
     """
-    result = read_record(folder / RESULT)
-    if result is None or result.get("fingerprint") != fingerprint:
+    result, _ = find_record(folder / RESULT, Result)
+    if result is None or result["fingerprint"] != fingerprint or not set(outputs) <= set(result["outputs"]):
         return None
     if made_from is not None and result["made_from"] != made_from:
         return None
     return result if not changed_outputs(folder, result["outputs"]) else None
 
 
-def identity(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the outputs of a stage are, without when they were written: output -> hash, or size of a folder."""
+def failure_message(folder: Path) -> str:
+    """Return why the stage of ``folder`` failed, as it says itself; empty where it does not."""
+    failure, fault = find_record(folder / FAILURE, Failure)
+    return failure["message"] if failure is not None else fault and f"it failed, and why is lost: {fault}"
+
+
+def identity(result: Result) -> Identity:
+    """Return what the outputs of a stage are, without when they were written."""
     return {name: output.get("sha256", output["bytes"]) for name, output in result["outputs"].items()}
 
 
-def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, Output]:
     """Return of each of ``outputs`` size, time and SHA-256, or how many files a folder has, and their size.
 
     Raises:
@@ -62,7 +164,7 @@ def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, dict[str
     return {name: _describe(folder / name) for name in outputs}
 
 
-def changed_outputs(folder: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def changed_outputs(folder: Path, outputs: Mapping[str, Output]) -> list[str]:
     """Return the names of those ``outputs`` that are missing, or are not what ``describe_outputs`` saw.
 
     A file of the same size and time is taken to be the same; only one with another time (a copy, say) is read again.
@@ -76,9 +178,9 @@ def changed_outputs(folder: Path, outputs: Mapping[str, Mapping[str, Any]]) -> l
             else:
                 status = path.stat()
                 same = status.st_size == before["bytes"] and (
-                    status.st_mtime_ns == before["mtime_ns"] or sha256(path) == before["sha256"]
+                    status.st_mtime_ns == before.get("mtime_ns") or sha256(path) == before.get("sha256")
                 )
-        except (OSError, KeyError):
+        except (OSError, ValueError):  # a NUL byte in a name is a ValueError
             same = False
         if not same:
             changed.append(name)
@@ -92,15 +194,15 @@ def find_accepted(folder: Path, meaning: str) -> tuple[Path, str, str] | None:
     """
     stem = folder.name.rpartition("-")[0]
     found = []
-    for request in folder.parent.glob(f"{stem}-????????/{REQUEST}"):
-        content = read_record(request)
-        if content is not None and content.get("meaning") == meaning:
-            done = read_result(request.parent, content["fingerprint"]) is not None
-            found.append((done, request.stat().st_mtime_ns, request.parent, content["fingerprint"], content["code"]))
+    for path in folder.parent.glob(f"{stem}-????????/{REQUEST}"):
+        request, _ = find_record(path, Begun)
+        if request is not None and request["meaning"] == meaning:
+            done = read_result(path.parent, request["fingerprint"]) is not None
+            found.append((done, path.stat().st_mtime_ns, path.parent, request["fingerprint"], request["code"]))
     return max(found)[2:] if found else None
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> Output:
     if path.is_dir():
         sizes = [os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names]
         return {"files": len(sizes), "bytes": sum(sizes)}

@@ -8,29 +8,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
 from detection.evaluation.intervals import difference, judge, summarise
-from pretrain.run.run_folder import package_versions
 from tools.studies.config import Experiment, experiments
 from tools.studies.pages import write_pages
 from tools.studies.plan import Plan
-from tools.studies.records import FAILURE, LOG, read_record
+from tools.studies.records import LOG, Result, failure_message
 from tools.studies.stages import Stage
-from tools.studies.values import FINAL_STAGE, Metric, metrics_of
+from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of
 
 BASELINE = "baseline"
+NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
 
 
-def write_study(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+def write_study(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     """Write study.json, study.md and study.html of the finished stages; return the content of study.json."""
     result = study_result(plan, results, failed)
     write_pages(result, plan.folder)
     return result
 
 
-def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of study.json, AP and errors in percent; what was not run has no number.
 
-    ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed.
+    ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed. ``versions`` says of
+    every package which version made the numbers, and of which stages where that differs or was not recorded.
 
     Every row has ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 %
     interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
@@ -54,9 +57,9 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         "progress": {"done": len(results), "total": len(plan.stages), "failed": len(failed)},
         "metrics": [metric._asdict() for metric in metrics],
-        "notes": list(cfg.NOTES),
-        "protocol": _protocol(plan),
-        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision", "detectron2")),
+        "notes": [*cfg.NOTES, *_varied(cfg), *_accepted(plan, results)],
+        "protocol": _protocol(plan) | _data(plan, results),
+        "versions": _versions(results),
         "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
         "rows": rows,
         "links": _links(plan, results),
@@ -66,8 +69,51 @@ def study_result(plan: Plan, results: Mapping[str, Mapping[str, Any]], failed: M
     }
 
 
+def _varied(cfg: CfgNode) -> list[str]:
+    """Return the sentence that says what differs between the runs of a row, which their spread is about."""
+    if len(cfg.SEEDS) == 1 or cfg.KIND in ("timing", "cam"):
+        return []
+    if cfg.KIND != "transfer":
+        return ["The runs of a row differ in the seed of pretraining."]
+    if cfg.PRETRAIN.SEED < 0:
+        return ["The runs of a row differ in the seeds of pretraining and of fine-tuning."]
+    return [
+        "The runs of a row differ in the seed of fine-tuning alone: all start from one pretraining, of seed "
+        f"{cfg.PRETRAIN.SEED}. Spreads, intervals and differences are about the noise of fine-tuning, and say nothing "
+        "of how another pretraining by the same method would do."
+    ]
+
+
+def _accepted(plan: Plan, results: Mapping[str, Result]) -> list[str]:
+    """Return a sentence where stages count as done because the user accepts that they were made otherwise."""
+    names = [
+        stage.name
+        for stage in plan.stages
+        if stage.name in results
+        and (stage.code != stage.present_code or stage.differences(results[stage.name], even_accepted=True))
+    ]
+    return [
+        "Taken as they are, though by another version of the code or of PyTorch than is here, or of data that have "
+        f"changed since: {', '.join(names)}."
+    ] * bool(names)
+
+
+def _versions(results: Mapping[str, Result]) -> dict[str, str]:
+    """Return package -> the version that made the numbers; of several, each with its stages, the most common last."""
+    recorded = {name: result.get("versions", {}) for name, result in results.items()}
+    versions = {}
+    for package in dict.fromkeys(package for one in recorded.values() for package in one):
+        stages: dict[str, list[str]] = {}
+        for name, one in recorded.items():
+            stages.setdefault(one.get(package, NOT_RECORDED), []).append(name)
+        *few, (most, others) = sorted(stages.items(), key=lambda item: len(item[1]))
+        texts = [f"{version} ({', '.join(names)})" for version, names in few]
+        versions[package] = "; ".join([*texts, f"{most} (the other {len(others)} stages)" if few else most])
+    return versions or ({"packages": NOT_RECORDED} if results else {})
+
+
 def _row(
-    plan: Plan, experiment: Experiment, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
+    plan: Plan, experiment: Experiment, results: Mapping[str, Result], failed: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "method": experiment.method,
@@ -86,7 +132,7 @@ def _run(
     plan: Plan,
     experiment: Experiment,
     seed: int,
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Result],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     chain = _chain(plan, experiment, seed)
@@ -94,11 +140,11 @@ def _run(
     if result is None:
         state = "failed" if any(stage.name in failed for stage in chain) else "not run"
         return {"seed": seed, "state": state, "values": None, "link": None, "seconds": None}
-    values = result["values"][experiment.name] if plan.cfg.KIND == "timing" else result["values"]
+    values = numbers_of(plan.cfg.KIND, result["values"], experiment.name)
     link = _href(plan, chain[-1], result["link"] or LOG)
     whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
     seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
-    return {"seed": seed, "state": "done", "values": dict(values), "link": link, "seconds": seconds}
+    return {"seed": seed, "state": "done", "values": values, "link": link, "seconds": seconds}
 
 
 def _chain(plan: Plan, experiment: Experiment, seed: int) -> list[Stage]:
@@ -158,20 +204,32 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if value is not None}
 
 
+def _data(plan: Plan, results: Mapping[str, Result]) -> dict[str, str]:
+    """Return what real data the numbers are of, by kind of stage: hashes of what they hold."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in plan.stages:
+        if stage.inputs.get("data") and stage.name in results:
+            held = results[stage.name].get("data") or NOT_RECORDED
+            found.setdefault(f"{stage.kind}: contents of data", {})[held] = None
+    return {name: ", ".join(held) for name, held in found.items()}
+
+
 def _keep_if_shared(protocol: dict[str, Any], key: str, value: Any) -> None:
     if protocol.setdefault(key, value) != value:
         protocol[key] = None
 
 
-def _links(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _links(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, str]]:
+    label = "Comparison of the detectors: intervals over pictures, classes"
+    label += "" if plan.cfg.PRETRAIN.SEED < 0 or len(plan.cfg.SEEDS) == 1 else "; its runs differ in fine-tuning alone"
     return [
-        {"label": "Comparison of the detectors: intervals over pictures, classes", "href": _href(plan, stage, link)}
+        {"label": label, "href": _href(plan, stage, link)}
         for stage in plan.stages
         if stage.kind == "comparison" and stage.name in results and (link := results[stage.name]["link"])
     ]
 
 
-def _figures(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _figures(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, str]]:
     return [
         {"label": "Class activation maps of mixed pictures", "src": _href(plan, stage, stage.outputs[0])}
         for stage in plan.stages
@@ -179,21 +237,21 @@ def _figures(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> list[dict[
     ]
 
 
-def _stage(
-    plan: Plan, stage: Stage, results: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
-) -> dict[str, Any]:
+def _stage(plan: Plan, stage: Stage, results: Mapping[str, Result], failed: Mapping[str, str]) -> dict[str, Any]:
     result = results.get(stage.name)
     state = "done" if result is not None else "failed" if stage.name in failed else "not run"
     message = failed.get(stage.name)
-    if state == "not run" and (failure := read_record(stage.folder / FAILURE)):
-        state, message = "failed", failure["message"]
+    if state == "not run" and (why := failure_message(stage.folder)):
+        state, message = "failed", why
     return {
         "name": stage.name,
         "kind": stage.kind,
         "state": state,
         "seconds": result["seconds"] if result is not None and result["attempts"] == 1 else None,
-        "processes": (result or {}).get("processes"),
-        "machine": (result or {}).get("machine"),
+        "processes": None if result is None else result.get("processes"),
+        "machine": None if result is None else result.get("machine"),
+        "versions": None if result is None else result.get("versions"),
+        "data": None if result is None else result.get("data"),
         "link": _href(plan, stage, LOG) if (stage.folder / LOG).is_file() else None,
         "message": message,
     }

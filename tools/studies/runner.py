@@ -8,28 +8,32 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from detection.engines import select as select_engine
 from pretrain.run.cli import format_seconds, one_line
 from pretrain.run.run_folder import read_metrics
 from tools.studies.cost import Estimates
-from tools.studies.launchers import Launcher
+from tools.studies.launchers import SUBMITIT, Launcher
 from tools.studies.plan import Plan
+from tools.studies.provenance import torch_version
 from tools.studies.records import (
-    FAILURE,
     LOG,
     REQUEST,
     RESULT,
     RESULT_OF_STUDY,
+    Begun,
+    Identity,
+    Result,
+    Study,
     changed_outputs,
+    failure_message,
+    find_record,
     identity,
-    read_record,
     read_result,
     write_record,
 )
 from tools.studies.stages import Stage
-from tools.studies.worker import is_running
+from tools.studies.worker import is_running, refuse_others
 
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 60  # between two lines where no stage has ended
@@ -65,13 +69,20 @@ def _matches(stage: Stage, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (stage.name, *stage.name.split("/")))
 
 
-def find_obstacles(plan: Plan) -> list[str]:
+def find_obstacles(plan: Plan, *, trust_group: bool = False) -> list[str]:
     """Return a sentence for everything that would stop the study, as far as it shows before anything is run.
 
-    That is data whose folders are not there, and a config of fine-tuning that its engine does not support.
+    That is data whose folders are not there, a config of fine-tuning that its engine does not support, and an
+    OUTPUT_DIR in which others, its own group left out with ``trust_group``, could put what the study would run.
     """
     cfg = plan.cfg
     found = [] if cfg.DIGITS.TRAIN_PER_CLASS else _absent_data(plan)
+    output = Path(cfg.OUTPUT_DIR)
+    for path in filter(Path.exists, (output, output / SUBMITIT)):
+        try:
+            refuse_others(path, trusted_group=output.stat().st_gid if trust_group else None)
+        except (OSError, ValueError) as error:
+            found.append(one_line(error))
     if plan.detection is not None:
         engine = next(stage.inputs["engine"] for stage in plan.stages if stage.kind == "fine_tune")
         try:
@@ -100,8 +111,8 @@ def refuse_other_study(plan: Plan) -> None:
     Raises:
         ValueError: the page is that of a file that is still there, elsewhere, with another content.
     """
-    before = read_record(plan.folder / RESULT_OF_STUDY)
-    other = Path(before["config_path"]) if before and "config_path" in before else None
+    before, _ = find_record(plan.folder / RESULT_OF_STUDY, Study)
+    other = Path(before["config_path"]) if before is not None and "config_path" in before else None
     if other is None or not other.is_file() or other.samefile(plan.config_file):
         return
     if other.read_bytes() != plan.config_file.read_bytes():
@@ -111,18 +122,19 @@ def refuse_other_study(plan: Plan) -> None:
         )
 
 
-def finished(stages: Collection[Stage]) -> dict[str, dict[str, Any]]:
+def finished(stages: Collection[Stage]) -> dict[str, Result]:
     """Return the results of those stages that are done, their parents too, by name."""
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Result] = {}
     for stage in stages:  # parents come first
         if all(parent.name in results for parent in stage.parents):
-            result = read_result(stage.folder, stage.fingerprint, _made_from(stage, results))
-            if result is not None:
+            made_from = _made_from(stage, results)
+            result = read_result(stage.folder, stage.fingerprint, made_from, outputs=stage.outputs)
+            if result is not None and not stage.differences(result):
                 results[stage.name] = result
     return results
 
 
-def _made_from(stage: Stage, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _made_from(stage: Stage, results: Mapping[str, Result]) -> dict[str, Identity]:
     return {parent.name: identity(results[parent.name]) for parent in stage.parents}
 
 
@@ -131,7 +143,7 @@ def run(
     launcher: Launcher,
     estimates: Estimates,
     *,
-    on_result: Callable[[Mapping[str, Mapping[str, Any]]], None] = lambda results: None,
+    on_result: Callable[[Mapping[str, Result]], None] = lambda results: None,
 ) -> dict[str, str]:
     """Run those of ``stages`` that are not done; return the name of each that failed with the reason.
 
@@ -160,7 +172,7 @@ def run(
                     continue
                 del running[stage.name]
                 last_line = time.monotonic()
-                result = read_result(stage.folder, stage.fingerprint)
+                result = read_result(stage.folder, stage.fingerprint, outputs=stage.outputs)
                 if result is None:
                     failed[stage.name] = _why(stage)
                     lost = _descendants(stage, waiting)
@@ -209,14 +221,21 @@ def _descendants(stage: Stage, waiting: Sequence[Stage]) -> set[str]:
     return lost
 
 
-def prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
+def prepare(stage: Stage, made_from: Mapping[str, Identity]) -> None:
     """Write what the worker is to do. What was made from something else, or was changed, is set aside, not mended."""
-    result, request = read_record(stage.folder / RESULT), read_record(stage.folder / REQUEST)
+    result, bad_result = find_record(stage.folder / RESULT, Result)
+    request, bad_request = find_record(stage.folder / REQUEST, Begun)
     reason = ""
     if request is not None and request["made_from"] != made_from:
         reason = "what it was made from has changed"
-    elif result is not None and (changed := changed_outputs(stage.folder, result["outputs"])):
+    elif bad_request:
+        reason = f"what it was made from is not known ({bad_request})"
+    elif result is not None and (changed := _changed(stage, result)):
         reason = f"{', '.join(changed)} is missing or has changed since it was made"
+    elif not is_running(stage.folder) and (other := stage.why_anew()):
+        reason = other
+    elif bad_result:
+        logger.warning("%s runs again: %s", stage.name, bad_result)
     if reason:
         number = 1
         while (aside := stage.folder.with_name(f"{stage.folder.name}.old{number}")).exists():
@@ -239,13 +258,19 @@ def prepare(stage: Stage, made_from: Mapping[str, Any]) -> None:
             "outputs": list(stage.outputs),
             "threads": stage.threads,
             "processes": stage.processes,
+            "versions": {"torch": torch_version()},
+            "data": stage.data(),
         },
     )
 
 
+def _changed(stage: Stage, result: Result) -> list[str]:
+    unknown = [name for name in stage.outputs if name not in result["outputs"]]
+    return [*unknown, *changed_outputs(stage.folder, result["outputs"])]
+
+
 def _why(stage: Stage) -> str:
-    failure = read_record(stage.folder / FAILURE)
-    return failure["message"] if failure else "its process ended without a word; it may have been killed"
+    return failure_message(stage.folder) or "its process ended without a word; it may have been killed"
 
 
 def _progress(stage: Stage) -> str:

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from fvcore.common.config import CfgNode
 
 from tools.studies.code_version import stage_version
 from tools.studies.config import ROOT, Experiment, folder_name
-from tools.studies.records import find_accepted
+from tools.studies.provenance import DataIdentities, differences
+from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Stage:
         work: what it has to go through, pictures where it goes through pictures; of one kind, time is in proportion.
         processes: that it runs on, each with a GPU where there are any; 0: needs none.
         threads: of the CPU for each process; 0: PyTorch's own choice.
+        data: returns what the data hold that it reads itself, as a hash; empty for data that are made.
+        accept_code, accept_data: whether it is taken as it is though PyTorch, or the data, are others now.
     """
 
     name: str
@@ -54,13 +58,38 @@ class Stage:
     threads: int
     experiment: Experiment | None = None
     seed: int | None = None
+    data: Callable[[], str] = str
+    accept_code: bool = False
+    accept_data: bool = False
+
+    def differences(self, made: Made, *, even_accepted: bool = False) -> list[str]:
+        """Return in words by which PyTorch or data the stage of the record ``made`` differs from one made now.
+
+        What the user accepts is left out, unless it is asked for.
+        """
+        return differences(
+            made,
+            self.kind,
+            self.data() if "data" in made else "",
+            accept_code=self.accept_code and not even_accepted,
+            accept_data=self.accept_data and not even_accepted,
+        )
+
+    def why_anew(self) -> str:
+        """Return why it begins anew though it was made, or begun; empty where it goes on."""
+        for name, kind in ((RESULT, Result), (REQUEST, Begun)):
+            made, _ = find_record(self.folder / name, kind)
+            if made is not None and made["fingerprint"] == self.fingerprint:
+                return "; ".join(self.differences(made))
+        return ""
 
 
 class StageBook:
     """The stages of a study as they are planned; a name stands for one stage, whoever asks for it."""
 
-    def __init__(self, cfg: CfgNode, *, accept_code: bool):
-        self.cfg, self.accept_code = cfg, accept_code
+    def __init__(self, cfg: CfgNode, *, accept_code: bool, accept_data: bool):
+        self.cfg, self.accept_code, self.accept_data = cfg, accept_code, accept_data
+        self.data = DataIdentities()
         self.stages: dict[str, Stage] = {}
 
     def add(
@@ -109,6 +138,9 @@ class StageBook:
             threads=self.cfg.THREADS,
             experiment=experiment,
             seed=seed,
+            data=partial(self.data.of_stage, kind, inputs),
+            accept_code=self.accept_code,
+            accept_data=self.accept_data,
         )
         return self.stages[name]
 

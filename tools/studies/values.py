@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from fvcore.common.config import CfgNode
 
 from detection.datasets.coco import is_coco
 from pretrain.names import ATTACKS
 from pretrain.run.run_folder import METRICS_FILE, read_metrics
+from pretrain.run.text import Finite, read_record, to_record
+from tools.studies.records import Number, Values
 
 
 class Metric(NamedTuple):
@@ -23,6 +24,49 @@ class Metric(NamedTuple):
     unit: str
     lower_is_better: bool
 
+
+class AveragePrecision(TypedDict):
+    """What a table shows of one way to score detections; None where no class has an object."""
+
+    AP: Number
+    AP50: Number
+    AP75: Number
+
+
+class Report(TypedDict):
+    """What a table shows of a detector's report.json."""
+
+    voc07: AveragePrecision
+    voc10: AveragePrecision
+    coco: AveragePrecision
+
+
+class OneAttack(TypedDict):
+    attack: str
+    epsilon: Finite
+    top1: Finite
+
+
+class Robustness(TypedDict):
+    """What a table shows of the JSON of tools/attack.py."""
+
+    clean_top1: Finite
+    attacks: list[OneAttack]
+
+
+class TimedRun(TypedDict):
+    name: str
+    seconds_per_iteration: Finite
+    relative: Finite
+
+
+class Timing(TypedDict):
+    """What a table shows of the JSON of tools/bench_methods.py."""
+
+    runs: list[TimedRun]
+
+
+Evaluation = TypedDict("Evaluation", {"val/top1_error": Finite, "val/top5_error": Finite})  # in metrics.json
 
 TRANSFER = (
     Metric("voc07_AP50", "mAP, 11 points", "%", False),
@@ -66,31 +110,33 @@ def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, 
     return {"transfer": TRANSFER, "classification": CLASSIFICATION, "timing": TIMING, "cam": ()}[cfg.KIND]
 
 
-def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values, str | None]:
     """Return the numbers that a stage of ``kind`` left in ``folder``, and the path in it of the page that shows them.
 
     Of timing, run name -> numbers; of all others, metric -> number, empty for stages that measure nothing.
 
     Raises:
-        OSError, ValueError, KeyError: a file is missing or is not what that command writes.
+        OSError, ValueError: a file is missing or is not what that command writes.
     """
     if kind == "pretrain":
         return _errors(folder), None
     if kind == "evaluate":
-        report = json.loads((folder / outputs[0]).read_bytes())
-        values = {
+        report = read_record(folder / outputs[0], Report, "a report")
+        values: Values = {
             "voc07_AP50": report["voc07"]["AP50"],
             "voc10_AP50": report["voc10"]["AP50"],
             "voc10_AP": report["voc10"]["AP"],
-            **{f"coco_{name}": report["coco"][name] for name in ("AP", "AP50", "AP75")},
+            "coco_AP": report["coco"]["AP"],
+            "coco_AP50": report["coco"]["AP50"],
+            "coco_AP75": report["coco"]["AP75"],
         }
         return values, str(Path(outputs[0]).with_name("report.html"))
     if kind == "attack":
-        content = json.loads((folder / outputs[0]).read_bytes())
+        content = read_record(folder / outputs[0], Robustness, "the JSON of tools/attack.py")
         attacks = {f"{one['attack']}_{one['epsilon']:g}": one["top1"] for one in content["attacks"]}
         return {"clean_top1": content["clean_top1"], **attacks}, outputs[0]
     if kind == "timing":
-        runs = json.loads((folder / outputs[0]).read_bytes())["runs"]
+        runs = read_record(folder / outputs[0], Timing, "the JSON of tools/bench_methods.py")["runs"]
         return {
             run["name"]: {"seconds_per_iteration": run["seconds_per_iteration"], "relative_time": run["relative"]}
             for run in runs
@@ -98,9 +144,22 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[dict[s
     return {}, "comparison.html" if kind == "comparison" else None
 
 
-def _errors(folder: Path) -> dict[str, float]:
+def numbers_of(kind: str, values: Values, name: str) -> dict[str, Number]:
+    """Return metric -> number of the row ``name``, from the ``values`` of the stage with the numbers of a study's KIND.
+
+    Empty where they are not what a stage of such a study leaves.
+    """
+    if kind == "timing":
+        numbers = values.get(name)
+        return dict(numbers) if isinstance(numbers, dict) else {}
+    return {key: number for key, number in values.items() if not isinstance(number, dict)}
+
+
+def _errors(folder: Path) -> Values:
     """Return the errors of the last evaluation in a run's metrics.json."""
     for entry in reversed(read_metrics(folder)):
         if "val/top1_error" in entry:
-            return {"top1_error": entry["val/top1_error"], "top5_error": entry["val/top5_error"]}
+            where = f"{folder / METRICS_FILE}, iteration {entry['iteration']}"
+            errors = to_record(entry, Evaluation, f"{where}: not an evaluation")
+            return {"top1_error": errors["val/top1_error"], "top5_error": errors["val/top5_error"]}
     raise ValueError(f"{folder / METRICS_FILE} has no evaluation")

@@ -28,11 +28,11 @@ STUDY = {
 def plan_of(tmp_path):
     """Return a function: the plan of STUDY with changes, KEY VALUE pairs last."""
 
-    def plan_of(opts=(), *, accept_code=False, **changes):
+    def plan_of(opts=(), *, accept_code=False, accept_data=False, **changes):
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(STUDY | changes))
         cfg = load_study(path, ["OUTPUT_DIR", str(tmp_path / "out"), *opts])
-        return make_plan(cfg, path, accept_code=accept_code)
+        return make_plan(cfg, path, accept_code=accept_code, accept_data=accept_data)
 
     return plan_of
 

@@ -63,7 +63,12 @@ BAD_EXPERIMENTS = [
     ([GOOD | {"DATA": "CIFAR/10"}], "entry 1: 'CIFAR/10' names a folder and must not hold a slash"),
     ([GOOD | {"METHOD": ".."}], "entry 1: '..' names a folder"),
     ([GOOD, GOOD], "baseline stands there twice; give every row its own METHOD, MODEL or DATA"),
-    ([GOOD | {"METHOD": "a b"}, GOOD | {"METHOD": "a_b"}], "a b and a_b would share the folder a_b; give every row"),
+    ([GOOD | {"METHOD": "a b"}, GOOD | {"METHOD": "a_b"}], "a b and a_b would share the folder a_b, or .*; give every"),
+    ([GOOD | {"METHOD": "CutMix"}, GOOD | {"METHOD": "cutmix"}], "CutMix and cutmix would share the folder cutmix"),
+    ([GOOD | {"METHOD": "caf\u00e9"}, GOOD | {"METHOD": "cafe\u0301"}], "would share the folder cafe_, or do on some"),
+    ([GOOD | {"METHOD": "Stra\u00dfe"}, GOOD | {"METHOD": "STRASSE"}], "and STRASSE would share the folder STRASSE"),
+    ([GOOD | {"METHOD": "cut\nmix"}], r"entry 1: 'cut\\nmix' names a folder and must not hold a control character"),
+    ([GOOD | {"DATA": "x" * 201}], r"entry 1: 'x{40}'... names a folder and has more than 200 bytes"),
     ([GOOD | {"METHOD": "b", "MODEL": "a"}, GOOD | {"METHOD": "a b"}], "a/b and a b have one name, a b, on the page"),
     ([GOOD | {"OPTS": ["SEED", 1]}], "entry 1: OPTS sets SEED, which the study sets for every run; set SEEDS instead"),
     ([GOOD | {"OPTS": ["OUTPUT_DIR", "x"]}],
@@ -115,6 +120,11 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
 def test_load_study__refuses_values_by_name(load, opts, message):
     with pytest.raises(ValueError, match=message):
         load(opts)
+
+
+def test_load_study__names_that_differ_by_more_stay_different(load):
+    rows = [GOOD | {"METHOD": method} for method in ("cut mix", "cutmix", "cut-mix", "caf\u00e9", "cafe", "x" * 200)]
+    assert [experiment.method for experiment in experiments(load(EXPERIMENTS=rows))] == [one["METHOD"] for one in rows]
 
 
 def test_load_study__made_scenes_are_needed_to_fine_tune(load):

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
+from pretrain.run.text import read_json
 from tools.studies import launchers
 from tools.studies.config import get_cfg
 from tools.studies.cost import Estimates
 from tools.studies.launchers import JOB, LocalLauncher, SubmititLauncher, make_launcher
-from tools.studies.records import LOG, read_record
+from tools.studies.records import LOG
 from tools.studies.runner import finished, prepare, run
 
 
@@ -143,7 +144,7 @@ def test_slurm__a_job_a_stage_with_what_it_needs(make_stage, cfg, slurm):
         "--signal=USR2@",
     ):
         assert f"#SBATCH {line}" in script
-    assert read_record(stage.folder / JOB) == {"cluster": "slurm", "job_id": "77"}
+    assert read_json(stage.folder / JOB) == {"cluster": "slurm", "job_id": "77"}
 
 
 def test_slurm__a_study_called_again_takes_up_the_job_that_waits(make_stage, cfg, slurm):

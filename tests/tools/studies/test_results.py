@@ -8,7 +8,7 @@ import pytest
 
 from tools.studies.cost import Estimates
 from tools.studies.records import FAILURE, write_record
-from tools.studies.results import study_result
+from tools.studies.results import study_result, write_study
 from tools.studies.values import read_values
 
 
@@ -199,3 +199,31 @@ def test_estimates__from_what_was_measured_else_from_stated_rates(plan_of):
     assert estimates.seconds(second) == 1.0
     estimates.add(first, result_of({}, seconds=7.0))
     assert estimates.seconds(second) == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("opts, said", [
+    ([], "The runs of a row differ in the seeds of pretraining and of fine-tuning."),
+    (["PRETRAIN.SEED", "5"],
+     "The runs of a row differ in the seed of fine-tuning alone: all start from one pretraining, of seed 5. Spreads, "
+     "intervals and differences are about the noise of fine-tuning, and say nothing of how another pretraining by the "
+     "same method would do."),
+    (["PRETRAIN.SEED", "5", "SEEDS", "(0,)"], None),
+    (["KIND", "classification"], "The runs of a row differ in the seed of pretraining."),
+    (["KIND", "robustness"], "The runs of a row differ in the seed of pretraining."),
+    (["KIND", "timing"], None),
+    (["KIND", "cam"], None),
+])  # fmt: skip
+def test_study_result__says_what_varied_between_the_runs(plan_of, opts, said):
+    plan = plan_of(opts, NOTES=["Mine."])
+    assert study_result(plan, {}, {})["notes"] == ["Mine.", *([said] if said else [])]
+    if said is not None:
+        write_study(plan, {}, {})
+        for name in ("study.md", "study.html"):
+            assert said.split(":")[0] in (plan.folder / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("opts, more", [([], ""), (["PRETRAIN.SEED", "5"], "; its runs differ in fine-tuning alone")])
+def test_study_result__says_so_of_the_comparison_too(plan_of, opts, more):
+    plan = plan_of(opts)
+    (link,) = study_result(plan, {"study/comparison": result_of({}, link="comparison.html")}, {})["links"]
+    assert link["label"] == f"Comparison of the detectors: intervals over pictures, classes{more}"

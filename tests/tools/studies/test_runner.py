@@ -13,10 +13,10 @@ import pytest
 from tools.studies.config import ROOT, get_cfg
 from tools.studies.cost import Estimates
 from tools.studies.launchers import LocalLauncher
-from tools.studies.records import FAILURE, LOG, REQUEST, RESULT, read_record
+from tools.studies.records import FAILURE, LOG, RESULT
 from tools.studies.results import write_study
 from tools.studies.runner import find_obstacles, finished, prepare, refuse_other_study, run, select
-from tools.studies.worker import is_running, run_stage
+from tools.studies.worker import is_running
 
 COUNT = "open(F.parent / 'runs.txt', 'a').write(F.name.split('-')[0] + ' ')"  # what ran, in order
 MAKE = f"{COUNT}; (F / 'out.txt').write_text('made')"
@@ -238,13 +238,6 @@ def test_select__by_part_and_by_pattern(make_stage):
     assert select(plan, ["data"]) == [data]
     with pytest.raises(ValueError, match="--only cutmax names no stage; parts of names are convert, cutmix, data, mix"):
         select(plan, ["cutmax"])
-
-
-def test_worker__refuses_a_folder_without_a_request(tmp_path):
-    (tmp_path / REQUEST).write_text("not JSON")
-    with pytest.raises(FileNotFoundError, match=r"request\.json is missing or damaged; call tools/study\.py again"):
-        run_stage(tmp_path)
-    assert read_record(tmp_path / REQUEST) is None
 
 
 def test_find_obstacles__of_a_fine_tuning_and_its_engine(plan_of, tmp_path, monkeypatch):
