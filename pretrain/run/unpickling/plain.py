@@ -168,10 +168,12 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         pickle.APPEND: load_append, pickle.APPENDS: load_appends, pickle.ADDITEMS: load_additems,
         pickle.FROZENSET: load_frozenset, pickle.BYTEARRAY8: load_bytearray8,
     }  # fmt: skip
-    # Objects by their class, by a number of this process or by a buffer that is elsewhere; one of text protocols
+    # Objects by their class, by a number of this process, or in a buffer elsewhere; then those of text protocols, which
+    # Python has not written for twenty years, and neither PyTorch nor NumPy ever has.
     _REFUSED = (
         pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
         pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID,
+        pickle.INT, pickle.LONG, pickle.FLOAT, pickle.STRING, pickle.UNICODE, pickle.PUT, pickle.GET,
     )  # fmt: skip
     dispatch = {  # noqa: RUF012 - a constant table
         **dict.fromkeys(range(256), _refuse),

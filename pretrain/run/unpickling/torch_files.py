@@ -1,7 +1,7 @@
 """PyTorch's files, the zip of today and the older stream, without ``torch.load``: plain values and tensors on the CPU.
 
-Each tensor lies within a storage that the file really has, so that nothing takes more memory than the file itself. Sparse,
-quantised and nested tensors and foreign classes are more than plain tensors, and refused.
+Each tensor lies within a storage that the file really has, so that nothing takes more memory than the file itself.
+Sparse, quantised and nested tensors and foreign classes are more than plain tensors, and refused.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
 import torch
