@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode as CN
 from detection.datasets.types import class_name_faults
 from detection.datasets.voc import VOC_CLASSES, VOC_NAME
 from detection.defaults import get_cfg
+from pretrain.run.files import file_name_fault, same_file_names
 from pretrain.run.settings import (
     SHARE,
     SHARE_BELOW_1,
@@ -35,7 +36,7 @@ from pretrain.run.text import read_yaml
 
 # TEST.PRECISE_BN is not among the test's: it writes statistics into the weights.
 EFFECTS = Effects(
-    place=frozenset({"OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT", "SOLVER.CHECKPOINT_PERIOD"}),
+    place=frozenset({"OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT", "VOC.PICTURES_ANYWHERE", "SOLVER.CHECKPOINT_PERIOD"}),
     speed=frozenset({"MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"}),
     test=frozenset({
         "DATASETS.TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST",
@@ -161,7 +162,7 @@ def class_count_faults(cfg: CN, *, found_in: str = "") -> list[str]:
 
 def _are_dataset_names(value: Sequence[Any]) -> bool:
     names = [name.replace("/", "_") if str(name).endswith(".json") else name for name in value]
-    return _are_different_names(names) and not any("/" in name for name in names)
+    return _are_different_names(names) and not any(map(file_name_fault, names)) and same_file_names(names) is None
 
 
 def _are_different_names(value: Sequence[Any]) -> bool:

@@ -14,6 +14,7 @@ def add_voc_config(cfg: CN) -> None:
     """Add the keys that are ours, VOC.*, to ``cfg`` in place; Detectron2's own config needs this to read our files."""
     cfg.VOC = type(cfg)()  # merging wants one node type, and Detectron2 has its own
     cfg.VOC.ROOT = ""  # folder with VOC2007 or VOCdevkit/VOC2007; "" is $DETECTRON2_DATASETS, else ./datasets
+    cfg.VOC.PICTURES_ANYWHERE = False  # let a COCO file name pictures outside of ROOT: reports then show what it names
     cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty, or those of your own data
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
-from detection.config import EFFECTS, class_names, eval_only_faults
+from detection.config import EFFECTS, eval_only_faults
+from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import get_cfg
 from detection.engines import ONE_PROCESS, Launch, is_first_process, select
 from detection.engines.common import read_model_file
@@ -23,7 +23,7 @@ from detection.run_data import read_run_data
 from pretrain.run.files import sha256
 from pretrain.run.lock import locked_folder
 from pretrain.run.run_folder import package_versions
-from pretrain.run.settings import ConfigError, plain_leaves, refuse_faults
+from pretrain.run.settings import ConfigError, plain_leaves, recorded_leaves, refuse_faults
 from pretrain.weights.files import read_weights
 
 
@@ -130,14 +130,14 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
     """
     content = read_weights(cfg.MODEL.WEIGHTS)
     card = content.get("card")
-    recorded = CfgNode(yaml.safe_load(content["config"])) if "config" in content else None
+    recorded = recorded_leaves(content["config"], f"config in {cfg.MODEL.WEIGHTS}") if "config" in content else None
     return {
         "method": card.get("method") if card else None,
         "engine": engine,
         "config_file": config_file,
-        "seed": recorded.SEED if recorded else None,
+        "seed": recorded.get("SEED") if recorded else None,
         "weights": {"file": cfg.MODEL.WEIGHTS, "sha256": sha256(cfg.MODEL.WEIGHTS)},
-        "initial_weights": recorded.MODEL.WEIGHTS or "random" if recorded else None,
+        "initial_weights": recorded.get("MODEL.WEIGHTS") or "random" if recorded else None,
         "complete": True,
         "training": _training_settings(recorded, content) if recorded else None,
         "test": _test_settings(cfg),
@@ -147,19 +147,19 @@ def describe(cfg: CfgNode, *, engine: str, config_file: str | None) -> dict[str,
     }
 
 
-def _training_settings(recorded: CfgNode, content: dict[str, Any]) -> dict[str, Any]:
+def _training_settings(recorded: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     """Return the keys that training reads, and what else a weights file says of its training.
 
     ``iterations``, of a checkpoint on the way, are fewer than MAX_ITER; ``processes`` are those it was made by.
     """
-    values = {**EFFECTS.first_values(get_cfg()), **EFFECTS.of_training(recorded)}
+    values = {**EFFECTS.first_values(get_cfg()), **recorded}
     dropped = EFFECTS.free_on_resume | {"VERSION", "SEED"}  # the seed stands beside them: runs differ in it by intent
     kept = {key: value for key, value in values.items() if key not in dropped}
-    if "iteration" in content:
+    if type(content.get("iteration")) is int:
         kept["iterations"] = content["iteration"] + 1
     if "processes" in content:  # files of earlier versions do not say
         kept["processes"] = content["processes"]
-    return main_keys_first("training", {**kept, "VOC.CLASSES": list(class_names(recorded))})
+    return main_keys_first("training", {**kept, "VOC.CLASSES": list(recorded.get("VOC.CLASSES") or VOC_CLASSES)})
 
 
 def _test_settings(cfg: CfgNode) -> dict[str, Any]:

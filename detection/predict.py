@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from fvcore.common.config import CfgNode
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,9 +17,9 @@ from detection.config import class_names, load_detection_config
 from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.engines import select
 from detection.evaluation.detections import PictureDetections
-from pretrain.run.files import atomic_write
+from pretrain.run.files import atomic_write, same_file_names
 from pretrain.run.pictures import displayed_size, pictures_in, read_picture
-from pretrain.run.settings import leaves
+from pretrain.run.settings import recorded_leaves
 from pretrain.run.text import read_json
 from pretrain.weights.files import read_weights
 
@@ -43,7 +42,7 @@ def load_config_of(weights: Path | str, config_file: str | None, opts: Sequence[
     content = read_weights(weights)
     if not isinstance(content, dict) or not isinstance(content.get("config"), str):
         raise ValueError(f"{weights} does not carry the config of its detector; give it with --config-file")
-    recorded = [part for pair in leaves(yaml.safe_load(content["config"])) for part in pair]
+    recorded = [part for pair in recorded_leaves(content["config"], f"config in {weights}").items() for part in pair]
     return load_detection_config(None, [*recorded, *opts, "MODEL.WEIGHTS", str(weights)])
 
 
@@ -65,6 +64,8 @@ def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> Det
     for file in files:
         if by_name.setdefault(file.stem, file) != file:
             raise ValueError(f"{by_name[file.stem]} and {file} would both become {file.stem}.png; do one at a time")
+    if pair := same_file_names(by_name):
+        raise ValueError(f"{pair[0]}.png and {pair[1]}.png are one file on some systems; do one at a time")
     pictures = [AnnotatedPicture(name, file, file, *displayed_size(file), ()) for name, file in by_name.items()]
     return DetectionDataset("pictures", Path(), "pictures", tuple(classes), tuple(pictures))
 

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from detection.config import class_count_faults, class_names, knows_classes
 from detection.datasets.check import DatasetCheck, check_before_training, check_dataset, refuse_fatal
 from detection.datasets.pictures import look_at_pictures
-from detection.datasets.types import DetectionDataset
+from detection.datasets.types import DetectionDataset, class_name_faults
 from pretrain.run.settings import refuse_faults
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,7 @@ def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = Tru
         cfg, checks = _find_classes(cfg, named_by)
     for name in names:
         if name not in checks:
-            checks[name] = check_dataset(
-                name, root=cfg.VOC.ROOT, classes=class_names(cfg), read_pictures=False, alone=False
-            )
+            checks[name] = _check_annotations(name, cfg, class_names(cfg))
     check_before_training([checks[name] for name in names])
     for name in cfg.DATASETS.TEST:
         _refuse_without_objects(checks[name].dataset)
@@ -74,9 +72,20 @@ def _check_pictures(dataset: DetectionDataset, cfg: CfgNode) -> DatasetCheck:
     return DatasetCheck(dataset, tuple(look_at_pictures(dataset, num_workers=cfg.DATALOADER.NUM_WORKERS)))
 
 
+def _check_annotations(name: str, cfg: CfgNode, classes: Sequence[str] | None) -> DatasetCheck:
+    return check_dataset(
+        name,
+        root=cfg.VOC.ROOT,
+        classes=classes,
+        read_pictures=False,
+        pictures_anywhere=cfg.VOC.PICTURES_ANYWHERE,
+        alone=False,
+    )
+
+
 def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str, DatasetCheck]]:
     """Return ``cfg`` with the classes that the datasets ``names`` name, and these datasets with that list."""
-    checks = {name: check_dataset(name, root=cfg.VOC.ROOT, read_pictures=False, alone=False) for name in names}
+    checks = {name: _check_annotations(name, cfg, None) for name in names}
     refuse_fatal(checks.values())  # classes that are not known for a defect are not the news
     lists = [check.dataset.classes for check in checks.values()]
     same = len(set(lists)) == 1
@@ -84,7 +93,7 @@ def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str
     cfg = cfg.clone()
     cfg.VOC.CLASSES = classes
     logger.info("classes found in %s: %s", ", ".join(names), ", ".join(classes))
-    refuse_faults(class_count_faults(cfg, found_in=", ".join(names)))
+    refuse_faults([*class_name_faults(classes), *class_count_faults(cfg, found_in=", ".join(names))])
     return cfg, {
         name: replace(check, dataset=replace(check.dataset, classes=classes)) for name, check in checks.items()
     }

@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int | None:
         help="class list, or a file with one class a line; by "
         "default the 20 VOC classes, or those that the annotations name",
     )
+    parser.add_argument("--pictures-anywhere", action="store_true", help="as VOC.PICTURES_ANYWHERE: outside of --root")
     parser.add_argument("--fast", action="store_true", help="read the annotations only, and open no picture")
     args = parser.parse_args(argv)
     setup_logging()
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int | None:
     from detection.datasets.load import read_class_list
 
     classes = read_class_list(args.classes) if args.classes else None
-    checks = [check_dataset(name, root=args.root, classes=classes, read_pictures=not args.fast) for name in args.names]
+    options = {"read_pictures": not args.fast, "pictures_anywhere": args.pictures_anywhere}
+    checks = [check_dataset(name, root=args.root, classes=classes, **options) for name in args.names]
     lines = [line for check in checks for line in list_defects(check)]
     print("\n".join([*describe_datasets(checks), *overlaps(checks), *lines]))
     fatal = sum(len(check.fatal) for check in checks)

@@ -80,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of the first class in a COCO result JSON whose "
         "classes are counted; by default the numbers are those of the split's COCO file, from 1 for a VOC split",
     )
+    parser.add_argument(
+        "--pictures-anywhere",
+        action="store_true",
+        help="let the split's COCO file name pictures outside of --devkit; the report shows some of those it names",
+    )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")
     return parser
 
@@ -94,7 +99,13 @@ def main(argv: list[str] | None = None) -> int | None:
     from detection.datasets.load import load_dataset, read_class_list
 
     classes = read_class_list(args.classes) if args.classes else _recorded_classes(args)
-    dataset = load_dataset(args.split, root=args.devkit, classes=classes, check_pictures=False)
+    dataset = load_dataset(
+        args.split,
+        root=args.devkit,
+        classes=classes,
+        check_pictures=False,
+        pictures_anywhere=args.pictures_anywhere,
+    )
     if args.compare:
         _compare(args, dataset)
     else:

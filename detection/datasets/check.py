@@ -57,6 +57,7 @@ def check_dataset(
     root: Path | str | None = None,
     classes: Sequence[str] | None = None,
     read_pictures: bool = True,
+    pictures_anywhere: bool = False,
     alone: bool = True,
 ) -> DatasetCheck:
     """Read the dataset ``name`` and return everything that is wrong with it; arguments as those of ``load_dataset``.
@@ -74,7 +75,7 @@ def check_dataset(
         defects.append(Defect("fatal", str(error)))
 
     try:
-        dataset = load_dataset(name, root=root, classes=classes, on_defect=tell)
+        dataset = load_dataset(name, root=root, classes=classes, pictures_anywhere=pictures_anywhere, on_defect=tell)
     except (FileNotFoundError, ValueError) as error:
         if not defects:
             raise

@@ -19,9 +19,12 @@ from detection.datasets.types import (
     OnDefect,
     class_name_faults,
     default_root,
+    image_id_fault,
     normal_form,
     refuse,
+    set_name_fault,
 )
+from pretrain.run.files import same_file_names
 from pretrain.run.pictures import displayed_size
 from pretrain.run.text import read_json
 from pretrain.run.values import flag, number_of_json, whole_number
@@ -46,6 +49,7 @@ def load_coco(
     root: Path | str | None = None,
     classes: Sequence[str] | None = None,
     check_pictures: bool = True,
+    pictures_anywhere: bool = False,
     on_defect: OnDefect = refuse,
 ) -> DetectionDataset:
     """Read the COCO dataset ``name``; arguments and defects as those of ``detection.datasets.voc.load_voc``.
@@ -53,6 +57,9 @@ def load_coco(
     ``coco_<year>_<set>`` is ``root/coco/annotations/instances_<set><year>.json``; any other name is the path of a
     ``.json`` file in ``root``. Its pictures lie beside it, above it, or in a folder there called ``images``, like the
     file, or like the file without ``instances_``: in the first of these that has the first picture.
+
+    A ``file_name`` may lead elsewhere in ``root``, and with ``pictures_anywhere`` to any picture of the machine:
+    whoever wrote the file then chooses what stands in the reports.
 
     A picture's id is the number that the file gives it. Without ``classes`` the labels are the file's categories in the
     order of their numbers, as in Detectron2; a class keeps its number in any list (``DetectionDataset.categories``).
@@ -70,6 +77,8 @@ def load_coco(
     else:
         path = root / name
         name = report_name(name)
+    if fault := set_name_fault(path.stem):
+        raise ValueError(f"{path}: {fault}")
     images, annotations, categories = _read_parts(path)
     names = _read_categories(path, categories, on_defect)
     classes = tuple(classes) if classes else tuple(names[number] for number in sorted(names))
@@ -95,10 +104,12 @@ def load_coco(
         except ValueError as defect:
             on_defect(ValueError(f"{path}: {defect}"))
 
-    folder = _picture_folder(path, images)
-    if folder is None and check_pictures:
+    within = None if pictures_anywhere else root
+    found_in = _picture_folder(path, images, within)
+    if found_in is None and check_pictures:
         on_defect(FileNotFoundError(_no_picture(path, images)))
         return DetectionDataset(name, root, path.stem, classes, (), tuple(sorted(names.items())))
+    folder = found_in or path.parent
     pictures = []
     for place, image in enumerate(images):
         key = str(image.get("id")) if isinstance(image, dict) else ""
@@ -107,7 +118,9 @@ def load_coco(
         try:
             found = objects.pop(key)
             pictures.append(
-                _read_picture(path, folder or path.parent, image, f"images[{place}]", key, found, check_pictures)
+                _read_picture(
+                    path, folder or path.parent, within, image, f"images[{place}]", key, found, check_pictures
+                )
             )
         except (FileNotFoundError, ValueError) as defect:
             on_defect(defect)
@@ -119,8 +132,8 @@ def _picture_id(image: Any, where: str) -> str:
     key = _entry(image, "id", where)
     if type(key) not in (int, str):
         raise ValueError(f"{where}: id must be a number or text, but is {key!r:.80}")
-    if str(key).split() != [str(key)] or not _can_be_written(str(key)):
-        raise ValueError(f"{where}: id {key!r:.80} is not one word, as a file of detections has it")
+    if fault := image_id_fault(str(key)):
+        raise ValueError(f"{where}: {fault}")
     return str(key)
 
 
@@ -153,6 +166,10 @@ def _read_categories(path: Path, categories: list[Any], on_defect: OnDefect) -> 
                 raise ValueError(f"{where}: expected a number and a name, but got {number!r:.80} and {name!r:.80}")
             if faults := class_name_faults([name]):
                 raise ValueError(f"{where}: {faults[0]}")
+            if pair := same_file_names([*names.values(), name]):
+                raise ValueError(
+                    f"{where}: {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
+                )
             if number in names or name in names.values():
                 raise ValueError(f"{where}: a second category {number} or {name!r}")
         except ValueError as error:
@@ -204,6 +221,7 @@ def read_box(value: Any) -> tuple[float, float, float, float]:
 def _read_picture(
     path: Path,
     folder: Path,
+    within: Path | None,
     image: dict[str, Any],
     where: str,
     image_id: str,
@@ -213,7 +231,12 @@ def _read_picture(
     name = _file_name(image)
     if name is None:
         raise ValueError(f"{path}: {where}: file_name must be text, but is {image.get('file_name')!r:.80}")
-    file = folder / name
+    file = _picture_file(folder, name, within)
+    if file is None:
+        raise ValueError(
+            f"{path}: {where}: file_name {name!r:.200} lies outside of the dataset's folder {within}; "
+            "for pictures that are meant to lie elsewhere set VOC.PICTURES_ANYWHERE True (--pictures-anywhere)"
+        )
     if check_pictures and not os.path.isfile(file):
         raise FileNotFoundError(f"{path}: picture {file} of {where} does not exist")
     sizes = []
@@ -231,11 +254,25 @@ def _read_picture(
     return AnnotatedPicture(image_id, file, path, sizes[0], sizes[1], tuple(objects))
 
 
-def _picture_folder(path: Path, images: list[Any]) -> Path | None:
+def _picture_file(folder: Path, name: str, within: Path | None) -> Path | None:
+    """Return the path of the picture ``name`` in ``folder``; None where that leads out of ``within``.
+
+    What counts is the name alone: how folders of the dataset are linked is their owner's business.
+    """
+    if not Path(name).anchor and ".." not in Path(name).parts:
+        return folder / name
+    file = os.path.normpath(folder / name)  # "a/.." is nothing, and not what lies above a linked folder
+    roots = () if within is None else (os.path.abspath(within), within.resolve())
+    inside = within is None or any(Path(os.path.abspath(file)).is_relative_to(root) for root in roots)
+    return Path(file) if inside else None
+
+
+def _picture_folder(path: Path, images: list[Any], within: Path | None) -> Path | None:
     """Return the folder of the pictures, by the place of the first one that is there; None where none is."""
-    for name in filter(None, map(_file_name, images)):
+    names = filter(None, map(_file_name, images))
+    for name in sorted(names, key=lambda name: bool(Path(name).anchor)):  # a whole path shows no folder
         for folder in _candidates(path):
-            if os.path.isfile(folder / name):
+            if os.path.isfile(_picture_file(folder, name, within) or ""):
                 return folder
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from detection.datasets.coco import is_coco, load_coco
 from detection.datasets.types import AnnotatedPicture, DetectionDataset, OnDefect, class_name_faults, refuse
 from detection.datasets.voc import load_voc
 from pretrain.run.pictures import read_picture
-from pretrain.run.text import read_text
+from pretrain.run.text import parse_json, read_text
 
 
 def load_dataset(
@@ -22,14 +21,23 @@ def load_dataset(
     root: Path | str | None = None,
     classes: Sequence[str] | None = None,
     check_pictures: bool = True,
+    pictures_anywhere: bool = False,
     on_defect: OnDefect = refuse,
 ) -> DetectionDataset:
     """Read the dataset ``name``: COCO's format for ``coco_<year>_<set>`` and ``<path>.json``, else VOC's.
 
     Arguments and errors are those of ``detection.datasets.voc.load_voc`` and ``detection.datasets.coco.load_coco``.
     """
-    load = load_coco if is_coco(name) else load_voc
-    return load(name, root=root, classes=classes, check_pictures=check_pictures, on_defect=on_defect)
+    if not is_coco(name):
+        return load_voc(name, root=root, classes=classes, check_pictures=check_pictures, on_defect=on_defect)
+    return load_coco(
+        name,
+        root=root,
+        classes=classes,
+        check_pictures=check_pictures,
+        pictures_anywhere=pictures_anywhere,
+        on_defect=on_defect,
+    )
 
 
 def read_checked(picture: AnnotatedPicture) -> Image.Image:
@@ -73,10 +81,7 @@ def read_class_list(text: str) -> list[str]:
 
 
 def _read_json_list(text: str) -> list[str]:
-    try:
-        names = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"classes {text}: not a JSON list ({error})") from None
-    if not all(isinstance(name, str) and name.strip() for name in names):
+    names = parse_json(text, f"classes {text:.80}")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"classes {text}: expected a JSON list of names")
     return names

@@ -22,6 +22,7 @@ from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from pretrain.run.cli import Progress
 from pretrain.run.files import atomic_write
 from pretrain.run.pictures import exif_orientation, open_picture, sixteen_bit_fill
+from pretrain.run.text import read_json
 
 ROTATED, SIXTEEN_BITS = "rotated picture", "picture of 16 bits"  # kinds of defects that training survives
 RULES = f"1, Pillow {PIL.__version__}"  # what is remembered holds for; the number counts changes of the rules here
@@ -143,7 +144,7 @@ class _Memory:
 
     def read(self) -> dict[str, list[Defect]]:
         try:
-            content: Any = json.loads(self._path.read_text("utf-8"))
+            content: Any = read_json(self._path)
             if content["rules"] != RULES:
                 return {}
             survived = {mark: [Defect(*one) for one in some] for mark, some in content["survived"].items()}

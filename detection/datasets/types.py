@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrain.run.files import file_name_fault, same_file_names
+
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
-MAX_NAME_BYTES = 150  # of a class: file systems allow 255 for a name, and the set's name stands in it too
+MAX_CLASS_BYTES, MAX_SET_BYTES = 150, 90  # both stand in the name of a file of detections, which has 255
 
 
 class AnnotatedObject(NamedTuple):
@@ -64,17 +66,31 @@ OnDefect = Callable[[Exception], None]
 
 def class_name_faults(names: Iterable[str]) -> list[str]:
     """Return what is wrong with class names, given or found: each one names a file of detections."""
-    faults = []
-    for name in names:
-        if "/" in name:
-            faults.append(f"class name {name!r} holds a slash; a file is named after it")
-        elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            faults.append(f"class name {name!r} holds a control character; a file is named after it")
-        elif len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-            faults.append(
-                f"class name {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes; a file is named after it"
-            )
+    names = list(names)
+    found = ((name, file_name_fault(name, longest=MAX_CLASS_BYTES)) for name in names)
+    faults = [f"class name {_brief(name)} {fault}; a file is named after it" for name, fault in found if fault]
+    if pair := same_file_names(names):
+        faults.append(f"class names {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them")
     return faults
+
+
+def set_name_fault(name: str) -> str | None:
+    """Return what is wrong with the name of an image set, None if nothing."""
+    fault = file_name_fault(name, longest=MAX_SET_BYTES)
+    return fault and f"image set {_brief(name)} {fault}; files of detections are named after it"
+
+
+def image_id_fault(image_id: str) -> str | None:
+    """Return what keeps an id from being the first word of a line of detections, None if nothing."""
+    if image_id.split() != [image_id]:
+        return f"id {_brief(image_id)} is not one word, as a file of detections has it"
+    if any(unicodedata.category(one) in ("Cc", "Cs") or one == "\ufeff" for one in image_id):
+        return f"id {_brief(image_id)} holds a control character, which no file of detections can have"
+    return None
+
+
+def _brief(name: str) -> str:
+    return repr(name) if len(name) <= 80 else f"{name[:40]!r}..."
 
 
 def normal_form(name: str) -> str:

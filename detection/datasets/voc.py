@@ -20,9 +20,12 @@ from detection.datasets.types import (
     AnnotatedPicture,
     DetectionDataset,
     OnDefect,
+    class_name_faults,
     default_root,
+    image_id_fault,
     normal_form,
     refuse,
+    set_name_fault,
 )
 from detection.datasets.voc_xml import Known, known_names, read_annotation
 from pretrain.run.pictures import PICTURE_SUFFIXES, displayed_size
@@ -71,8 +74,8 @@ def load_voc(
     else:
         folder, image_set = root, name
         classes = tuple(classes) if classes else None
-    if "/" in image_set:
-        raise ValueError(f"image set {image_set!r} holds a slash; files of detections are named after it")
+    if fault := set_name_fault(image_set):
+        raise ValueError(fault)
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist; {_how_to_set_root(f'{name}.txt')}")
 
@@ -96,6 +99,8 @@ def load_voc(
             tell(defect)
     if classes is None:
         classes = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
+        if faults := class_name_faults(classes):
+            raise ValueError(f"dataset {name!r}: {'; '.join(faults)}")
         if not classes and not defects:  # else the defects are the reason
             raise ValueError(
                 f"dataset {name!r}: no picture of {_set_file(folder, image_set)} has an object, so its "
@@ -162,9 +167,10 @@ def _id_fault(text: str) -> str | None:
     """Return what is wrong with a line of an image set, None for a picture id."""
     if len(text.split()) > 1:
         return f"expected one picture id, but got {text!r}"
-    if os.path.isabs(text) or {".", "..", ""} & set(text.split("/")):
+    drive = re.match(r"[A-Za-z]:", text)
+    if drive or os.path.isabs(text) or {".", "..", ""} & set(re.split(r"[/\\]", text)):
         return f"id {text!r} is no path below JPEGImages"
-    return None
+    return image_id_fault(text)
 
 
 def _find_pictures(folder: Path, ids: Iterable[str]) -> dict[str, Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
@@ -21,7 +20,7 @@ from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import get_cfg
 from detection.evaluation.voc import PictureDetections, evaluate_voc
 from pretrain.run.checkpoint import load_last
-from pretrain.run.settings import check_same_run
+from pretrain.run.settings import check_same_run, recorded_leaves
 
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
 
@@ -65,12 +64,15 @@ def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
     """Check that a trained detector, as ``read_model_file`` returns it, has the classes of ``cfg`` in the same order.
 
     Raises:
-        ValueError: both lists. (Weights that do not carry their config cannot be checked.)
+        ValueError: both lists, or the config cannot be read. (Weights that do not carry theirs cannot be checked.)
     """
     if not isinstance(content.get("config"), str):
         return
-    recorded = yaml.safe_load(content["config"]).get("VOC", {}).get("CLASSES")
-    trained, wanted = tuple(recorded or VOC_CLASSES), class_names(cfg)
+    source = f"config in {cfg.MODEL.WEIGHTS}"
+    recorded = recorded_leaves(content["config"], source).get("VOC.CLASSES") or VOC_CLASSES
+    if not isinstance(recorded, (list, tuple)) or not all(isinstance(name, str) for name in recorded):
+        raise ValueError(f"{source}: VOC.CLASSES is {recorded!r:.80}; expected names")
+    trained, wanted = tuple(recorded), class_names(cfg)
     if trained != wanted:
         raise ValueError(
             f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "

@@ -11,9 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
-from pretrain.run.settings import leaves
+from pretrain.run.settings import recorded_leaves
 
 PARTS = ("training", "test")
 # What is shown first of each part.
@@ -125,10 +123,9 @@ def _recipe(protocol: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the config of the backbone's pretraining; None where that is not known, or another tool's."""
     text = (protocol.get("backbone") or {}).get("recipe")
     try:
-        content = yaml.safe_load(text) if isinstance(text, str) else None
-    except yaml.YAMLError:
+        return recorded_leaves(text, "recipe")
+    except ValueError:
         return None
-    return dict(leaves(content)) if isinstance(content, dict) else None
 
 
 def agrees_with(settings: Settings | None, wanted: Settings) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -18,6 +17,7 @@ from pretrain.config import get_cfg
 from pretrain.data.sources import Cifar, ClassFolders, Source
 from pretrain.learner import network_of
 from pretrain.run.checkpoint import load_checkpoint
+from pretrain.run.text import parse_yaml
 from pretrain.run_state import load_weights
 
 ENTRIES = ("model", "config", "arch", "method", "classes")
@@ -67,8 +67,8 @@ def open_pretrained(path: Path | str) -> Pretrained:
         raise ValueError(f"{path} is not a checkpoint of tools/pretrain.py: it lacks {', '.join(missing)}")
     cfg = get_cfg()
     try:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(state["config"]))
-    except (AttributeError, AssertionError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        cfg.merge_from_other_cfg(CfgNode(parse_yaml(state["config"], "config")))
+    except (AttributeError, AssertionError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its config cannot be used ({error})") from error
     cfg.freeze()
     return Pretrained(Path(path), state, cfg, list(state["classes"]))

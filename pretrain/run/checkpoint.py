@@ -1,24 +1,30 @@
 """Checkpoint files that are whole, safe to open and describe themselves; both trainers use them.
 
 A file appears under its final name only when it is complete and on the disk. It holds tensors and plain Python values
-only, so that ``torch.load(weights_only=True)`` opens it and nothing inside is ever executed.
+only, so that ``torch.load(weights_only=True)`` opens it too, and nothing inside is ever executed.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import pickle
-import re
-import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from pretrain.run.cli import one_line
 from pretrain.run.files import atomic_write
 
 LAST_CHECKPOINT = "last_checkpoint"  # a text file that names the newest checkpoint, as Detectron2 and fvcore have it
 
 logger = logging.getLogger(__name__)
+
+
+class UnsafeError(ValueError):
+    """A file holds more than tensors and plain values; ``what`` names it."""
+
+    def __init__(self, path: Path, what: str):
+        super().__init__(f"checkpoint {path} cannot be loaded safely: it holds a {what}; nothing in it was executed")
+        self.what = what
 
 
 def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
@@ -44,7 +50,7 @@ def save_checkpoint(state: dict[str, Any], path: Path | str) -> None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             reason = f"no space left in {Path(path).parent}"
         else:
-            reason = getattr(error, "strerror", None) or _first_line(error)
+            reason = getattr(error, "strerror", None) or one_line(error)
         raise OSError(f"{path} could not be written ({reason}); the files before it are whole") from error
 
 
@@ -76,13 +82,17 @@ def save_last(state: dict[str, Any], folder: Path | str, name: str) -> Path:
 
 
 def load_checkpoint(path: Path | str) -> Any:
-    """Return what ``path`` holds, tensors on the CPU, without executing anything in it.
+    """Return what ``path`` holds, tensors on the CPU and without gradients, without executing anything in it.
+
+    What comes back ends for whoever walks through it, and is not larger than the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged (checksums are verified) or needs more than safe loading gives.
+        UnsafeError: it needs more than tensors and plain values.
+        ValueError: the file is damaged (checksums are verified), or none of PyTorch's.
     """
-    import torch
+    from pretrain.run.unpickling.plain import UnsafeTypeError, reason
+    from pretrain.run.unpickling.torch_files import WrongChecksum, read_torch_file
 
     path = Path(path)
     if not path.is_file():
@@ -91,26 +101,13 @@ def load_checkpoint(path: Path | str) -> Any:
         raise ValueError(f"checkpoint {path} is empty (0 bytes)")
     with open(path, "rb") as file:  # outside the try: a file that may not be read is another error than a damaged one
         try:
-            damaged = _first_wrong_checksum(file)
-            if damaged is None:
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"checkpoint {path} cannot be loaded safely: {_first_line(error)}") from error
-        except MemoryError:
-            raise
+            return read_torch_file(file)
+        except UnsafeTypeError as error:
+            raise UnsafeError(path, str(error)) from error
+        except WrongChecksum as error:
+            raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {error}") from error
         except Exception as error:  # a cut or altered pickle stream can raise almost anything
-            raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {_first_line(error)}") from error
-    raise ValueError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
-
-
-def _first_wrong_checksum(file: IO[bytes]) -> str | None:
-    """Return the first member of a zip file whose checksum is wrong; PyTorch does not look at those that it writes."""
-    damaged = None
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    file.seek(0)
-    return damaged
+            raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {reason(error)}") from error
 
 
 def load_last(folder: Path | str) -> tuple[dict[str, Any], Path] | None:
@@ -159,8 +156,3 @@ def _check_plain(value: Any, place: str) -> None:
         raise TypeError(
             f"{place} is a {type(value).__module__}.{type(value).__name__}; expected tensors and plain values"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"\x1b\[[0-9;]*m", "", line)  # PyTorch writes part of its message in bold

@@ -14,9 +14,11 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from pretrain.run.files import open_to_append
 
 LOGGER_NAMES = ("pretrain", "detection", "tools")
 PLAIN_LINE_SECONDS = 15  # between two progress lines where there is no terminal
@@ -94,6 +96,9 @@ class _ConsoleHandler(logging.Handler):
 
 class _LogFile(logging.FileHandler):
     """A log file whose own failure (a full disk) ends no run; the terminal has the line too."""
+
+    def _open(self) -> TextIO:
+        return open_to_append(self.baseFilename)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

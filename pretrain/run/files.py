@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name and renamed, and known by their SHA-256."""
+"""Files that are whole or not there, written beside their name and renamed; their names and their SHA-256."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 _HASH_CHUNK = 1 << 20
+MAX_NAME_BYTES = 255  # of a file or folder, on nearly every file system
+RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE | re.DOTALL)
+
+
+def file_name_fault(name: str, *, longest: int = MAX_NAME_BYTES) -> str | None:
+    """Return what keeps ``name`` from being a file's or folder's, or a part of one, on any system; None if nothing.
+
+    ``longest`` is in bytes of UTF-8, less than MAX_NAME_BYTES where more stands beside it in the whole name.
+    """
+    if not name.strip(". "):
+        return "is empty, or nothing but dots and blanks"
+    if "/" in name or "\\" in name:
+        return "holds a slash"
+    if any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one == "\ufeff" for one in name):
+        return "holds a control character"
+    if name != name.strip() or name.endswith("."):
+        return "begins with a blank, or ends in a blank or a dot"
+    if RESERVED.fullmatch(name):
+        return "is a device's on Windows"
+    if len(name.encode("utf-8")) > longest:
+        return f"is longer than {longest} bytes"
+    return None
+
+
+def same_file_names(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two different ``names`` that are one on some system, by their case or how accents are written, if any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
+    return None
 
 
 @contextmanager
@@ -27,7 +60,8 @@ def named_errors(folder: Path) -> Iterator[None]:
 
 def temporary_neighbour(path: Path) -> Path:
     """Return a path beside ``path`` that nobody can foresee and no other process takes, on any machine."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    start = path.name.encode()[: MAX_NAME_BYTES // 2].decode(errors="ignore")  # a longest name has no room for more
+    return path.with_name(f".{start}.{secrets.token_hex(8)}.tmp")
 
 
 @contextmanager
@@ -51,6 +85,19 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def open_to_append(path: Path | str) -> TextIO:
+    """Open a text file, made if absent, to go on at its end; a link of its name would lead to another file.
+
+    Raises:
+        OSError: it is a link, or cannot be written.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # which Windows lacks
+
+    return open(path, "a", encoding="utf-8", opener=opener)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.run.files import named_errors, temporary_neighbour
+from pretrain.run.text import read_json
 
 LOCK_FILE = "run.lock"
 BEAT = 30.0  # seconds between two signs of life
@@ -115,7 +116,7 @@ def _remove(path: Path, holder: dict[str, Any] | None) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return what a lock says, or None where it says nothing yet."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

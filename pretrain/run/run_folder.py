@@ -14,7 +14,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from pretrain.run.files import atomic_write, named_errors
+from pretrain.run.files import atomic_write, named_errors, open_to_append
 from pretrain.run.settings import is_number
 
 METRICS_FILE = "metrics.json"
@@ -99,7 +99,7 @@ class MetricsWriter:
 
         drop_later(output_dir, resume_iteration)
         self.path = Path(output_dir) / METRICS_FILE
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_to_append(self.path)
         self._events = SummaryWriter(str(output_dir))
 
     def write(self, iteration: int, values: dict[str, float | int | None]) -> None:

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from fvcore.common.config import CfgNode
 
-from pretrain.run.text import read_yaml
+from pretrain.run.text import parse_yaml, read_yaml
 
 BASE = "_BASE_"  # names the file, or the list of files, that a YAML file differs from
 MAX_FAULTS = 10  # that one error lists
@@ -141,7 +140,19 @@ class Effects:
 
 def plain_leaves(cfg: CfgNode) -> dict[str, Any]:
     """Return dotted keys and values as YAML gives them back (a tuple is a list)."""
-    return dict(leaves(yaml.safe_load(cfg.dump())))
+    return recorded_leaves(cfg.dump(), "the config")
+
+
+def recorded_leaves(text: Any, source: str) -> dict[str, Any]:
+    """Return dotted keys and values of the config that something carries as YAML; ``source`` says what.
+
+    Raises:
+        ValueError: as ``parse_yaml``, or no text of a mapping.
+    """
+    content = parse_yaml(text, source) if isinstance(text, str) else text
+    if not isinstance(text, str) or not isinstance(content, dict):
+        raise ValueError(f"{source}: expected a mapping of config keys as YAML, but got {type(content).__name__}")
+    return dict(leaves(content))
 
 
 def _without(cfg: CfgNode, dropped: frozenset[str]) -> dict[str, Any]:
@@ -155,9 +166,9 @@ def check_same_run(saved: str, cfg: CfgNode, defaults: CfgNode, effects: Effects
     default; keys that ``effects`` frees may differ.
 
     Raises:
-        ValueError: lists every other key whose value differs, with both values.
+        ValueError: ``saved`` cannot be read; or lists every other key whose value differs, with both values.
     """
-    before = {**effects.first_values(defaults), **dict(leaves(yaml.safe_load(saved)))}
+    before = {**effects.first_values(defaults), **recorded_leaves(saved, "the checkpoint's config")}
     now = plain_leaves(cfg)
     changed = [
         f"{key} was {before.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}"

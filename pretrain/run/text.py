@@ -17,6 +17,7 @@ T = TypeVar("T")
 Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]  # neither 1e999, a number of JSON, nor NaN, which is none
 
 MAX_YAML_ENTRIES = 100_000  # keys and items, counted wherever an alias repeats them
+MAX_YAML_LENGTH = 1 << 20  # characters: a minute of parsing
 
 # In this order: the mark of UTF-32 begins with that of UTF-16.
 OTHER_MARKS = (
@@ -58,15 +59,23 @@ def read_json(path: Path | str) -> Any:
         FileNotFoundError, OSError: there is no such file, or it cannot be read.
         ValueError: as ``read_text``, or no JSON; with the file and, where it is known, the line.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, source: str) -> Any:
+    """Return what JSON text holds, as ``read_json`` does; ``source`` says where it stands.
+
+    Raises:
+        ValueError: no JSON; with ``source`` and, where it is known, the line.
+    """
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise ValueError(f"{source}, line {error.lineno}: not JSON ({error.msg})") from None
     except RecursionError:
-        raise ValueError(f"{path}: not JSON that can be read, but deeply nested") from None
+        raise ValueError(f"{source}: not JSON that can be read, but deeply nested") from None
     except ValueError as error:  # a key that stands twice, or an integer of thousands of digits
-        raise ValueError(f"{path}: not JSON that can be read ({error})") from None
+        raise ValueError(f"{source}: not JSON that can be read ({error})") from None
 
 
 def read_record(path: Path | str, kind: type[T], what: str) -> T:
@@ -115,6 +124,18 @@ def read_yaml(path: Path | str) -> Any:
         text = read_text(path)
     except ValueError as error:
         raise ValueError(f"{error} (expected a YAML file)") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the plain values of YAML text, as ``read_yaml`` does; ``source`` says where it stands, weights maybe.
+
+    Raises:
+        ValueError: not YAML, more than MAX_YAML_LENGTH characters or MAX_YAML_ENTRIES entries, nested too deeply, or a
+            key that stands twice; with ``source`` and, where it is known, the line.
+    """
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"{source}: {len(text)} characters, and no config has more than {MAX_YAML_LENGTH}")
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -126,15 +147,15 @@ def read_yaml(path: Path | str) -> Any:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        where = f"{source}, line {mark.line + 1}" if mark else source
         raise ValueError(f"{where}: not valid YAML ({error.problem or error.context})") from error
     except RecursionError:
-        raise ValueError(f"{path}: not valid YAML (nested too deeply)") from None
+        raise ValueError(f"{source}: not valid YAML (nested too deeply)") from None
     except Exception as error:  # a tag with an impossible value (!!int x) raises almost anything
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
     name, first, second = repeated[0]
     more = f" (as are {len(repeated) - 1} more keys)" if len(repeated) > 1 else ""
-    raise ValueError(f"{path}: key {name} stands in it twice, in line {first} and in line {second}{more}; keep one")
+    raise ValueError(f"{source}: key {name} stands in it twice, in line {first} and in line {second}{more}; keep one")
 
 
 def _repeated_keys(root: yaml.Node) -> list[tuple[str, int, int]]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, resnet34
 
+from pretrain.run.checkpoint import load_checkpoint
 from pretrain.saliency.batches import check_pictures, in_chunks
 from pretrain.saliency.official import IMAGENET_MEAN, IMAGENET_STD
 
@@ -124,9 +125,9 @@ def load_basnet(checkpoint: Path | str) -> BASNet:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the BASNet weights (basnet.pth) are published at {PUBLISHED}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the loader's own errors are of many types, none of them about the file
-        raise ValueError(f"{path}: not a PyTorch state dict ({type(error).__name__})") from error
+        state = load_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a PyTorch state dict ({error})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: expected a state dict of tensors, as the authors published it")
 

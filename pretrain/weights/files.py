@@ -7,15 +7,15 @@ The file's first bytes, not its name, say what it is: PyTorch's zip or its older
 from __future__ import annotations
 
 import math
-import pickle
 import re
 import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
+from pretrain.run.unpickling.plain import Call, PlainUnpickler, UnsafeTypeError, check_amount, reason
 
 TORCH, PICKLE, SAFETENSORS = "torch", "pickle", "safetensors"
 _TORCH_LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, little-endian
@@ -68,27 +68,12 @@ def file_kind(path: Path) -> str:
 
 
 def _read_torch(path: Path) -> Any:
-    from pretrain.run.checkpoint import load_checkpoint
+    from pretrain.run.checkpoint import UnsafeError, load_checkpoint
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's own advice on TorchScript; the refusal says what to do
-            return load_checkpoint(path)
-    except MemoryError as error:  # a damaged size, or really more than there is
-        raise _damaged(path, MemoryError("it asks for more memory than there is")) from error
-    except ValueError as error:
-        if "TorchScript" in str(error.__cause__):
-            raise ValueError(_unsafe(path, "TorchScript program")) from error
-        if not isinstance(error.__cause__, pickle.UnpicklingError):
-            raise
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
-        if refused is None or _is_cut_in(path, refused[1].rpartition(".")[2]):
-            raise _damaged(path, EOFError("its pickle cannot be read safely")) from error
-        raise ValueError(_unsafe(path, refused[1])) from error
-
-
-class _UnsafeTypeError(Exception):
-    """A pickle names something that no array consists of."""
+        return load_checkpoint(path)
+    except UnsafeError as error:
+        raise ValueError(_unsafe(path, error.what)) from error
 
 
 class _Dtype:
@@ -97,15 +82,17 @@ class _Dtype:
     NumPy believes the state that a pickle has for a dtype or an array, and raw bytes become addresses.
     """
 
-    def __init__(self, spec: str, *_how: bool):
+    def __init__(self, spec: Any, *_how: bool):
+        if type(spec) is not str or not re.fullmatch(r"[<>=|]?[?A-Za-z][0-9]{0,9}", spec):
+            raise ValueError("an array is of no type that NumPy has")
         self.dtype = np.dtype(spec)
         if self.dtype.kind not in "biufcSU":
-            raise _UnsafeTypeError(f"numpy array of type {self.dtype.str.lstrip('|<>=')}")
+            raise UnsafeTypeError(f"numpy array of type {self.dtype.str.lstrip('|<>=')}")
 
     def set_state(self, state: tuple[Any, ...]) -> None:
         _version, byte_order, *rest = state
         if any(part is not None for part in rest[:3]):
-            raise _UnsafeTypeError(f"numpy array of type V{self.dtype.itemsize}")
+            raise UnsafeTypeError(f"numpy array of type V{self.dtype.itemsize}")
         self.dtype = self.dtype.newbyteorder(byte_order)
 
 
@@ -118,55 +105,45 @@ def _array_of(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     return np.ndarray(shape, dtype.dtype, bytearray(raw), order=order)
 
 
-class _ArrayUnpickler(pickle._Unpickler):  # in Python: the one in C makes room for any number that a damaged file names
-    """Unpickles plain values and NumPy arrays; it never looks up, imports or calls anything else."""
+class _ArrayUnpickler(PlainUnpickler):
+    """Unpickles plain values and NumPy arrays."""
 
-    _ALLOWED = {  # noqa: RUF012 - a constant table
-        ("numpy", "ndarray"): "numpy.ndarray",  # an argument of _reconstruct; never called
-        ("numpy", "dtype"): _Dtype,
-        ("_reconstruct",): lambda *_type_shape_code: np.ndarray(0),  # its module's name differs between NumPy 1 and 2
-        ("_frombuffer",): _array_of,
-        ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 spells none at all
-        ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how protocol 2 spells bytes
-        ("collections", "OrderedDict"): dict,
-    }
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file, _ARRAY_TABLE, encoding="latin1")  # arrays written by Python 2
 
-    def load_build(self) -> None:
-        state, instance = self.stack.pop(), self.stack[-1]
-        if isinstance(instance, _Dtype):
+    def build(self, instance: Any, state: Any) -> None:
+        if type(instance) is _Dtype:
             instance.set_state(state)
-        elif isinstance(instance, np.ndarray):
+        elif type(instance) is np.ndarray:
             shape, dtype, is_fortran, raw = state[-4:]  # a version may stand in front
             array = _array_of(raw, dtype, shape, "F" if is_fortran else "C")
             instance.__setstate__((1, array.shape, array.dtype, bool(is_fortran), array.tobytes("A")))
-        elif not isinstance(instance, dict):  # what PyTorch hangs on its ordered dicts is of no use here
-            raise ValueError(f"it sets the state of a {type(instance).__name__}")
+        else:
+            super().build(instance, state)
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # noqa: RUF012 - a constant table
 
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file, encoding="latin1")  # arrays written by Python 2
+def _arrays_in(module: str) -> dict[tuple[str, str], Any]:
+    return {
+        (module, "_reconstruct"): Call(lambda *_type_shape_code: np.ndarray(0)),
+        (module, "_frombuffer"): Call(_array_of),
+    }
 
-    def find_class(self, module: str, name: str) -> Any:
-        from_numpy = module in (
-            "numpy.core.multiarray",
-            "numpy._core.multiarray",
-            "numpy.core.numeric",
-            "numpy._core.numeric",
-        )
-        allowed = self._ALLOWED.get((name,) if from_numpy else (module, name))
-        if allowed is None:
-            raise _UnsafeTypeError(f"{module}.{name}")
-        return allowed
+
+_ARRAY_TABLE = {
+    ("numpy", "ndarray"): "numpy.ndarray",  # an argument of _reconstruct; never called
+    ("numpy", "dtype"): Call(_Dtype),
+    **_arrays_in("numpy.core.multiarray"), **_arrays_in("numpy._core.multiarray"),  # NumPy 1 and 2
+    **_arrays_in("numpy.core.numeric"), **_arrays_in("numpy._core.numeric"),
+}  # fmt: skip
 
 
 def _read_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
-            return _ArrayUnpickler(file).load()
-    except _UnsafeTypeError as error:
-        if not re.fullmatch(r"[\w. ]{1,200}", str(error)):  # no name that Python has
-            raise _damaged(path, ValueError("its pickle names a type that cannot be")) from error
+            content = _ArrayUnpickler(file).load()
+            check_amount(content, path.stat().st_size, (np.ndarray,))
+            return content
+    except UnsafeTypeError as error:
         raise ValueError(_unsafe(path, str(error))) from error
     except OSError:
         raise
@@ -186,16 +163,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
 
 
-def _is_cut_in(path: Path, name: str) -> bool:
-    """Whether the file ends in the middle of the type's name; PyTorch takes the last byte for a line break."""
-    with open(path, "rb") as file:
-        file.seek(-(len(name) + 1), 2)
-        return file.read()[:-1] == name.encode()
-
-
 def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ValueError(f"{path} is damaged or cut short: {reason}")
+    return ValueError(f"{path} is damaged or cut short: {reason(error)}")
 
 
 def _unsafe(path: Path, what: str) -> str:

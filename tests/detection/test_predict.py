@@ -76,6 +76,10 @@ def test_load_config_of__what_the_weights_carry_and_what_is_changed(weights, tmp
     assert Path(cfg.MODEL.WEIGHTS) == weights
     assert cfg.MODEL.FPN.OUT_CHANNELS == 32
     assert load_config_of("x.pth", str(SMOKE), []).MODEL.WEIGHTS == "x.pth"
+    for text, fault in (("a: [", "line 1: not valid YAML"), ("[]", "expected a mapping of config keys")):
+        save_checkpoint({"model": {}, "config": text}, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=rf"config in .*odd\.pth.*{fault}"):
+            load_config_of(tmp_path / "odd.pth", None, [])
     save_checkpoint({"model": {}}, tmp_path / "bare.pth")
     with pytest.raises(ValueError, match=r"bare.pth does not carry the config of its detector; give it with --config"):
         load_config_of(tmp_path / "bare.pth", None, [])

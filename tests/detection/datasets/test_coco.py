@@ -132,7 +132,7 @@ def change(*keys, **values):
         (change("images", 0, file_name=None), ValueError, r"images\[0\]: file_name must be text, but is None"),
         (change("images", 0, file_name="c\0.png"), FileNotFoundError, r"of images\[0\] does not exist"),
         (change("images", 0, file_name="\ud800"), ValueError, r"images\[0\]: file_name must be text, but is '\\ud800'"),
-        (change("images", 0, id="\ud800"), ValueError, r"images\[0\]: id '\\ud800' is not one word"),
+        (change("images", 0, id="\ud800"), ValueError, r"images\[0\]: id '\\ud800' holds a control character"),
         (change("images", 0, id=True), ValueError, r"images\[0\]: id must be a number or text, but is True"),
         (change("images", 0, id="a b"), ValueError, r"images\[0\]: id 'a b' is not one word"),
         (change("images", 0, width="64"), ValueError, r"images\[0\]: width is not a whole number: '64'"),
@@ -176,7 +176,11 @@ def change(*keys, **values):
         (change("annotations", 2, category_id=1), ValueError, r"category_id 1 is not among the categories"),
         (change("annotations", 2, bbox=None), ValueError, r"annotations\[2\] without bbox"),
         (change("annotations", 2, bbox=[1, 2, 3]), ValueError, r"bbox must be four finite numbers, but is \[1, 2, 3\]"),
-        (change("annotations", 2, bbox=[1, 2, 3, float("nan")]), ValueError, r"bbox must be four finite numbers"),
+        (
+            change("annotations", 2, bbox=[1, 2, 3, float("nan")]),
+            ValueError,
+            r"train\.json: .*NaN is no number of JSON",
+        ),
     ],
 )
 def test_load_coco__names_the_file_and_the_entry(tmp_path, damage, error, text):
@@ -284,3 +288,67 @@ def test_load_coco__text_of_other_encodings_and_keys_that_stand_twice(tmp_path):
     path.write_text(good.replace('"annotations"', '"images": [], "annotations"'))
     with pytest.raises(ValueError, match=r"train.json: .*the key 'images' stands twice"):
         load_coco("annotations/train.json", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["{elsewhere}/secret.png", "../../elsewhere/secret.png", "a/../../../elsewhere/secret.png"]
+)
+def test_load_coco__a_picture_outside_of_the_root_is_refused_unless_meant(name, tmp_path):
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "root"
+    elsewhere.mkdir()
+    (root / "images" / "a").mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(elsewhere / "secret.png")
+    data = content()
+    data["images"][0]["file_name"] = name.format(elsewhere=elsewhere)
+    write(root, data=data)
+    defects = []
+    dataset = load_coco("annotations/train.json", root=root, on_defect=lambda error: defects.append(str(error)))
+    assert [picture.image_id for picture in dataset.pictures] == ["3"]
+    assert len(defects) == 1
+    assert f"images[0]: file_name {data['images'][0]['file_name']!r} lies outside of the dataset's folder" in defects[0]
+    assert "VOC.PICTURES_ANYWHERE True" in defects[0]
+    meant = load_coco("annotations/train.json", root=root, pictures_anywhere=True)
+    assert meant.pictures[0].path.resolve() == elsewhere / "secret.png"
+
+
+def test_load_coco__pictures_elsewhere_in_the_root(tmp_path):
+    """Named by a path from the file, by their whole path, and in folders that are links."""
+    real, root = tmp_path / "disk", tmp_path / "root"
+    write(real / "set", pictures="pictures")
+    root.mkdir()
+    (root / "linked").symlink_to(real / "set")
+    for first in ("../pictures/a.png", f"{root}/linked/pictures/a.png"):
+        data = content()
+        data["images"][0]["file_name"] = first
+        data["images"][1]["file_name"] = first.replace("a.png", "b.png")
+        (real / "set" / "annotations" / "train.json").write_text(json.dumps(data))
+        dataset = load_coco("linked/annotations/train.json", root=root)
+        assert dataset.pictures[0].path == root / "linked" / "pictures" / "a.png"
+
+
+def test_load_coco__what_lies_above_a_linked_folder_is_outside(tmp_path):
+    """``images`` leads to another disk; ``images/..`` is the root, and not that disk."""
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    (disk / "images").mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(disk / "secret.png")
+    data = content()
+    data["images"][0]["file_name"] = "../root/images/../secret.png"
+    root.mkdir()
+    (root / "images").symlink_to(disk / "images")
+    write(root, data=data)
+    with pytest.raises(FileNotFoundError, match=r"secret\.png of images\[0\] does not exist"):
+        load_coco("annotations/train.json", root=root)
+
+
+def test_read_run_data__pictures_anywhere(tmp_path):
+    data = content()
+    for image in data["images"]:
+        image["file_name"] = str(tmp_path / "elsewhere" / image["file_name"])
+    write(tmp_path / "root", data=data, pictures=tmp_path / "elsewhere")
+    cfg = get_cfg()
+    cfg.VOC.ROOT, cfg.DATASETS.TEST = str(tmp_path / "root"), ("annotations/train.json",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    with pytest.raises(ValueError, match="lies outside of the dataset's folder"):
+        read_run_data(cfg, train=False)
+    cfg.VOC.PICTURES_ANYWHERE = True
+    assert len(read_run_data(cfg, train=False)[1].test[0].pictures) == 2

@@ -38,7 +38,7 @@ def test_read_class_list__of_a_file_with_a_mark_or_none(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('["dog"', "not a JSON list"),
+        ('["dog"', "line 1: not JSON"),
         ('["dog", 1]', "expected a JSON list of names"),
         ("dog,cat, dog", "class list 'dog,cat, dog': class name 'dog' stands twice"),
         ('["dog", "dog"]', "class name 'dog' stands twice"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from detection.datasets.coco import load_coco
 from detection.datasets.voc import load_voc
 from detection.evaluation.detection_files import read_detections, write_detections
 from detection.evaluation.voc import PictureDetections, evaluate_voc
@@ -142,3 +145,51 @@ def test_write_detections__refuses_before_writing(dataset, tmp_path):
     with pytest.raises(ValueError, match="picture '000005': score is not finite: inf"):
         write_detections(dataset, {"000005": bad}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NASTY = (
+    " ", "\t", "\u00a0", "\u2003", "\u2028", "\x1c", "\x85", "\0", "\n", "\r", "\x1b", "\ufeff", "\ud800", "\u200d",
+    "\u0301", "#", "%", "/", "\\", ".", "..", "_", "-", "e", "E", "\xe9", "\u72ac", "1", "0", "nan", "con",
+    "comp4_det_", ".txt", "\u0661", "'", '"', ",",
+)  # fmt: skip
+
+
+def nasty_word(draw):
+    return "".join(draw.choice(NASTY) for _ in range(draw.choice((1, 1, 2, 3, 6))))
+
+
+def test_write_detections__whatever_the_reader_accepts_reads_back(tmp_path):
+    """Ids and classes that cannot be written so that they are read again are refused before anything is trained."""
+    draw = random.Random(5)
+    accepted, refused = set(), set()
+    for _ in range(300):
+        words = {"id": [nasty_word(draw) for _ in range(4)], "class": [nasty_word(draw) for _ in range(2)]}
+        data = {
+            "images": [{"id": word, "file_name": "x", "width": 9, "height": 9} for word in words["id"]],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(words["class"])],
+            "annotations": [],
+        }
+        (tmp_path / "d.json").write_text(json.dumps(data))
+        try:
+            dataset = load_coco("d.json", root=tmp_path, check_pictures=False, on_defect=lambda _: None)
+        except ValueError:
+            continue
+        kept = {picture.image_id for picture in dataset.pictures}
+        accepted |= {*kept, *dataset.classes}
+        refused |= {*words["id"], *words["class"]} - accepted
+        if not dataset.classes:
+            continue
+        one = PictureDetections(
+            np.array([[1.0, 2, 3, 4]] * 2), np.array([0.5, 0.25]), np.arange(2) % len(dataset.classes)
+        )
+        folder = tmp_path / f"out{len(accepted)}_{len(refused)}"
+        written = {name: one for name in kept}
+        write_detections(dataset, written, folder)
+        read = read_detections(dataset, folder)
+        assert set(read) == kept
+        for found in read.values():
+            order = np.argsort(one.classes, kind="stable")
+            np.testing.assert_array_equal(found.scores, one.scores[order])
+            np.testing.assert_array_equal(found.classes, one.classes[order])
+    assert len(accepted) > 100
+    assert len(refused) > 100

@@ -63,12 +63,13 @@ def test_locked_folder__a_full_disk_is_named_and_leaves_no_lock(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def killed(tmp_path):
-    """The lock of a process that was killed and that nobody has asked for its status yet."""
+@pytest.fixture(params=[False])
+def killed(tmp_path, request):
+    """The lock of a process that lives until a test kills it; with True as parameter, of another machine."""
     code = (
-        "import os, sys; from pretrain.run.lock import locked_folder\n"
-        "with locked_folder(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+        "import os, sys; from pretrain.run import lock\n"
+        f"if {request.param}: lock._system, lock.BEAT = (lambda: 'other'), 0.05\n"
+        "with lock.locked_folder(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -87,6 +88,27 @@ def test_locked_folder__a_living_process_is_respected_and_a_killed_one_is_not(tm
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # a zombie: dead, but not yet collected
     with locked_folder(tmp_path):
         assert holder(tmp_path)["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("killed", [True], indirect=True)
+def test_locked_folder__a_process_of_another_machine_while_it_lives_and_after(tmp_path, killed, monkeypatch):
+    """Its number says nothing here: only the signs of life in the folder do, and how long they have been missing."""
+    sleep = time.sleep
+    monkeypatch.setattr(lock.time, "sleep", lambda _seconds: sleep(0.2))  # four beats
+    with pytest.raises(ValueError, match=f"process {killed.pid} on machine"), locked_folder(tmp_path):
+        pass
+    killed.kill()
+    killed.wait()
+    asked = []
+
+    def later(folder):
+        asked.append(folder)
+        return (folder / LOCK_FILE).stat().st_mtime + (290 if len(asked) == 1 else 301)
+
+    monkeypatch.setattr(lock, "_now", later)
+    with locked_folder(tmp_path):
+        assert holder(tmp_path)["process"] == os.getpid()
+    assert len(asked) == 2  # not while only 290 seconds have passed
 
 
 def test_locked_folder__another_process_under_the_number_of_a_killed_one(tmp_path):

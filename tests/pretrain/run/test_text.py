@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,7 +13,8 @@ from typing_extensions import NotRequired
 
 from detection.config import load_detection_config
 from pretrain.config import load_pretrain_config
-from pretrain.run.text import Finite, read_json, read_record, read_text, read_yaml
+from pretrain.run.settings import recorded_leaves
+from pretrain.run.text import Finite, parse_yaml, read_json, read_record, read_text, read_yaml
 from tools.studies.config import load_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -129,6 +131,35 @@ def test_read_yaml__refuses_aliases_that_multiply(tmp_path, repeat):
     (tmp_path / "a.yaml").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"a\.yaml: not valid YAML \(more than 100000 entries\)"):
         read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [", r"it, line 1: not valid YAML \("),
+        ("[" * 5000, r"it: not valid YAML \(nested too deeply\)"),
+        ("a: !!python/object:os.system {}", r"it, line 1: not valid YAML \(could not determine a constructor"),
+        ("a: !!int x", r"it: not valid YAML \("),
+        ("a: 1\na: 2", r"it: key a stands in it twice, in line 1 and in line 2"),
+        ("# " + "x" * (1 << 20), r"it: 1048578 characters, and no config has more than 1048576"),
+    ],
+)
+def test_parse_yaml__names_what_carries_it(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_yaml(text, "it")
+
+
+@pytest.mark.parametrize("text", ["[]", "", "3", None, {"a": 1}, "- a: 1"])
+def test_recorded_leaves__of_no_mapping(text):
+    with pytest.raises(ValueError, match="x: expected a mapping of config keys as YAML, but got"):
+        recorded_leaves(text, "x")
+
+
+def test_product__parses_text_in_one_place():
+    """Where there is a bound on what it may amount to."""
+    files = [path for top in ("pretrain", "detection", "tools") for path in (ROOT / top).rglob("*.py")]
+    found = re.compile(r"yaml\.(safe_)?load|load_cfg|yaml\.\w*Loader\(")
+    assert [path.name for path in files if found.search(path.read_text("utf-8"))] == ["text.py"]
 
 
 @pytest.mark.parametrize("load, folder, name", [

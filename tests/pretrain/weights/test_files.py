@@ -177,6 +177,24 @@ def test_read_weights__a_memo_of_a_billion_places_costs_no_memory(tmp_path):
     assert read_weights(tmp_path / "w.pkl") == {}
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".", "it ends within an array"),
+        (b"\x80\x04]" + b"q\x00h\x00\x86" * 40 + b".", "it repeats its parts"),
+        (b"\x80\x04]q\x00h\x00a.", "it holds lists or dicts in a circle"),
+        (b"\x80\x04})" + b"\x85" * 1000 + b"K\x01s.", "a tuple is no key of a dict"),
+        (b"\x80\x04cnumpy\ndtype\n.", "it holds a Call that it makes nothing of"),
+        (b"\x80\x04cnumpy\ndtype\nU\x02f4\x85R.", "it holds a _Dtype that it makes nothing of"),
+        (b"\x80\x04cnumpy\ndtype\n]\x85R.", "an array is of no type that NumPy has"),
+    ],
+)
+def test_read_weights__a_pickle_takes_no_more_than_it_has(content, message, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"w\.pkl is damaged or cut short: {message}"):
+        read_weights(tmp_path / "w.pkl")
+
+
 def mutated(data, rng):
     """Flip, replace, drop or insert some bytes, or cut the end."""
     data = bytearray(data)

@@ -1,0 +1,69 @@
+"""Names that every system can give a file, and files of the longest."""
+
+import pytest
+
+from pretrain.run.cli import setup_logging
+from pretrain.run.files import atomic_write, file_name_fault, open_to_append, same_file_names
+
+
+@pytest.mark.parametrize(
+    "name", ["cat", "traffic light", "a.b", ".hidden", "\xe9l\xe9phant", "icon", "com10", "x" * 255, "\u72ac" * 85]
+)
+def test_file_name_fault__good_names(name):
+    assert file_name_fault(name) is None
+
+
+@pytest.mark.parametrize(
+    "name, fault",
+    [
+        ("", "is empty"), (" ", "is empty"), (".", "nothing but dots"), ("..", "nothing but dots"),
+        (". .", "nothing but dots"),
+        ("a/b", "a slash"), ("a\\b", "a slash"), ("/", "a slash"),
+        ("a\0b", "a control character"), ("a\nb", "a control character"), ("a\x7f", "a control character"),
+        ("a\ud800", "a control character"), ("\ufeffa", "a control character"), ("a\u2028b", "a control character"),
+        (" a", "begins with a blank"), ("a ", "ends in a blank"), ("a.", "or a dot"), ("a\u00a0", "ends in a blank"),
+        ("CON", "a device's on Windows"), ("nul", "a device's"), ("Com1", "a device's"), ("aux.txt", "a device's"),
+        ("x" * 256, "is longer than 255 bytes"), ("\u72ac" * 86, "is longer than 255 bytes"),
+    ],
+)  # fmt: skip
+def test_file_name_fault__says_what_is_wrong(name, fault):
+    assert fault in file_name_fault(name)
+
+
+def test_file_name_fault__leaves_room_for_what_stands_beside_it():
+    assert file_name_fault("x" * 90, longest=90) is None
+    assert file_name_fault("x" * 91, longest=90) == "is longer than 90 bytes"
+
+
+@pytest.mark.parametrize(
+    "names, pair",
+    [
+        (["a", "b", "a"], None),
+        (["dog", "cat", "Dog"], ("dog", "Dog")),
+        (["\xe9", "e\u0301"], ("\xe9", "e\u0301")),
+        (["STRASSE", "stra\xdfe"], ("STRASSE", "stra\xdfe")),
+    ],
+)
+def test_same_file_names__by_case_and_form(names, pair):
+    assert same_file_names(names) == pair
+
+
+def test_open_to_append__writes_through_no_link(tmp_path):
+    (tmp_path / "theirs.txt").write_text("theirs")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "theirs.txt")
+    for write in (open_to_append, lambda path: setup_logging(path.parent)):
+        with pytest.raises(OSError, match="symbolic links"):
+            write(tmp_path / "log.txt")
+    assert (tmp_path / "theirs.txt").read_text() == "theirs"
+    (tmp_path / "log.txt").unlink()
+    for line in ("a\n", "b\n"):
+        with open_to_append(tmp_path / "log.txt") as file:
+            file.write(line)
+    assert (tmp_path / "log.txt").read_text() == "a\nb\n"
+
+
+def test_atomic_write__a_file_of_the_longest_name(tmp_path):
+    path = tmp_path / ("\u72ac" * 85)
+    with atomic_write(path, "w") as file:
+        file.write("a")
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
