@@ -105,6 +105,7 @@ def test_comparison__hostile_values_are_text(hostile, browser, comparison, tmp_p
         linked.mkdir(parents=True)
         (linked / "report.html").touch()
         content["groups"][0]["methods"][0]["reports"] = [str(linked / "report.json")]
+        content["groups"][1]["methods"][0]["reports"] = [f"{payload}/report.json"]  # no file, nor could one be
         write_comparison(content, folder)
         text = hostile.check_page(browser, folder / "comparison.html", payload, columns="thead button")
         assert not hostile.unseen(texts, text), payload
