@@ -40,7 +40,7 @@ def hostile(content: Any, payload: str, *, names: Collection[str], untyped: Coll
     replaced too. What is in ``names`` stays: the words that are our own.
     """
     made: dict[str, str] = {}
-    values = set(_texts(content))
+    values = set(texts_of(content))
 
     def replaced(text: str) -> str:
         return text if text in names else made.setdefault(text, f"{payload} {len(made)}")
@@ -114,12 +114,13 @@ def unseen(texts: Collection[str], shown: str) -> list[str]:
     return [text for text in texts if folded(text) not in page and folded(repr(text)[1:-1]) not in page]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
+    """Yield every text among the values of plain values."""
     if isinstance(value, dict):
         for item in value.values():
-            yield from _texts(item)
+            yield from texts_of(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _texts(item)
+            yield from texts_of(item)
     elif isinstance(value, str):
         yield value

@@ -178,7 +178,7 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
 
 
 def _formatted(value: Any, form: str) -> str:
-    """Return a setting that a report records; whose report it is, it need not hold a number where ours do."""
+    """Return a setting as a report records it: somebody else's may hold anything where ours hold numbers."""
     return format(value, form) if is_number(value) else str(value)
 
 

@@ -55,7 +55,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             *table(summary),
             "",
             f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}.",
-            interval_in_words(report["confidence"]),
+            plain(interval_in_words(report["confidence"])),
             "",
             "## Classes",
             "",
