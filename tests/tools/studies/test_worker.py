@@ -63,7 +63,7 @@ def test_worker__looks_no_further_than_the_output_dir(stage, tmp_path):
 def test_worker__runs_nothing_that_belongs_to_somebody_else(stage, monkeypatch):
     give_away(stage.folder / REQUEST, monkeypatch)
     assert not run_stage(stage.folder)
-    assert " belongs to user 12345, not to you, and what stands there is run; give an OUTPUT_DIR of your own" in (
+    assert " belongs to user 12345, not to you, and what stands there is run; remove it, or give an OUTPUT_DIR" in (
         read_json(stage.folder / FAILURE)["message"].replace(f"user {os.getuid()}", "user 12345")
     )
     assert not (stage.folder / RESULT).exists()
