@@ -161,6 +161,26 @@ def test_worker__does_not_run_what_is_no_request(make_stage, monkeypatch):
                                                                  "which writes it")  # fmt: skip
 
 
+def test_worker__a_kind_that_there_is_not(make_stage):
+    stage = make_stage("first")
+    prepare(stage, {})
+    write_record(stage.folder / REQUEST, read_json(stage.folder / REQUEST) | {"kind": "x"})
+    assert not run_stage(stage.folder)
+    assert "request.json: kind is 'x'; expected one of data, pretrain" in read_json(stage.folder / FAILURE)["message"]
+
+
+def test_worker__a_result_without_its_outputs_is_none(make_stage):
+    stage = make_stage("first")
+    prepare(stage, {})
+    result = {
+        "fingerprint": stage.fingerprint, "made_from": {}, "outputs": {}, "values": {}, "link": None, "attempts": 1,
+        "seconds": 1.0, "finished": "2026-11-22 17:00:00",
+    }  # fmt: skip
+    write_record(stage.folder / RESULT, result)
+    assert run_stage(stage.folder)
+    assert (stage.folder / "out.txt").exists()
+
+
 def test_worker__a_command_that_cannot_be_started(make_stage):
     stage = make_stage("first")
     prepare(stage, {})
