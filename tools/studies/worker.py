@@ -116,7 +116,8 @@ def refuse_others(path: Path, *, trusted_group: int | None = None) -> None:
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0) and status.st_gid != trusted_group:
         raise ValueError(
-            f"{path} belongs to {_user_name(status.st_uid)}, not to you, {RUN}; remove it, or give an OUTPUT_DIR of your own"
+            f"{path} belongs to {_user_name(status.st_uid)}, not to you, {RUN}; remove it, or give an OUTPUT_DIR of "
+            "your own"
         )
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX:
