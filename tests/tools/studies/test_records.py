@@ -17,6 +17,7 @@ from tools.studies.records import (
     RESULT,
     Begun,
     Result,
+    changed_outputs,
     describe_outputs,
     failure_message,
     find_record,
@@ -281,6 +282,11 @@ def test_read_values__of_an_evaluation_without_its_second_error(tmp_path):
         ValueError, match=r"metrics\.json, iteration 5: not an evaluation: missing required field `val/top5_error`"
     ):
         read_values("pretrain", tmp_path, ["model_final.pth"])
+
+
+def test_changed_outputs__a_name_that_no_file_has(tmp_path):
+    outputs = {"a\0b": {"bytes": 1}, "absent": {"bytes": 1}, "x" * 300: {"bytes": 1}}
+    assert changed_outputs(tmp_path, outputs) == list(outputs)
 
 
 def test_find_record__reads_what_the_first_version_wrote(tmp_path):
