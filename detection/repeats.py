@@ -24,10 +24,9 @@ NUMBERS = ("AP", "AP50", "AP75")
 
 # What differs between the runs, which their spread and interval are about.
 ONE_BACKBONE = (
-    "one backbone: spread and interval are those of fine-tuning, and say nothing of another pretraining by the same "
-    "method"
+    "one backbone: the spread is that of fine-tuning, and says nothing of another pretraining by the same method"
 )
-NO_BACKBONE = "no backbone (MODEL.WEIGHTS is empty): spread and interval are those of random weights and of fine-tuning"
+NO_BACKBONE = "no backbone (MODEL.WEIGHTS is empty): the spread is that of random weights and of fine-tuning"
 
 logger = logging.getLogger(__name__)
 

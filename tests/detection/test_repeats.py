@@ -45,8 +45,7 @@ def test_run_repeats__one_folder_and_seed_each(cfg, tmp_path):
     assert headline(summary) == [
         "voc_2007_test: mAP 72.00 +- 2.00 (VOC2007, 11 points, IoU .5), 72.00 +- 2.00 (area, IoU .5), 10.00 +- 0.00 "
         "(area, IoU .50:.95), over seeds 4, 5, 6",
-        "one backbone: spread and interval are those of fine-tuning, and say nothing of another pretraining by the "
-        "same method",
+        "one backbone: the spread is that of fine-tuning, and says nothing of another pretraining by the same method",
     ]
     assert cfg.SEED == 4
 
@@ -62,7 +61,7 @@ def test_run_repeats__from_random_weights_says_what_varied(cfg):
     cfg.MODEL.WEIGHTS = ""
     summary = run_repeats(cfg, 2, lambda _: report(70.0))
     assert headline(summary)[1] == summary["varied"]
-    assert summary["varied"].startswith("no backbone (MODEL.WEIGHTS is empty): spread and interval are those of random")
+    assert summary["varied"].startswith("no backbone (MODEL.WEIGHTS is empty): the spread is that of random")
 
 
 def test_run_repeats__a_process_that_does_not_report_writes_nothing(cfg, tmp_path):

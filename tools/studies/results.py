@@ -106,9 +106,9 @@ def _versions(results: Mapping[str, Result]) -> dict[str, str]:
         stages: dict[str, list[str]] = {}
         for name, one in recorded.items():
             stages.setdefault(one.get(package, NOT_RECORDED), []).append(name)
-        *few, (most, others) = sorted(stages.items(), key=lambda item: len(item[1]))
+        *few, (most, _) = sorted(stages.items(), key=lambda item: len(item[1]))
         texts = [f"{version} ({', '.join(names)})" for version, names in few]
-        versions[package] = "; ".join([*texts, f"{most} (the other {len(others)} stages)" if few else most])
+        versions[package] = "; ".join([*texts, f"{most} (all others)" if few else most])
     return versions or ({"packages": NOT_RECORDED} if results else {})
 
 

@@ -33,7 +33,7 @@ from tools.studies.records import (
     write_record,
 )
 from tools.studies.stages import Stage
-from tools.studies.worker import is_running, refuse_others
+from tools.studies.worker import group_of_new, is_running, refuse_open_umask, refuse_others
 
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 60  # between two lines where no stage has ended
@@ -77,18 +77,30 @@ def find_obstacles(plan: Plan, *, trust_group: bool = False) -> list[str]:
     """
     cfg = plan.cfg
     found = [] if cfg.DIGITS.TRAIN_PER_CLASS else _absent_data(plan)
-    output = Path(cfg.OUTPUT_DIR)
-    for path in filter(Path.exists, (output, output / SUBMITIT)):
-        try:
-            refuse_others(path, trusted_group=output.stat().st_gid if trust_group else None)
-        except (OSError, ValueError) as error:
-            found.append(one_line(error))
+    found += _open_to_others(Path(cfg.OUTPUT_DIR), trust_group)
     if plan.detection is not None:
         engine = next(stage.inputs["engine"] for stage in plan.stages if stage.kind == "fine_tune")
         try:
             select_engine(engine).check_config(plan.detection)
         except (ValueError, ImportError) as error:
             found.append(f"DETECTION: {one_line(error)}")
+    return found
+
+
+def _open_to_others(output_dir: Path, trust_group: bool) -> list[str]:
+    trusted = None
+    if trust_group:
+        trusted = output_dir.stat().st_gid if output_dir.exists() else group_of_new(output_dir)
+    found = []
+    try:
+        refuse_open_umask(output_dir, trusted_group=trusted)
+    except ValueError as error:
+        found.append(str(error))
+    for path in filter(Path.exists, (output_dir, output_dir / SUBMITIT)):
+        try:
+            refuse_others(path, trusted_group=trusted)
+        except ValueError as error:
+            found.append(str(error))
     return found
 
 

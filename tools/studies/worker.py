@@ -43,6 +43,7 @@ from tools.studies.records import (
 )
 from tools.studies.values import read_values
 
+RUN = "and what stands there is run"
 LOCK, ATTEMPTS = "lock", "attempts"
 GRACE_SECONDS = 20  # for a command to end after it was asked to
 
@@ -113,26 +114,62 @@ def refuse_others(path: Path, *, trusted_group: int | None = None) -> None:
         ValueError: the path, its owner or mode, and how that is mended.
     """
     status = path.stat()
-    why = "and what stands there is run"
     if status.st_uid not in (os.geteuid(), 0) and status.st_gid != trusted_group:
         raise ValueError(
-            f"{path} belongs to {_user_name(status.st_uid)}, not to you, {why}; give an OUTPUT_DIR of your own"
+            f"{path} belongs to {_user_name(status.st_uid)}, not to you, {RUN}; remove it, or give an OUTPUT_DIR of "
+            "your own"
         )
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX:
         return
-    others = mode & stat.S_IWOTH
-    group = mode & stat.S_IWGRP and status.st_gid != trusted_group and not _is_own_group(status.st_gid)
-    if not others and not group:
-        return
-    writers = f"its group {_group_name(status.st_gid)}" if group else ""
-    if others:
-        writers = f"{writers} and everybody else" if group else "everybody"
-    remedy = f"chmod -R {'g' * bool(group)}{'o' * bool(others)}-w {shlex.quote(str(path))} and set umask 022"
-    raise ValueError(
-        f"{path} has mode {mode:04o}: {writers} can write there, {why}; {remedy}"
-        + (", or trust the group with --trust-group" if group and not others else ", or give another OUTPUT_DIR")
-    )
+    classes = _others(mode, status.st_gid, trusted_group)
+    if classes:
+        writers = _writers(classes, status.st_gid)
+        raise ValueError(
+            f"{path} has mode {mode:04o}: {writers} can write there, {RUN}; "
+            f"chmod -R {classes}-w {shlex.quote(str(path))} and set umask 022, or {_way_out(classes)}"
+        )
+
+
+def refuse_open_umask(output_dir: Path, *, trusted_group: int | None = None) -> None:
+    """Refuse a umask by which others could write what this process makes in ``output_dir``, there or not yet.
+
+    Raises:
+        ValueError: the umask, and what would be right.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    number = group_of_new(output_dir)
+    classes = _others(0o777 & ~mask, number, trusted_group)
+    if classes:
+        writers = _writers(classes, number)
+        raise ValueError(
+            f"the umask is {mask:04o}: {writers} could write what a study makes in {output_dir}, {RUN}; set umask 022, "
+            f"or {_way_out(classes)}"
+        )
+
+
+def group_of_new(folder: Path) -> int:
+    """Return the number of the group that what this process makes in ``folder`` belongs to."""
+    while not folder.exists():
+        folder = folder.parent
+    status = folder.stat()
+    return status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
+
+
+def _others(mode: int, group: int, trusted_group: int | None) -> str:
+    """Return ``g``, ``o`` or both, as chmod calls those that the ``mode`` lets write, and who are not trusted."""
+    by_group = mode & stat.S_IWGRP and group != trusted_group and not _is_own_group(group)
+    return "g" * bool(by_group) + "o" * bool(mode & stat.S_IWOTH)
+
+
+def _writers(classes: str, group: int) -> str:
+    name = f"its group {_group_name(group)}"
+    return {"g": name, "o": "everybody", "go": f"{name} and everybody else"}[classes]
+
+
+def _way_out(classes: str) -> str:
+    return "trust the group with --trust-group" if classes == "g" else "give another OUTPUT_DIR"
 
 
 def _is_own_group(number: int) -> bool:

@@ -340,8 +340,8 @@ def test_study__the_versions_are_those_of_the_numbers(real_study, pictures):
     results["third"] = results["cutmix/seed0/pretrain"]
     told = study_result(plan, results, {})["versions"]
     now = present_versions()
-    assert told["numpy"] == f"0.1 (baseline/seed0/pretrain); {now['numpy']} (the other 2 stages)"
-    assert told["pillow"] == f"not recorded (baseline/seed0/pretrain); {now['pillow']} (the other 2 stages)"
+    assert told["numpy"] == f"0.1 (baseline/seed0/pretrain); {now['numpy']} (all others)"
+    assert told["pillow"] == f"not recorded (baseline/seed0/pretrain); {now['pillow']} (all others)"
     assert told["torch"] == now["torch"]
     assert study_result(plan, {}, {})["versions"] == {}
     json.dumps(told)

@@ -17,6 +17,7 @@ from tools.studies.records import (
     RESULT,
     Begun,
     Result,
+    changed_outputs,
     describe_outputs,
     failure_message,
     find_record,
@@ -161,6 +162,26 @@ def test_worker__does_not_run_what_is_no_request(make_stage, monkeypatch):
                                                                  "which writes it")  # fmt: skip
 
 
+def test_worker__a_kind_that_there_is_not(make_stage):
+    stage = make_stage("first")
+    prepare(stage, {})
+    write_record(stage.folder / REQUEST, read_json(stage.folder / REQUEST) | {"kind": "x"})
+    assert not run_stage(stage.folder)
+    assert "request.json: kind is 'x'; expected one of data, pretrain" in read_json(stage.folder / FAILURE)["message"]
+
+
+def test_worker__a_result_without_its_outputs_is_none(make_stage):
+    stage = make_stage("first")
+    prepare(stage, {})
+    result = {
+        "fingerprint": stage.fingerprint, "made_from": {}, "outputs": {}, "values": {}, "link": None, "attempts": 1,
+        "seconds": 1.0, "finished": "2026-11-22 17:00:00",
+    }  # fmt: skip
+    write_record(stage.folder / RESULT, result)
+    assert run_stage(stage.folder)
+    assert (stage.folder / "out.txt").exists()
+
+
 def test_worker__a_command_that_cannot_be_started(make_stage):
     stage = make_stage("first")
     prepare(stage, {})
@@ -261,6 +282,11 @@ def test_read_values__of_an_evaluation_without_its_second_error(tmp_path):
         ValueError, match=r"metrics\.json, iteration 5: not an evaluation: missing required field `val/top5_error`"
     ):
         read_values("pretrain", tmp_path, ["model_final.pth"])
+
+
+def test_changed_outputs__a_name_that_no_file_has(tmp_path):
+    outputs = {"a\0b": {"bytes": 1}, "absent": {"bytes": 1}, "x" * 300: {"bytes": 1}}
+    assert changed_outputs(tmp_path, outputs) == list(outputs)
 
 
 def test_find_record__reads_what_the_first_version_wrote(tmp_path):

@@ -63,7 +63,7 @@ def test_worker__looks_no_further_than_the_output_dir(stage, tmp_path):
 def test_worker__runs_nothing_that_belongs_to_somebody_else(stage, monkeypatch):
     give_away(stage.folder / REQUEST, monkeypatch)
     assert not run_stage(stage.folder)
-    assert " belongs to user 12345, not to you, and what stands there is run; give an OUTPUT_DIR of your own" in (
+    assert " belongs to user 12345, not to you, and what stands there is run; remove it, or give an OUTPUT_DIR" in (
         read_json(stage.folder / FAILURE)["message"].replace(f"user {os.getuid()}", "user 12345")
     )
     assert not (stage.folder / RESULT).exists()
@@ -125,6 +125,23 @@ def test_find_obstacles__an_output_dir_that_others_can_write_to(plan_of, strange
         f"{output / 'submitit'} has mode 0777: everybody can write there, and what stands there is run; "
         f"chmod -R o-w {output / 'submitit'} and set umask 022, or give another OUTPUT_DIR"
     )
+
+
+@pytest.mark.parametrize("mask, told", [
+    (0o022, ""), (0o077, ""), (0o002, "its group"), (0o020, "everybody"), (0o000, "its group"),
+])  # fmt: skip
+def test_find_obstacles__a_umask_that_lets_others_write(plan_of, strangers_group, mask, told):
+    plan = plan_of()  # whose OUTPUT_DIR is not there yet
+    before = os.umask(mask)
+    try:
+        found = find_obstacles(plan)
+        trusting = find_obstacles(plan, trust_group=True)
+    finally:
+        os.umask(before)
+    assert os.umask(before) == before
+    assert [one.partition(":")[0] for one in found] == ([f"the umask is {mask:04o}"] if told else [])
+    assert all(f": {told}" in one and "; set umask 022, or " in one for one in found)
+    assert len(trusting) == (mask in (0o020, 0o000))
 
 
 def test_launchers__tell_their_workers_whom_to_trust(plan_of, monkeypatch):
