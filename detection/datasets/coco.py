@@ -119,11 +119,7 @@ def load_coco(
             continue  # told above
         try:
             found = objects.pop(key)
-            pictures.append(
-                _read_picture(
-                    path, folder or path.parent, within, image, f"images[{place}]", key, found, check_pictures
-                )
-            )
+            pictures.append(_read_picture(path, folder, within, image, f"images[{place}]", key, found, check_pictures))
         except (FileNotFoundError, ValueError) as defect:
             on_defect(defect)
     return DetectionDataset(name, root, path.stem, classes, tuple(pictures), tuple(sorted(names.items())))
@@ -168,16 +164,18 @@ def _read_categories(path: Path, categories: list[Any], on_defect: OnDefect) -> 
                 raise ValueError(f"{where}: expected a number and a name, but got {number!r:.80} and {name!r:.80}")
             if faults := class_name_faults([name]):
                 raise ValueError(f"{where}: {faults[0]}")
-            if pair := same_file_names([*names.values(), name]):
-                raise ValueError(
-                    f"{where}: {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
-                )
             if number in names or name in names.values():
                 raise ValueError(f"{where}: a second category {number} or {name!r}")
         except ValueError as error:
             on_defect(ValueError(f"{path}: {error}"))
         else:
             names[number] = name
+    if pair := same_file_names(names.values()):
+        on_defect(
+            ValueError(
+                f"{path}: categories {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
+            )
+        )
     return names
 
 
