@@ -105,8 +105,10 @@ def load_coco(
             on_defect(ValueError(f"{path}: {defect}"))
 
     within = None if pictures_anywhere else root
-    found_in = _picture_folder(path, images, within)
-    if found_in is None and check_pictures:
+    file_names = list(filter(None, map(_file_name, images)))
+    found_in = _picture_folder(path, file_names, within)
+    all_outside = file_names and all(_picture_file(path.parent, name, within) is None for name in file_names)
+    if found_in is None and check_pictures and not all_outside:  # else each of them is told of
         on_defect(FileNotFoundError(_no_picture(path, images)))
         return DetectionDataset(name, root, path.stem, classes, (), tuple(sorted(names.items())))
     folder = found_in or path.parent
@@ -117,11 +119,7 @@ def load_coco(
             continue  # told above
         try:
             found = objects.pop(key)
-            pictures.append(
-                _read_picture(
-                    path, folder or path.parent, within, image, f"images[{place}]", key, found, check_pictures
-                )
-            )
+            pictures.append(_read_picture(path, folder, within, image, f"images[{place}]", key, found, check_pictures))
         except (FileNotFoundError, ValueError) as defect:
             on_defect(defect)
     return DetectionDataset(name, root, path.stem, classes, tuple(pictures), tuple(sorted(names.items())))
@@ -166,16 +164,18 @@ def _read_categories(path: Path, categories: list[Any], on_defect: OnDefect) -> 
                 raise ValueError(f"{where}: expected a number and a name, but got {number!r:.80} and {name!r:.80}")
             if faults := class_name_faults([name]):
                 raise ValueError(f"{where}: {faults[0]}")
-            if pair := same_file_names([*names.values(), name]):
-                raise ValueError(
-                    f"{where}: {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
-                )
             if number in names or name in names.values():
                 raise ValueError(f"{where}: a second category {number} or {name!r}")
         except ValueError as error:
             on_defect(ValueError(f"{path}: {error}"))
         else:
             names[number] = name
+    if pair := same_file_names(names.values()):
+        on_defect(
+            ValueError(
+                f"{path}: categories {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
+            )
+        )
     return names
 
 
@@ -259,7 +259,7 @@ def _picture_file(folder: Path, name: str, within: Path | None) -> Path | None:
 
     What counts is the name alone: how folders of the dataset are linked is their owner's business.
     """
-    if not Path(name).anchor and ".." not in Path(name).parts:
+    if not _leads_elsewhere(name):
         return folder / name
     file = os.path.normpath(folder / name)  # "a/.." is nothing, and not what lies above a linked folder
     roots = () if within is None else (os.path.abspath(within), within.resolve())
@@ -267,14 +267,17 @@ def _picture_file(folder: Path, name: str, within: Path | None) -> Path | None:
     return Path(file) if inside else None
 
 
-def _picture_folder(path: Path, images: list[Any], within: Path | None) -> Path | None:
+def _picture_folder(path: Path, names: Sequence[str], within: Path | None) -> Path | None:
     """Return the folder of the pictures, by the place of the first one that is there; None where none is."""
-    names = filter(None, map(_file_name, images))
-    for name in sorted(names, key=lambda name: bool(Path(name).anchor)):  # a whole path shows no folder
+    for name in sorted(names, key=_leads_elsewhere):  # which says less of the folder
         for folder in _candidates(path):
             if os.path.isfile(_picture_file(folder, name, within) or ""):
                 return folder
     return None
+
+
+def _leads_elsewhere(name: str) -> bool:
+    return bool(Path(name).anchor) or ".." in Path(name).parts
 
 
 def _candidates(path: Path) -> list[Path]:

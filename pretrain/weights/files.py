@@ -111,12 +111,16 @@ class _ArrayUnpickler(PlainUnpickler):
     def __init__(self, file: IO[bytes]):
         super().__init__(file, _ARRAY_TABLE, encoding="latin1")  # arrays written by Python 2
 
+    def size_of(self, made: Any) -> int:
+        return made.nbytes if type(made) is np.ndarray else super().size_of(made)
+
     def build(self, instance: Any, state: Any) -> None:
         if type(instance) is _Dtype:
             instance.set_state(state)
         elif type(instance) is np.ndarray:
             shape, dtype, is_fortran, raw = state[-4:]  # a version may stand in front
             array = _array_of(raw, dtype, shape, "F" if is_fortran else "C")
+            self.account(array.nbytes)
             instance.__setstate__((1, array.shape, array.dtype, bool(is_fortran), array.tobytes("A")))
         else:
             super().build(instance, state)
@@ -159,7 +163,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise ImportError(f"{path} is a safetensors file; reading it needs `pip install safetensors`") from error
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 MAX_DEPTH = 100  # of lists and dicts in each other; real files have some ten
 MAX_REPEATED = 1_000_000  # entries of a file that shares its parts, counted wherever they are reached
+MAX_KEY_PARTS = 16  # of a tuple that is a key; each use of it goes through them
 MAX_BITS = 1024  # of an integer; what is larger is infinite as a float, and cannot even be printed
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -42,7 +43,8 @@ def check_key(key: Any) -> Any:
     Raises:
         ValueError: anything else; Python itself ends where tuples that lie thousands deep are hashed.
     """
-    if type(key) not in _PLAIN and not (type(key) is tuple and all(type(one) in _PLAIN for one in key)):
+    parts = key if type(key) is tuple and len(key) <= MAX_KEY_PARTS else (key,)
+    if not all(type(one) in _PLAIN for one in parts):
         raise ValueError(f"a {type(key).__name__} is no key of a dict")
     return key
 
@@ -86,6 +88,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         super().__init__(file, encoding=encoding)
         self._file = file
         self._table = {**PLAIN_CALLS, **table}
+        self._room = max(MAX_REPEATED, _size(file))
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._table.get((module, name))
@@ -103,6 +106,20 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         if isinstance(versions, dict) and all(map(_is_version, versions.values())):
             instance._metadata = versions  # of the layers, as PyTorch hangs them on a network's state
 
+    def size_of(self, made: Any) -> int:
+        """Return how many bytes or entries of its own a value takes that a call has made."""
+        return len(made) if isinstance(made, (bytes, dict, set)) else 0
+
+    def account(self, size: int) -> None:
+        """Notice what is made, which may be of one part of the file again and again.
+
+        Raises:
+            ValueError: it is more than the file itself.
+        """
+        self._room -= size
+        if self._room < 0:
+            raise ValueError("it makes more of its parts than it has bytes")
+
     def load_build(self) -> None:
         state = self.stack.pop()
         self.build(self.stack[-1], state)
@@ -111,7 +128,9 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         arguments, call = self.stack.pop(), self.stack.pop()
         if type(call) is not Call or type(arguments) is not tuple:
             raise ValueError(f"it calls a {type(call).__name__}")
-        self.append(call.function(*arguments))
+        made = call.function(*arguments)
+        self.account(self.size_of(made))
+        self.append(made)
 
     def load_global(self) -> None:
         lines = self.readline(), self.readline()

@@ -124,6 +124,11 @@ def change(*keys, **values):
         (change(images=[]), ValueError, r"train.json names no picture"),
         (change(categories=[]), ValueError, r"train.json has no category"),
         (change("categories", 1, name="person"), ValueError, r"categories\[1\]: a second category 2 or 'person'"),
+        (
+            change("categories", 1, name="Person"),
+            ValueError,
+            r"categories 'person' and 'Person' are one on some systems",
+        ),
         (change("categories", 1, name=None), ValueError, r"categories\[1\] without name"),
         (change("images", 1, id=7), ValueError, r"images\[1\]: duplicate id 7"),
         (change("images", 1, id=None), ValueError, r"images\[1\] without id"),

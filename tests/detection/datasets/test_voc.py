@@ -239,6 +239,31 @@ def test_load_voc__on_defect_is_told_of_every_defect_and_the_rest_is_read(voc_tr
     assert all(text in str(defect) for text, defect in zip(said, defects, strict=True))
 
 
+@pytest.mark.parametrize(
+    "image_id, fault",
+    [
+        ("/etc/passwd", "is no path below JPEGImages"),
+        ("a/../../b", "is no path below JPEGImages"),
+        ("..\\..\\b", "is no path below JPEGImages"),
+        ("\\\\server\\b", "is no path below JPEGImages"),
+        ("C:\\b", "is no path below JPEGImages"),
+        ("a\ufeffb", "holds a control character"),
+        ("a\x01b", "holds a control character"),
+    ],
+)
+def test_load_voc__an_id_that_leads_elsewhere_or_cannot_be_written(image_id, fault, voc_tree):
+    with voc_tree.image_set("trainval").open("a") as file:
+        file.write(f"{image_id}\n")
+    with pytest.raises(ValueError, match=r"trainval\.txt, line 5: id .* " + fault):
+        load_voc("voc_2007_trainval", root=voc_tree.root)
+
+
+def test_load_voc__found_classes_that_are_one_on_some_systems(voc_tree):
+    edit(voc_tree.annotation("000001"), "<name>dog<", "<name>Car<")
+    with pytest.raises(ValueError, match=r"class names 'Car' and 'car' are one on some systems; files are named after"):
+        load_voc("trainval", root=voc_tree.folder())
+
+
 def test_load_voc__own_names_need_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"image set 'a/test' holds a slash; files of detections are named after it"):
         load_voc("a/test", root=tmp_path, classes=["dog"])

@@ -76,7 +76,7 @@ def test_load_results__detectron2_inference(dataset, tmp_path):
         ({"category_id": 4}, r"category_id 4 is not in 1\.\.3"),
         ({"bbox": [1, 2, 3]}, r"bbox must be four finite numbers and score one, but got \[1, 2, 3\]"),
         ({"bbox": [1, 2, -3, 4]}, "bbox has a negative side"),
-        ({"score": float("nan")}, "bbox must be four finite numbers and score one"),
+        ({"score": 1e301}, "bbox must be four finite numbers and score one"),
         ({"score": None}, "bbox must be four finite numbers and score one"),
         ({"score": "0.5"}, "bbox must be four finite numbers and score one, but got .* and '0.5'"),
         ({"score": True}, "bbox must be four finite numbers and score one, but got .* and True"),

@@ -1,5 +1,8 @@
 """Names that every system can give a file, and files of the longest."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pretrain.run.cli import setup_logging
@@ -67,3 +70,27 @@ def test_atomic_write__a_file_of_the_longest_name(tmp_path):
     with atomic_write(path, "w") as file:
         file.write("a")
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+# module -> why what it opens for writing goes through neither atomic_write nor open_to_append
+OPENED_OTHERWISE = {
+    "pretrain/run/files.py": "these two themselves",
+    "pretrain/run/lock.py": "the lock, made anew or not at all",
+    "pretrain/run/checkpoint.py": "PyTorch writes into the file of atomic_write",
+    "detection/datasets/digits.py": "a new folder beside its name, renamed when it is whole",
+    "tools/benchmarks/evaluation.py": "a temporary folder",
+    "tools/benchmarks/mixing.py": "the system's own counter of memory",
+    "tools/benchmarks/pretrain.py": "a temporary folder",
+    "tools/studies/worker.py": "the log and the locks of a stage, in the study's folder",
+}
+WRITES = re.compile(
+    r"""open\([^()]*["'][wxa]b?\+?["']|\.write_(text|bytes)\(|(np|numpy|torch)\.save\w*\(|shutil\.(copy|move)|O_CREAT"""
+    r"""|\.save\((path|folder|target|str)\b|\.save\(folders"""
+)
+
+
+def test_product__files_are_opened_for_writing_in_one_place():
+    root = Path(__file__).resolve().parents[3]
+    files = [path for top in ("pretrain", "detection", "tools") for path in (root / top).rglob("*.py")]
+    found = {str(path.relative_to(root)) for path in files if WRITES.search(path.read_text("utf-8"))}
+    assert found == set(OPENED_OTHERWISE)

@@ -177,9 +177,27 @@ def test_load_checkpoint__more_than_plain_tensors(content, what, tmp_path):
         (b"ctorch.storage\nUntypedStorage\n\x8a\x06" + b"\xff" * 5 + b"\x7f\x85R", "it calls a _StorageType"),
         (b"ctorch.nn.parameter\nParameter\n)\x81", "an instruction that no such file needs"),
         (b"ctorch\nFloatStorage\n", "it holds a _StorageType that it makes nothing of"),
+        (
+            b"}q\x00(" + b"".join(b"M" + struct.pack("<H", one) + b"N" for one in range(60_000)) + b"u"
+            b"\x85q\x01" + b"ccollections\nOrderedDict\nq\x02h\x01R" + b"h\x02h\x01R" * 20,
+            "it makes more of its parts than it has bytes",
+        ),
+        (b"}(" + b"K\x01" * 17 + b"tNs", "a tuple is no key of a dict"),
         (b"K\x05K\x01K\x02s", "it adds to a int"),
     ],
-    ids=["doubling", "circle", "own value", "deep", "integer", "storage", "object", "class", "target"],
+    ids=[
+        "doubling",
+        "circle",
+        "own value",
+        "deep",
+        "integer",
+        "storage",
+        "object",
+        "class",
+        "copies",
+        "long key",
+        "target",
+    ],
 )
 def test_load_checkpoint__whoever_walks_through_it_comes_to_an_end(instructions, message, tmp_path):
     path = with_pickle(saved(tmp_path, {}), b"\x80\x02" + instructions + b".")
