@@ -65,7 +65,7 @@ def collect_pictures(paths: Sequence[Path | str], classes: Sequence[str]) -> Det
         if by_name.setdefault(file.stem, file) != file:
             raise ValueError(f"{by_name[file.stem]} and {file} would both become {file.stem}.png; do one at a time")
     if pair := same_file_names(by_name):
-        raise ValueError(f"{pair[0]}.png and {pair[1]}.png are one file on some systems; do one at a time")
+        raise ValueError(f"{pair[0]}.png and {pair[1]}.png would be one file; do one at a time")
     pictures = [AnnotatedPicture(name, file, file, *displayed_size(file), ()) for name, file in by_name.items()]
     return DetectionDataset("pictures", Path(), "pictures", tuple(classes), tuple(pictures))
 

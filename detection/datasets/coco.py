@@ -173,7 +173,7 @@ def _read_categories(path: Path, categories: list[Any], on_defect: OnDefect) -> 
     if pair := same_file_names(names.values()):
         on_defect(
             ValueError(
-                f"{path}: categories {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them"
+                f"{path}: categories {pair[0]!r} and {pair[1]!r} would be one file's name; files are named after them"
             )
         )
     return names

@@ -70,7 +70,7 @@ def class_name_faults(names: Iterable[str]) -> list[str]:
     found = ((name, file_name_fault(name, longest=MAX_CLASS_BYTES)) for name in names)
     faults = [f"class name {_brief(name)} {fault}; a file is named after it" for name, fault in found if fault]
     if pair := same_file_names(names):
-        faults.append(f"class names {pair[0]!r} and {pair[1]!r} are one on some systems; files are named after them")
+        faults.append(f"class names {pair[0]!r} and {pair[1]!r} would be one file's name; files are named after them")
     return faults
 
 

@@ -29,8 +29,8 @@ ONE_SEED = "one seed: no spread"
 NOT_JUDGED = "one seed: not judged"
 CLAIM = (
     "Bold: the method may be said to differ from the baseline, p below .05 after Holm's correction over the methods of "
-    f"the table. Seeds needed: with as many it would be seen with a chance of {100 * POWER:.0f} %, if the true difference and "
-    "spread are those seen here."
+    f"the table. Seeds needed: with as many it would be seen with a chance of {100 * POWER:.0f} %, if the true "
+    "difference and spread are those seen here."
 )
 NOT_RECORDED = "not recorded"
 

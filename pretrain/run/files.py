@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import IO, Any, TextIO
 
 _HASH_CHUNK = 1 << 20
 MAX_NAME_BYTES = 255  # of a file or folder, on nearly every file system
+FOLDS_CASE = sys.platform in ("darwin", "win32")  # their file systems take Car and car for one name
 RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,10 +40,13 @@ def file_name_fault(name: str, *, longest: int = MAX_NAME_BYTES) -> str | None:
 
 
 def same_file_names(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two different ``names`` that are one on some system, by their case or how accents are written, if any."""
+    """Return two different ``names`` that would be one file's, if any.
+
+    How an accent is written makes no difference anywhere; case does, where FOLDS_CASE is not set.
+    """
     seen: dict[str, str] = {}
     for name in names:
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold() if FOLDS_CASE else name)
         if seen.setdefault(key, name) != name:
             return seen[key], name
     return None

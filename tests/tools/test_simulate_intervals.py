@@ -37,9 +37,11 @@ def test_split__detectors_hang_together_and_the_better_one_finds_more():
 
 
 def test_over_pictures__intervals_hold_about_as_often_as_they_say():
-    rows = list(over_pictures(SMALL, num_splits=60, num_resamples=100, seed=0))
+    rows = list(over_pictures(SMALL, num_splits=60, num_resamples=60, seed=0))
     assert {row.about for row in rows} >= {"mAP, 11 points", "mAP, area", "difference of two detectors, area"}
     for row in rows:
+        if "fewer" in row.about:  # hardly any in so small a world
+            continue
         assert row.cases >= 60
         assert row.percent > 95 - 4 * (0.95 * 0.05 / 60) ** 0.5 * 100
         assert row.held + row.below + row.above == row.cases
@@ -66,8 +68,8 @@ def test_over_seeds__sees_methods_that_are_called_different_too_often(monkeypatc
 
     monkeypatch.setattr(intervals, "judge", judge)
     monkeypatch.setattr(intervals, "TARGET_RUNS", 10)
-    *_, silent = over_seeds(5, num_studies=60, seed=0)
-    assert silent.percent < 92
+    *_, silent = over_seeds(3, num_studies=40, seed=0)
+    assert silent.percent < 90
 
 
 def test_as_markdown():

@@ -124,11 +124,6 @@ def change(*keys, **values):
         (change(images=[]), ValueError, r"train.json names no picture"),
         (change(categories=[]), ValueError, r"train.json has no category"),
         (change("categories", 1, name="person"), ValueError, r"categories\[1\]: a second category 2 or 'person'"),
-        (
-            change("categories", 1, name="Person"),
-            ValueError,
-            r"categories 'person' and 'Person' are one on some systems",
-        ),
         (change("categories", 1, name=None), ValueError, r"categories\[1\] without name"),
         (change("images", 1, id=7), ValueError, r"images\[1\]: duplicate id 7"),
         (change("images", 1, id=None), ValueError, r"images\[1\] without id"),
@@ -181,11 +176,7 @@ def change(*keys, **values):
         (change("annotations", 2, category_id=1), ValueError, r"category_id 1 is not among the categories"),
         (change("annotations", 2, bbox=None), ValueError, r"annotations\[2\] without bbox"),
         (change("annotations", 2, bbox=[1, 2, 3]), ValueError, r"bbox must be four finite numbers, but is \[1, 2, 3\]"),
-        (
-            change("annotations", 2, bbox=[1, 2, 3, float("nan")]),
-            ValueError,
-            r"train\.json: .*NaN is no number of JSON",
-        ),
+        (change("annotations", 2, bbox=[1, 2, 3, float("nan")]), ValueError, r"bbox must be four finite numbers"),
     ],
 )
 def test_load_coco__names_the_file_and_the_entry(tmp_path, damage, error, text):

@@ -39,16 +39,19 @@ def test_file_name_fault__leaves_room_for_what_stands_beside_it():
 
 
 @pytest.mark.parametrize(
-    "names, pair",
+    "names, pair, without_case",
     [
-        (["a", "b", "a"], None),
-        (["dog", "cat", "Dog"], ("dog", "Dog")),
-        (["\xe9", "e\u0301"], ("\xe9", "e\u0301")),
-        (["STRASSE", "stra\xdfe"], ("STRASSE", "stra\xdfe")),
+        (["a", "b", "a"], None, None),
+        (["dog", "cat", "Dog"], None, ("dog", "Dog")),
+        (["\xe9", "e\u0301"], ("\xe9", "e\u0301"), ("\xe9", "e\u0301")),
+        (["STRASSE", "stra\xdfe"], None, ("STRASSE", "stra\xdfe")),
     ],
 )
-def test_same_file_names__by_case_and_form(names, pair):
+def test_same_file_names__by_form_and_where_files_are_so_by_case(names, pair, without_case, monkeypatch):
+    monkeypatch.setattr("pretrain.run.files.FOLDS_CASE", False)
     assert same_file_names(names) == pair
+    monkeypatch.setattr("pretrain.run.files.FOLDS_CASE", True)
+    assert same_file_names(names) == without_case
 
 
 def test_open_to_append__writes_through_no_link(tmp_path):
