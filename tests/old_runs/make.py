@@ -164,13 +164,6 @@ def make_detectors(released: Released, engine: str) -> dict:
     return {"resumed": released.go_on(middle, finished, "train_net", *run)[-1]}
 
 
-def first_loss(released: Released) -> float:
-    """Return the loss of the first iteration of fine-tuning from the kept backbone."""
-    run = fine_tuning("torchvision", "backbone/backbone.pth", "first")
-    released.run("train_net", *run, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
-    return json.loads((released.folder / "first" / "metrics.json").read_text())["total_loss"]
-
-
 def make_reports(released: Released) -> None:
     """Two runs of one method, two of another by --repeat, and their comparison."""
     for method in ("baseline", "cutmix"):
@@ -229,7 +222,6 @@ def main() -> None:
         expected: dict[str, Any] = {"pretraining": make_pretrainings(released)}
         for engine in ("torchvision", "detectron2"):
             expected[engine] = make_detectors(released, engine)
-        expected["first_loss"] = first_loss(released)
         make_reports(released)
         make_study(released)
         for path in [path for pattern in LEFT_OUT for path in folder.glob(pattern)]:

@@ -49,7 +49,7 @@ class OldRuns:
         with tarfile.open(HERE / "data.tar.xz") as archive:
             archive.extractall(self.folder, filter="data")
         for name in {ARCHIVE_OF[part.partition("/")[0]] for part in parts}:
-            with tarfile.open(self.archives / f"{name}.tar.xz", "r|xz") as archive:
+            with tarfile.open(self.archives / f"{name}.tar.xz") as archive:
                 missing = {part for part in parts if ARCHIVE_OF[part.partition("/")[0]] == name}
                 for member in archive:  # a part's files follow each other
                     here = {part for part in parts if member.name == part or member.name.startswith(f"{part}/")}
@@ -129,7 +129,10 @@ def test_converting__gives_the_same_backbone_to_the_bit(old, target):
     assert same_tensors(new["model"], kept["model"])
     stem = Path(target).stem
     card, kept_card = (json.loads(Path(folder, f"{stem}.card.json").read_text()) for folder in (".", "backbone"))
-    assert {**{name: card[name] for name in kept_card}, "tool": kept_card["tool"]} == kept_card
+    unlike = {"tool", "verification"}  # the version that wrote it; what was not verified again
+    assert {name: card[name] for name in kept_card if name not in unlike} == {
+        name: value for name, value in kept_card.items() if name not in unlike
+    }
 
 
 # Detectors ------------------------------------------------------------------------------------------------------------
@@ -137,16 +140,19 @@ def test_converting__gives_the_same_backbone_to_the_bit(old, target):
 
 @pytest.mark.parametrize("backbone", ["backbone.pth", "older.pkl"])
 def test_fine_tuning__starts_from_an_old_backbone(old, backbone):
-    """It has the first loss whichever of the two files it starts from; the card goes into the detector."""
+    """After one step of the warm-up the detector still has its weights, and its card for good."""
     old.unpack("backbone", "torchvision/middle/config.yaml")
     run = ["--config-file", "torchvision/middle/config.yaml", "MODEL.WEIGHTS", f"backbone/{backbone}"]
     opts = ["SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", "new"]
     old.call("train_net", "--engine", "torchvision", *run, *opts)
     card = json.loads(Path(f"backbone/{Path(backbone).stem}.card.json").read_text())
     assert card["method"] == "saliencymix"
-    assert load_checkpoint("new/model_final.pth")["card"] == card
-    (metrics,) = read_lines("new/metrics.json")
-    assert metrics["total_loss"] == pytest.approx(old.expected["first_loss"], rel=CLOSE)
+    detector = load_checkpoint("new/model_final.pth")
+    assert detector["card"] == card
+    for name, tensor in read_weights(f"backbone/{backbone}")["model"].items():
+        if not name.endswith(("running_mean", "running_var")):
+            tuned = detector["model"][f"backbone.bottom_up.{name.removeprefix('backbone.bottom_up.')}"]
+            torch.testing.assert_close(tuned, torch.as_tensor(tensor), rtol=0.01, atol=1e-3)
 
 
 def read_detections(folder):
