@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ def identity(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: output.get("sha256", output["bytes"]) for name, output in result["outputs"].items()}
 
 
+def made_from(folders: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Return what a stage is made from, parent -> ``identity``, by its parents' ``folders``; None before all are done."""
+    results = {name: read_record(folder / RESULT) for name, folder in folders.items()}
+    return None if None in results.values() else {name: identity(result) for name, result in results.items()}
+
+
 def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return of each of ``outputs`` size, time and SHA-256, or how many files a folder has, and their size.
 
@@ -85,16 +91,17 @@ def changed_outputs(folder: Path, outputs: Mapping[str, Mapping[str, Any]]) -> l
     return changed
 
 
-def find_accepted(folder: Path, meaning: str) -> tuple[Path, str, str] | None:
+def find_accepted(folder: Path, is_meant: Callable[[Mapping[str, Any]], bool]) -> tuple[Path, str, str] | None:
     """Return folder, fingerprint and code version of the same stage as another version of the code made, or began it.
 
-    ``folder`` is where this version would put it. Among several, one that is done comes first, then the newest.
+    ``folder`` is where this version would put it; ``is_meant`` judges a request. Among several, one that is done comes
+    first, then the newest.
     """
     stem = folder.name.rpartition("-")[0]
     found = []
     for request in folder.parent.glob(f"{stem}-????????/{REQUEST}"):
         content = read_record(request)
-        if content is not None and content.get("meaning") == meaning:
+        if content is not None and is_meant(content):
             done = read_result(request.parent, content["fingerprint"]) is not None
             found.append((done, request.stat().st_mtime_ns, request.parent, content["fingerprint"], content["code"]))
     return max(found)[2:] if found else None

@@ -20,7 +20,7 @@ from fvcore.common.config import CfgNode
 
 from tools.studies.code_version import stage_version
 from tools.studies.config import ROOT, Experiment, folder_name
-from tools.studies.records import find_accepted
+from tools.studies.records import find_accepted, made_from
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,15 @@ class StageBook:
         fingerprint = _hash({"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]})
         folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
         if self.accept_code and not folder.exists():
-            folder, fingerprint, code = find_accepted(folder, meaning) or (folder, fingerprint, code)
+            sources = made_from({parent.name: parent.folder for parent in parents})
+
+            def is_meant(request: Mapping[str, Any]) -> bool:
+                if request.get("meaning") == meaning:
+                    return True
+                same_sources = sources is not None and request.get("made_from") == sources
+                return same_sources and _has_inputs(request, kind, inputs, defaults or {})
+
+            folder, fingerprint, code = find_accepted(folder, is_meant) or (folder, fingerprint, code)
         self.stages[name] = Stage(
             name=name,
             kind=kind,
@@ -111,6 +119,20 @@ class StageBook:
             seed=seed,
         )
         return self.stages[name]
+
+
+def _has_inputs(request: Mapping[str, Any], kind: str, inputs: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Return whether a request is for a stage of ``kind`` with ``inputs``, whichever settings its version hashed.
+
+    Settings that decide about the result no more, such as those of the test in training, do not count.
+    """
+    recorded = request.get("inputs")
+    if request.get("kind") != kind or not isinstance(recorded, dict):
+        return False
+    decisive = {
+        key: value for key, value in differing(recorded, defaults).items() if key in inputs or key not in defaults
+    }
+    return _json(decisive) == _json(differing(inputs, defaults))
 
 
 def tool(name: str, *, processes: int = 1) -> list[str]:
