@@ -54,7 +54,7 @@ def identity(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made_from(folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """Return what a stage is made from, parent -> ``identity``, by its parents' ``folders``; None before all are done."""
+    """Return what a stage is made from, parent -> ``identity``, by its parents' folders; None before all are done."""
     results = {name: read_record(folder / RESULT) for name, folder in folders.items()}
     return None if None in results.values() else {name: identity(result) for name, result in results.items()}
 
