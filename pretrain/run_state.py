@@ -57,7 +57,7 @@ def run_state(
         "evaluated": evaluated,
         "top1": 100 - current["top1_error"] if current else None,  # of exactly these weights
         "top5": 100 - current["top5_error"] if current else None,
-        "versions": package_versions(("torch", "torchvision")),
+        "versions": package_versions(("detection-transfer-toolkit", "torch", "torchvision")),
     }
     if learner.averaged is not None:
         state["ema"] = learner.averaged.state_dict()

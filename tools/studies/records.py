@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 
@@ -53,6 +53,8 @@ class Made(TypedDict, total=False):
 class Begun(Made):
     """What a study asks of a request that an earlier call left; requests of earlier versions hold it too."""
 
+    kind: str
+    inputs: dict[str, Any]
     fingerprint: str
     meaning: str
     code: str
@@ -63,9 +65,7 @@ class Request(Begun):
     """What a worker is to do."""
 
     name: str
-    kind: str
     present_code: str
-    inputs: dict[str, Any]
     command: Words
     outputs: Words
     threads: int
@@ -155,6 +155,13 @@ def identity(result: Result) -> Identity:
     return {name: output.get("sha256", output["bytes"]) for name, output in result["outputs"].items()}
 
 
+def made_from(folders: Mapping[str, Path]) -> dict[str, Identity] | None:
+    """Return what a stage is made from, parent -> ``identity``, by its parents' folders; None before all are done."""
+    results = {name: find_record(folder / RESULT, Result)[0] for name, folder in folders.items()}
+    known = {name: identity(result) for name, result in results.items() if result is not None}
+    return known if len(known) == len(results) else None
+
+
 def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, Output]:
     """Return of each of ``outputs`` size, time and SHA-256, or how many files a folder has, and their size.
 
@@ -187,16 +194,17 @@ def changed_outputs(folder: Path, outputs: Mapping[str, Output]) -> list[str]:
     return changed
 
 
-def find_accepted(folder: Path, meaning: str) -> tuple[Path, str, str] | None:
+def find_accepted(folder: Path, is_meant: Callable[[Begun], bool]) -> tuple[Path, str, str] | None:
     """Return folder, fingerprint and code version of the same stage as another version of the code made, or began it.
 
-    ``folder`` is where this version would put it. Among several, one that is done comes first, then the newest.
+    ``folder`` is where this version would put it; ``is_meant`` judges a request. Among several, one that is done comes
+    first, then the newest.
     """
     stem = folder.name.rpartition("-")[0]
     found = []
     for path in folder.parent.glob(f"{stem}-????????/{REQUEST}"):
         request, _ = find_record(path, Begun)
-        if request is not None and request["meaning"] == meaning:
+        if request is not None and is_meant(request):
             done = read_result(path.parent, request["fingerprint"]) is not None
             found.append((done, path.stat().st_mtime_ns, path.parent, request["fingerprint"], request["code"]))
     return max(found)[2:] if found else None

@@ -22,7 +22,7 @@ from fvcore.common.config import CfgNode
 from tools.studies.code_version import stage_version
 from tools.studies.config import ROOT, Experiment, folder_name
 from tools.studies.provenance import DataIdentities, differences
-from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record
+from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record, made_from
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,15 @@ class StageBook:
         fingerprint = _hash({"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]})
         folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
         if self.accept_code and not folder.exists():
-            folder, fingerprint, code = find_accepted(folder, meaning) or (folder, fingerprint, code)
+            sources = made_from({parent.name: parent.folder for parent in parents})
+
+            def is_meant(request: Begun) -> bool:
+                if request["meaning"] == meaning:
+                    return True
+                same_sources = sources is not None and request["made_from"] == sources
+                return same_sources and _has_inputs(request, kind, inputs, defaults or {})
+
+            folder, fingerprint, code = find_accepted(folder, is_meant) or (folder, fingerprint, code)
         self.stages[name] = Stage(
             name=name,
             kind=kind,
@@ -143,6 +151,16 @@ class StageBook:
             accept_data=self.accept_data,
         )
         return self.stages[name]
+
+
+def _has_inputs(request: Begun, kind: str, inputs: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Return whether a request is for a stage of ``kind`` with ``inputs``, whichever settings its version hashed.
+
+    Settings that decide about the result no more, such as those of the test in training, do not count.
+    """
+    recorded = differing(request["inputs"], defaults)
+    decisive = {key: value for key, value in recorded.items() if key in inputs or key not in defaults}
+    return request["kind"] == kind and _json(decisive) == _json(differing(inputs, defaults))
 
 
 def tool(name: str, *, processes: int = 1) -> list[str]:
