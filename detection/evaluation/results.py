@@ -12,7 +12,7 @@ from detection.datasets.coco import read_box
 from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
 from detection.evaluation.detections import FileDetections, PictureDetections
-from pretrain.run.text import read_json, read_record
+from pretrain.run.text import read_json, read_record, to_record
 from pretrain.run.values import number_of_json
 
 PREDICTIONS = "instances_predictions.pth"  # what Detectron2's COCOEvaluator leaves in inference/
@@ -103,14 +103,20 @@ def find_run_folder(path: Path | str) -> Path | None:
     return None
 
 
-def read_protocol(dataset: DetectionDataset, path: Path | str) -> Protocol:
-    """Return what a comparison uses of the report.json beside the detections at ``path``, {} where there is none.
+def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]:
+    """Return the whole ``protocol`` of the report.json beside the detections at ``path``, {} where there is none.
+
+    Of what ``Protocol`` declares, the types are known; whatever else a report records is as it stands there.
 
     Raises:
         ValueError: the file is not a report.
     """
     file = find_report(dataset.name, path)
-    return {} if file is None else read_record(file, Report, "a report")["protocol"]
+    if file is None:
+        return {}
+    content = read_json(file)
+    to_record(content, Report, f"{file} is not a report")
+    return content["protocol"]
 
 
 def recorded_classes(dataset_name: str, path: Path | str) -> list[str] | None:

@@ -288,7 +288,14 @@ def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
             stage.folder.mkdir(parents=True)
             write_record(
                 stage.folder / REQUEST,
-                {"fingerprint": stage.fingerprint, "meaning": stage.meaning, "code": stage.code, "made_from": {}},
+                {
+                    "kind": stage.kind,
+                    "inputs": dict(stage.inputs),
+                    "fingerprint": stage.fingerprint,
+                    "meaning": stage.meaning,
+                    "code": stage.code,
+                    "made_from": {},
+                },  # fmt: skip
             )
     monkeypatch.setattr(tools.studies.stages, "stage_version", lambda kind, engine: "newer")
     assert changed_names(before, plan_of()) == names(before)

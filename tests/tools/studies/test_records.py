@@ -133,7 +133,7 @@ def test_prepare__of_a_damaged_request_begins_anew(make_stage, caplog):
         assert not (stage.folder / "checkpoint.pth").exists()
         assert (stage.folder.with_name(f"{stage.folder.name}.old{number}") / "checkpoint.pth").exists()
     assert "first runs again: what it was made from is not known (" in caplog.text
-    assert "request.json is not a request: missing required field `fingerprint`" in caplog.text
+    assert "request.json is not a request: missing required field `kind`" in caplog.text
 
 
 def test_worker__does_not_run_what_is_no_request(make_stage, monkeypatch):
@@ -302,6 +302,6 @@ def test_find_record__reads_what_the_first_version_wrote(tmp_path):
     }  # fmt: skip
     write_record(tmp_path / REQUEST, request)
     write_record(tmp_path / RESULT, result)
-    begun = {key: request[key] for key in ("fingerprint", "meaning", "code", "made_from")}
+    begun = {key: request[key] for key in ("kind", "inputs", "fingerprint", "meaning", "code", "made_from")}
     assert find_record(tmp_path / REQUEST, Begun) == (begun, "")
     assert find_record(tmp_path / RESULT, Result) == (result, "")
