@@ -60,7 +60,8 @@ def make_config() -> Callable[..., CfgNode]:
 
     def make(kind: str, changes: dict[str, Any] | None = None) -> CfgNode:
         if kind == "jwyang":
-            cfg, small = read_detection_config(JWYANG), {"MODEL.DEVICE": "cpu", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 2}
+            cfg = read_detection_config(JWYANG)
+            small = {"MODEL.DEVICE": "cpu", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 2}
         else:
             cfg, small = get_cfg(), {**SMALL, **{"c4": C4, "fpn": FPN}[kind]}
         for key, value in {**small, **(changes or {})}.items():

@@ -87,8 +87,8 @@ def as_detectron2(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector, nn.Module]]:
     """Return a function (kind, changes) -> ours and Detectron2's model with equal, calibrated weights.
 
-    It also enlarges the samples, in place: for FPN boxes must be longer than 112 pixels to reach a level above p2, and the
-    anchors of jwyang's configuration, of 128 to 512 pixels, must leave more proposals than it takes.
+    It also enlarges the samples, in place: for FPN boxes must be longer than 112 pixels to reach a level above p2, and
+    the anchors of jwyang's configuration, of 128 to 512 pixels, must leave more proposals than it takes.
     """
 
     def make(kind: str, changes: dict[str, Any]) -> tuple[Detector, nn.Module]:

@@ -50,7 +50,7 @@ def test_studies__plan_and_configs_are_valid(path, monkeypatch):
         # A row is named after what sets it apart: the method, or the saliency or style of SaliencyMix.
         mixing = pretraining.MIXING
         if one.method in VARIANTS:
-            assert (mixing.METHOD, mixing.SALIENCY, mixing.SCOPE) == ("saliencymix", *VARIANTS[one.method])
+            assert ("saliencymix", *VARIANTS[one.method]) == (mixing.METHOD, mixing.SALIENCY, mixing.SCOPE)
             assert not one.paper
         else:
             assert one.method in (mixing.METHOD, mixing.SALIENCY, mixing.STYLE)
