@@ -45,7 +45,10 @@ EFFECTS = Effects(
 
 
 def get_cfg() -> CfgNode:
-    """Return every setting of pretraining with its default: the paper's ImageNet recipe for ResNet-50 (baseline)."""
+    """Return every setting of pretraining with its default: the ImageNet recipe of ResNet-50 (baseline).
+
+    Epochs, batch and learning rate are the paper's, what it does not say the authors' code's.
+    """
     cfg = CfgNode()
     cfg.OUTPUT_DIR = "output/pretrain"
     cfg.DEVICE = "auto"  # "auto": cuda where PyTorch sees one, else cpu
@@ -80,7 +83,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.DROPOUT = 0.0  # wide_resnet28_10 only: probability inside each block
     cfg.MODEL.DROP_BLOCK_PROB = 0.1  # method dropblock only: at the last stage and the end of the run
     cfg.MODEL.DROP_BLOCK_SIZE = 7  # method dropblock only: side of a dropped block, cells of the feature map
-    cfg.MODEL.STOCHASTIC_DEPTH_PROB = 0.5  # method stochastic_depth only: of skipping the last block
+    cfg.MODEL.STOCHASTIC_DEPTH_PROB = 0.5  # method stochastic_depth only: of skipping the last block, all run long
     cfg.MODEL.WEIGHTS = ""  # a checkpoint of ours, for --eval-only; empty: the newest of OUTPUT_DIR
 
     cfg.MIXING = CfgNode()
@@ -90,8 +93,8 @@ def get_cfg() -> CfgNode:
     cfg.MIXING.CUTOUT_SIZE = 0  # cutout only: side of the square, pixels; 0: half of the picture's shorter side
     cfg.MIXING.SALIENCY = "fine_grained"  # saliencymix only, as are the keys below
     cfg.MIXING.BASNET_WEIGHTS = ""  # SALIENCY basnet only: path of the published basnet.pth
-    cfg.MIXING.STYLE = "salient_to_corresponding"  # where the patch is cut and pasted (paper, section 4.3)
-    cfg.MIXING.SCOPE = "image"  # a box per "image" (the paper) or per "batch" (the authors' code)
+    cfg.MIXING.STYLE = "salient_to_corresponding"  # where the patch is cut and pasted (paper, section 3.4)
+    cfg.MIXING.SCOPE = "image"  # a box per "image" (the paper's equations) or per "batch" (the authors' code)
     cfg.MIXING.PLACEMENT = "clip"  # at the border "clip" the patch (the authors' code) or "shift" it inside
     cfg.MIXING.RESOLUTION = 0  # side at which the saliency is computed, pixels; 0: the picture's own
 

@@ -29,11 +29,14 @@ def build_model(
     Takes normalised float ``(B, 3, H, W)``, returns logits ``(B, num_classes)``. The state dict of a ResNet has
     torchvision's names, which ``pretrain.weights`` reads, whatever regularises it; bottlenecks stride in the 3x3
     convolution. ``resnetN_cifar`` has a 3x3 stem of stride 1 and no pooling after it, for 32 x 32 pixels.
+    Convolutions start as torchvision's do, from Kaiming's normal distribution by fan out; the CIFAR ResNets of the
+    SaliencyMix authors start from PyTorch's default.
 
     Args:
         dropout: of ``wide_resnet28_10``, between the convolutions of a block.
         drop_block: DropBlock in the last two stages (see ``RegularisedBlock``); ``set_progress`` raises it from 0.
-        stochastic_depth: probability of skipping the last block; that of block l of L is l/L of it (Huang et al. 2016).
+        stochastic_depth: probability of skipping the last block, all training long; that of block l of L is l/L of it
+            (Huang et al. 2016).
 
     Raises:
         ValueError: an unknown name.

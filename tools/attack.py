@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure the top-1 accuracy of a pretrained network under attack (Table 4 of the paper); write JSON, print a table.
 
-Network, classes and preprocessing come from the checkpoint. Epsilons are in levels of 255, max-norm; the paper does not
-state its own.
+Network, classes and preprocessing come from the checkpoint. Epsilons are in levels of 255, max-norm; the paper's,
+by way of CutMix's, is 8 (pretrain/inspect/attacks.py says what is known of it).
 
 Example:
   python tools/attack.py output/r50_saliencymix/model_final.pth --data-root /data/imagenet --output attack.json

@@ -103,7 +103,7 @@ def comparison(reports: dict[str, tuple[dict, Path]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     first, second = (report["voc07"]["AP50"] for report, _ in reports.values())
-    return "\n".join([*lines, f"difference: {first - second:+.1f} mAP points (11-point, IoU .5, VOC2007 test)"])
+    return "\n".join([*lines, f"difference: {first - second:+.1f} mAP points (11-point, IoU .5, held-out scenes)"])
 
 
 if __name__ == "__main__":

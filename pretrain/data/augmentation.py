@@ -1,7 +1,8 @@
 """What happens to a single picture on its way into a batch: crop, flip, colours. It stays 8-bit all the way.
 
 Colours change here, before mixing, so that saliency sees the picture that the network will see; normalisation is the
-trainer's last step before the network.
+trainer's last step before the network. Colours that leave 0..255 are clamped and rounded to whole levels; the authors'
+code changes them in floating point and clamps nothing.
 """
 
 from __future__ import annotations

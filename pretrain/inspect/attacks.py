@@ -3,7 +3,10 @@
 Goodfellow et al., "Explaining and Harnessing Adversarial Examples" (2015); Madry et al., "Towards Deep Learning Models
 Resistant to Adversarial Attacks" (2018). Everything is in pixel space: ``epsilon`` is in levels of 255, pictures stay
 within 0..255 and are not rounded to whole levels, and normalisation is part of the function that is differentiated.
-The paper gives the top-1 accuracy under FGSM without its epsilon, so no epsilon here is known to be the paper's.
+
+The paper attacks "similar to the CutMix" and takes four of its five numbers from the CutMix paper (Table 11), whose
+noise scale is 8/255 (appendix E.1): 8 levels. Neither says whether that is added to pixels or to normalised values,
+where it would be 1.8 levels, nor whether pictures are clipped afterwards.
 """
 
 from __future__ import annotations

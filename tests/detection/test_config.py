@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_configs__the_torchvision_engine_supports_them(path):
     cfg = load_detection_config(path, opts)
     check_config(cfg)
     assert path.name.startswith("base_") or cfg.DATASETS.TRAIN
+
+
+@pytest.mark.parametrize("name", ["voc_r50_c4_paper", "voc_r50_c4_paper_jwyang"])
+def test_configs__the_papers_protocol_says_what_is_known_and_what_is_not(name):
+    head = next(path for path in CONFIGS if path.stem == name).read_text("utf-8").partition("_BASE_")[0]
+    assert re.findall(r"# (Known|Inferred|Assumed)\b", head) == ["Known", "Inferred", "Assumed"]
 
 
 def test_load_detection_config__falls_back_to_the_cpu_and_says_so(monkeypatch, caplog):

@@ -41,6 +41,7 @@ def check_demo(demo, tmp_path, capsys, engine):
     first = capsys.readouterr().out
     pages = sorted((tmp_path / "out" / "seed0").glob("*/inference/voc_2007_test/report.html"))
     assert len(pages) == 2
+    assert "(11-point, IoU .5, held-out scenes)" in first
     for page in pages:
         assert str(page) in first
         report = json.loads(page.with_suffix(".json").read_text())

@@ -72,7 +72,7 @@ def get_cfg() -> CfgNode:
     cfg.PRETRAIN = CfgNode()
     cfg.PRETRAIN.DATA_ROOT = ""  # DATA.ROOT of every pretraining; empty where DIGITS makes the data
     cfg.PRETRAIN.OPTS = []  # KEY VALUE pairs for every experiment, before its own
-    cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper did; -1: one for each
+    cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper presumably had; -1: one each
 
     cfg.DETECTION = CfgNode()  # kind transfer only
     cfg.DETECTION.CONFIG = ""  # file of fine-tuning, from the repository's root

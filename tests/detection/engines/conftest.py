@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from detection.config import get_cfg
+from detection.config import get_cfg, read_detection_config
 from detection.engines.torchvision.backbone import FrozenBatchNorm2d
 
 C4 = {
@@ -35,6 +36,8 @@ FPN = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
 }
+CONFIGS = Path(__file__).resolve().parents[3] / "detection" / "configs"
+JWYANG = CONFIGS / "voc_r50_c4_paper_jwyang.yaml"
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
@@ -50,11 +53,18 @@ SMALL = {
 
 @pytest.fixture
 def make_config() -> Callable[..., CfgNode]:
-    """Return a function ``("c4" or "fpn", {key: value})`` -> the config of a detector small enough for a test."""
+    """Return a function ``(kind, {key: value})`` -> the config of a detector small enough for a test.
+
+    The kind is "c4", "fpn" or "jwyang", which is the shipped file but for fewer cells that a RoI is pooled to.
+    """
 
     def make(kind: str, changes: dict[str, Any] | None = None) -> CfgNode:
-        cfg = get_cfg()
-        for key, value in {**SMALL, **{"c4": C4, "fpn": FPN}[kind], **(changes or {})}.items():
+        if kind == "jwyang":
+            cfg = read_detection_config(JWYANG)
+            small = {"MODEL.DEVICE": "cpu", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 2}
+        else:
+            cfg, small = get_cfg(), {**SMALL, **{"c4": C4, "fpn": FPN}[kind]}
+        for key, value in {**small, **(changes or {})}.items():
             set_key(cfg, key, value)
         return cfg
 

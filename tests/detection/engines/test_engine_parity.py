@@ -87,14 +87,15 @@ def as_detectron2(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector, nn.Module]]:
     """Return a function (kind, changes) -> ours and Detectron2's model with equal, calibrated weights.
 
-    For FPN it also enlarges the samples, in place: boxes must be longer than 112 pixels to reach a level above p2.
+    It also enlarges the samples, in place: for FPN boxes must be longer than 112 pixels to reach a level above p2, and
+    the anchors of jwyang's configuration, of 128 to 512 pixels, must leave more proposals than it takes.
     """
 
     def make(kind: str, changes: dict[str, Any]) -> tuple[Detector, nn.Module]:
-        if kind == "fpn":
-            for sample in samples:
-                sample["image"] = sample["image"].repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
-                sample["boxes"] *= 3
+        times = {"c4": 1, "fpn": 3, "jwyang": 4}[kind]
+        for sample in samples:
+            sample["image"] = sample["image"].repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+            sample["boxes"] *= times
         torch.manual_seed(0)
         cfg = make_config(kind, changes)
         ours, reference = build_model(cfg), build_detectron2(cfg)
@@ -113,8 +114,9 @@ def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector,
         ("fpn", UNUSUAL),
         ("c4", {}),
         ("c4", {"MODEL.RESNETS.STRIDE_IN_1X1": True, **EXTRA_NORM}),
+        ("jwyang", {}),
     ],
-    ids=["fpn", "fpn-bn", "fpn-unusual", "c4", "c4-unusual"],
+    ids=["fpn", "fpn-bn", "fpn-unusual", "c4", "c4-unusual", "jwyang"],
 )
 @torch.no_grad()
 def test_detections__are_equal(make_twins, samples, kind, changes):
@@ -138,8 +140,9 @@ def test_detections__are_equal(make_twins, samples, kind, changes):
         ("fpn", {"MODEL.RESNETS.NORM": "SyncBN", **UNUSUAL}),
         ("c4", {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 500}),  # more than there are anchors
         ("c4", {"MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, **EXTRA_NORM}),
+        ("jwyang", {}),
     ],
-    ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco"],
+    ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco", "jwyang"],
 )
 def test_training__is_equal(make_twins, samples, kind, changes):
     from detectron2.utils.events import EventStorage
@@ -198,3 +201,14 @@ def test_initial_weights__have_the_same_spread(make_config, kind):
             assert ours[name].std().item() == pytest.approx(tensor.std().item(), rel=0.15), name
         elif name.endswith((".norm.weight", ".norm.bias", ".running_mean", ".running_var", ".bias")):
             assert torch.equal(ours[name], tensor), name
+
+
+def test_jwyang__its_numbers_of_proposals_and_rois_are_reached(make_twins, samples):
+    """Else the two tests above would say nothing of them."""
+    ours, _ = make_twins("jwyang", {})
+    rows = []
+    ours.roi_heads.box_predictor.cls_score.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    with torch.no_grad():
+        ours.train()(samples)
+        ours.eval()(samples[:1])
+    assert rows == [2 * 256, 300]

@@ -17,19 +17,23 @@ def settings(optimizer, model, names=lambda name: name):
     }
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"SOLVER.WEIGHT_DECAY_NORM": 0.3},
-    {"SOLVER.BIAS_LR_FACTOR": 2.0, "SOLVER.WEIGHT_DECAY_BIAS": 0.0},
+BN = {"MODEL.RESNETS.NORM": "BN"}
+
+
+@pytest.mark.parametrize("kind, changes", [
+    ("fpn", BN),
+    ("fpn", BN | {"SOLVER.WEIGHT_DECAY_NORM": 0.3}),
+    ("fpn", BN | {"SOLVER.BIAS_LR_FACTOR": 2.0, "SOLVER.WEIGHT_DECAY_BIAS": 0.0}),
+    ("jwyang", {}),
 ])  # fmt: skip
-def test_build_optimizer__rates_and_decays_are_detectron2s(make_config, changes):
+def test_build_optimizer__rates_and_decays_are_detectron2s(make_config, kind, changes):
     solver = pytest.importorskip("detectron2.solver", reason="Detectron2 is not installed")
     from detectron2.modeling import build_model as build_theirs
 
     from detection.engines.detectron2 import detectron2_config
     from detection.engines.torchvision.keys import detectron2_name
 
-    cfg = make_config("fpn", {"MODEL.RESNETS.NORM": "BN", "SOLVER.BASE_LR": 0.02, **changes})
+    cfg = make_config(kind, {"SOLVER.BASE_LR": 0.02, **changes})
     ours, theirs = build_model(cfg), build_theirs(detectron2_config(cfg))
     optimizer = build_optimizer(cfg, ours)
     set_learning_rate(optimizer, 0.02)
