@@ -295,7 +295,7 @@ def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
                     "meaning": stage.meaning,
                     "code": stage.code,
                     "made_from": {},
-                },  # fmt: skip
+                },
             )
     monkeypatch.setattr(tools.studies.stages, "stage_version", lambda kind, engine: "newer")
     assert changed_names(before, plan_of()) == names(before)
