@@ -16,6 +16,7 @@ from typing import IO, Any
 MAX_DEPTH = 100  # of lists and dicts in each other; real files have some ten
 MAX_REPEATED = 1_000_000  # entries of a file that shares its parts, counted wherever they are reached
 MAX_KEY_PARTS = 16  # of a tuple that is a key; each use of it goes through them
+MAX_COPIES = 3  # of a file's bytes: protocol 2 spells an array as text, of which bytes are made, then the array
 MAX_BITS = 1024  # of an integer; what is larger is infinite as a float, and cannot even be printed
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -88,7 +89,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         super().__init__(file, encoding=encoding)
         self._file = file
         self._table = {**PLAIN_CALLS, **table}
-        self._room = max(MAX_REPEATED, _size(file))
+        self._room = max(MAX_REPEATED, MAX_COPIES * _size(file))
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._table.get((module, name))
@@ -114,7 +115,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         """Notice what is made, which may be of one part of the file again and again.
 
         Raises:
-            ValueError: it is more than the file itself.
+            ValueError: it is more than MAX_COPIES of the file itself.
         """
         self._room -= size
         if self._room < 0:
