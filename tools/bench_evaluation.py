@@ -19,7 +19,9 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=4952, metavar="N", help="as many as VOC2007 test has")
     parser.add_argument("--detections", type=int, default=100, metavar="N", help="in each picture")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap in the report")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="halves of the pictures behind the report's intervals"
+    )
     parser.add_argument("--skip-detectron2", action="store_true", help="time ours alone")
     args = parser.parse_args(argv)
     if min(args.pictures, args.detections, args.resamples) < 1:

@@ -85,14 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let the split's COCO file name pictures outside of --devkit; the report shows some of those it names",
     )
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap over pictures")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="halves of the pictures behind the intervals"
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int | None:
     args = build_parser().parse_args(argv)
-    if args.resamples < 1:
-        raise ValueError(f"--resamples must be at least 1, but is {args.resamples}")
+    if args.resamples < 2:
+        raise ValueError(f"--resamples must be at least 2, but is {args.resamples}")
     _check_methods(args)
     setup_logging()
 

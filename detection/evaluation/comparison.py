@@ -27,7 +27,15 @@ from detection.evaluation.intervals import (
     summarise,
 )
 from detection.evaluation.matching import Rules, match_detections
-from detection.evaluation.protocol import Group, agrees_with, differences, group_runs, recipe_differences, recorded
+from detection.evaluation.protocol import (
+    Group,
+    agrees_with,
+    differences,
+    group_runs,
+    recipe_differences,
+    recorded,
+    share_backbone,
+)
 from detection.evaluation.resampling import (
     NUM_RESAMPLES,
     SUMMARIES,
@@ -278,6 +286,7 @@ def _group(
             "seeds": [runs[index].protocol.get("seed") for index in members],
             "engines": sorted({str(runs[index].protocol.get("engine", "not recorded")) for index in members}),
             "reports": [runs[index].report for index in members],
+            "one_backbone": share_backbone([runs[index].protocol for index in members]),
             "recipe_differences": recipe_differences([runs[index].protocol for index in members], recipe_place),
             "weights": [runs[index].protocol.get("weights") for index in members],
             "per_class": _mean_per_class([numbers.scores[index]["voc07"]["per_class"] for index in members]),

@@ -112,6 +112,12 @@ def recorded(protocol: Mapping[str, Any], key: str) -> Any:
     return next((settings[key] for part in PARTS if key in (settings := protocol.get(part) or {})), None)
 
 
+def share_backbone(protocols: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether several runs are known to start from one and the same pretraining."""
+    sources = [(one.get("backbone") or {}).get("source_sha256") for one in protocols]
+    return len(sources) > 1 and None not in sources and len(set(sources)) == 1
+
+
 def recipe_differences(protocols: Sequence[Mapping[str, Any]], place: Collection[str]) -> list[str]:
     """Return the keys in which the pretrainings differ that the runs' backbones record, but for SEED and ``place``."""
     recipes = list(filter(None, map(_recipe, protocols)))

@@ -31,6 +31,7 @@ class Backbone(TypedDict, total=False):
     """What a comparison uses of the card of a detector's backbone."""
 
     recipe: Any  # text of this toolkit; another tool's may be anything
+    source_sha256: str | None
 
 
 class Protocol(TypedDict, total=False):

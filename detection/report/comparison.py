@@ -156,6 +156,11 @@ def _group_notes(group: Mapping[str, Any]) -> list[str]:
         for entry in group["methods"]
         if entry["recipe_differences"]
     ]
+    if shared := [entry["method"] for entry in group["methods"] if entry["one_backbone"]]:
+        notes.append(
+            f"The runs of {', '.join(shared)} start from one pretraining each: their spread over seeds is that of "
+            "fine-tuning alone, and says nothing of another pretraining by the same method."
+        )
     return notes
 
 

@@ -220,6 +220,20 @@ def test_compare_runs__says_where_the_backbones_of_a_method_are_of_different_rec
         assert comparison["groups"][0]["methods"][0]["recipe_differences"] == []
 
 
+def test_compare_runs__says_where_the_seeds_share_a_pretraining(tmp_path):
+    def of(method, seed, source):
+        one = run(method, 2 + seed, seed=seed)
+        return one._replace(protocol={**one.protocol, "backbone": {"source_sha256": source}})
+
+    runs = [of("baseline", 1, "a"), of("baseline", 2, "a"), of("cutmix", 1, "b"), of("cutmix", 2, "c")]
+    runs += [of("mixup", 1, None), of("mixup", 2, None), of("cutout", 1, "d")]
+    comparison = compare(*runs)
+    assert [entry["one_backbone"] for entry in comparison["groups"][0]["methods"]] == [True, False, False, False]
+    write_comparison(comparison, tmp_path)
+    for name in ("comparison.md", "comparison.html"):
+        assert "The runs of baseline start from one pretraining each: their spread" in (tmp_path / name).read_text()
+
+
 def test_compare_runs__coco_ap_of_every_run():
     (group,) = compare(run("baseline", 2), run("baseline", 6), run("cutmix", 8))["groups"]
     baseline, cutmix = (entry["coco"]["AP50"] for entry in group["methods"])
