@@ -33,7 +33,7 @@ def copy_safely(source: Path | str, target: Path | str) -> list[str]:
     network its state dict; an architecture that the network itself names becomes ``arch`` where the file has none.
 
     Returns:
-        The places of what was left out, each with its type: functions, classes, sets, arrays of objects and the like.
+        The places of what was left out, each with its type: functions, classes, sets, sparse tensors and the like.
 
     Raises:
         FileNotFoundError, ValueError: no such file, it cannot be opened even so, or holds nothing plain.
@@ -91,12 +91,8 @@ class _Copier:
 
     def plain(self, value: Any, place: str) -> Any:
         """Return ``value`` in tensors and plain values, or ``_NOTHING``."""
-        import torch
-
         if value is None or type(value) in (bool, int, float, str, bytes):
             return value
-        if isinstance(value, torch.Tensor):
-            return value.detach().as_subclass(torch.Tensor)
         if id(value) in self._open:
             return self._leave_out(place, "a circle")
         self._open.add(id(value))
@@ -114,6 +110,10 @@ class _Copier:
         import numpy as np
         import torch
 
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.is_nested:
+                return self._leave_out(place, "a sparse, quantised or nested tensor")  # the copy would not open either
+            return value.detach().as_subclass(torch.Tensor)
         if isinstance(value, torch.nn.Module):
             self.architectures |= _architectures(value)
             return self._dict(value.state_dict(), place)

@@ -15,10 +15,11 @@ from typing import IO, Any
 
 MAX_DEPTH = 100  # of lists and dicts in each other; real files have some ten
 MAX_REPEATED = 1_000_000  # entries of a file that shares its parts, counted wherever they are reached
-MAX_KEY_PARTS = 16  # of a tuple that is a key; each use of it goes through them
-MAX_COPIES = 3  # of a file's bytes: protocol 2 spells an array as text, of which bytes are made, then the array
+MAX_KEY_PARTS = 16  # of a tuple that is a key, and of tuples in it; each use of it goes through them
 MAX_BITS = 1024  # of an integer; what is larger is infinite as a float, and cannot even be printed
-_PLAIN = (type(None), bool, int, float, str, bytes)
+COPIES = 2  # of a file's bytes: an array of protocol 2 is text, of which bytes are made, of which the array is
+_KEYS = (type(None), bool, int, float, complex, str, bytes)
+_PLAIN = (*_KEYS, bytearray)
 
 
 class UnsafeTypeError(Exception):
@@ -42,11 +43,16 @@ def check_key(key: Any) -> Any:
     """Return ``key``, of a dict or a set: a plain value or a tuple of some.
 
     Raises:
-        ValueError: anything else; Python itself ends where tuples that lie thousands deep are hashed.
+        ValueError: anything else, and tuples of more than MAX_KEY_PARTS; Python itself ends where tuples that lie thousands deep are hashed.
     """
-    parts = key if type(key) is tuple and len(key) <= MAX_KEY_PARTS else (key,)
-    if not all(type(one) in _PLAIN for one in parts):
-        raise ValueError(f"a {type(key).__name__} is no key of a dict")
+    waiting, num_parts = [key], 0
+    while waiting:
+        part = waiting.pop()
+        if type(part) is tuple:
+            num_parts += max(1, len(part))
+            waiting += part if num_parts <= MAX_KEY_PARTS else (part,)
+        if type(part) not in (*_KEYS, tuple) or num_parts > MAX_KEY_PARTS:
+            raise ValueError(f"a {type(key).__name__} is no key of a dict")
     return key
 
 
@@ -57,6 +63,12 @@ def _plain_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
 
 def _plain_set(items: list[Any]) -> set[Any]:
     return {check_key(item) for item in items}
+
+
+def _bytearray(data: str | bytes = b"", encoding: str = "latin-1") -> bytearray:
+    if type(data) not in (str, bytes) or encoding != "latin-1":
+        raise ValueError("it makes an array of bytes of something else")  # a number makes room for as many
+    return bytearray(data.encode("latin-1") if isinstance(data, str) else data)
 
 
 def _latin1(text: str, _encoding: str) -> bytes:
@@ -70,7 +82,12 @@ PLAIN_CALLS: Mapping[tuple[str, str], Any] = {
     **{
         (module, name): Call(function)
         for module in ("__builtin__", "builtins")
-        for name, function in (("bytes", lambda: b""), ("set", _plain_set))  # protocol 2 spells no bytes at all so
+        for name, function in (
+            ("bytes", lambda: b""),  # protocol 2 spells no bytes at all so
+            ("bytearray", _bytearray),
+            ("complex", complex),
+            ("set", _plain_set),
+        )
     },
 }
 
@@ -89,7 +106,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
         super().__init__(file, encoding=encoding)
         self._file = file
         self._table = {**PLAIN_CALLS, **table}
-        self._room = max(MAX_REPEATED, MAX_COPIES * _size(file))
+        self._room = max(MAX_REPEATED, COPIES * _size(file))
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._table.get((module, name))
@@ -109,13 +126,13 @@ class PlainUnpickler(pickle._Unpickler):  # in Python: the one in C makes room f
 
     def size_of(self, made: Any) -> int:
         """Return how many bytes or entries of its own a value takes that a call has made."""
-        return len(made) if isinstance(made, (bytes, dict, set)) else 0
+        return len(made) if isinstance(made, (bytes, bytearray, dict, set)) else 0
 
     def account(self, size: int) -> None:
         """Notice what is made, which may be of one part of the file again and again.
 
         Raises:
-            ValueError: it is more than MAX_COPIES of the file itself.
+            ValueError: it is more than the file itself accounts for.
         """
         self._room -= size
         if self._room < 0:
@@ -209,6 +226,7 @@ def check_amount(content: Any, num_bytes: int, leaves: tuple[type, ...]) -> None
     ``num_bytes`` is what the pickle takes: a list that stands in it once may be reached in a million ways.
 
     Raises:
+        UnsafeTypeError: something else is there.
         ValueError: circles, more than MAX_DEPTH lists and dicts in each other, or more entries than all this allows.
     """
     known = {*_PLAIN, *leaves}
@@ -256,7 +274,7 @@ def _containers(value: Any, known: set[type]) -> Iterator[Any]:
         if kind in (dict, OrderedDict, Counter, list, tuple, set):
             yield part
         elif kind not in known:
-            raise ValueError(f"it holds a {kind.__name__} that it makes nothing of")
+            raise UnsafeTypeError("function or class" if kind is Call else kind.__name__.lstrip("_"))
 
 
 def _size(file: IO[bytes]) -> int:

@@ -134,7 +134,7 @@ def _unpickle(file: IO[bytes], storages: _Storages, num_bytes: int) -> Any:
     unpickler = PlainUnpickler(file, _TABLE, encoding="utf-8")
     unpickler.persistent_load = storages.load
     content = unpickler.load()
-    check_amount(content, num_bytes, (Tensor, torch.dtype))
+    check_amount(content, num_bytes, (Tensor, torch.dtype, torch.device, torch.layout))
     return content
 
 
@@ -189,22 +189,54 @@ def _within(values: Tensor, offset: int, size: tuple[int, ...], stride: tuple[in
     return values.as_strided(size, stride, values.storage_offset() + offset)
 
 
-def _tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_gradient_hooks_metadata: Any) -> Tensor:
+def _tensor(
+    storage: _Storage, offset: int, size: Any, stride: Any, _gradient: Any = None, _hooks: Any = None, view: Any = None
+) -> Tensor:
     if type(storage) is not _Storage or storage.dtype is None:
         raise ValueError("a tensor has no storage")
     for sizes in ((offset,), size, stride):
         _check_sizes(sizes)
     if len(size) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor has {len(size)} dimensions")
-    return _within(storage.values, offset, size, stride)
+    return _seen_as(_within(storage.values, offset, size, stride), view)
+
+
+def _seen_as(tensor: Tensor, view: Any) -> Tensor:
+    """Return the conjugate or the negative of a tensor, which PyTorch writes as the numbers themselves and a flag."""
+    if view is None:
+        return tensor
+    if type(view) is not dict or any(key not in ("conj", "neg") or type(on) is not bool for key, on in view.items()):
+        raise ValueError("a tensor is seen in a way that PyTorch has not")
+    tensor = tensor.conj() if view.get("conj") else tensor
+    return torch._neg_view(tensor) if view.get("neg") else tensor
+
+
+def _device(kind: Any, index: Any = None) -> torch.device:
+    if type(kind) is not str or type(index) not in (int, type(None)):
+        raise ValueError("it names no device")
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def _layout(name: Any) -> torch.layout:
+    layout = getattr(torch, name.removeprefix("torch."), None) if type(name) is str else None
+    if not isinstance(layout, torch.layout):
+        raise ValueError("it names no layout of a tensor")
+    return layout
 
 
 def _tensor_of_bytes(
-    storage: _Storage, offset: int, size: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: torch.dtype, *_: Any
+    storage: _Storage,
+    offset: int,
+    size: Any,
+    stride: Any,
+    _gradient: Any,
+    _hooks: Any,
+    dtype: torch.dtype,
+    view: Any = None,
 ) -> Tensor:
     if type(storage) is not _Storage or storage.dtype is not None or not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor has no storage of bytes")
-    return _tensor(_Storage(storage.values.view(dtype), dtype), offset, size, stride)
+    return _tensor(_Storage(storage.values.view(dtype), dtype), offset, size, stride, view=view)
 
 
 def _same_tensor(tensor: Any, *_gradient_hooks_state: Any) -> Tensor:
@@ -237,6 +269,8 @@ _TABLE = {
     ("torch._tensor", "_rebuild_from_type_v2"): Call(_tensor_with_attributes),
     ("torch", "Tensor"): "torch.Tensor",  # arguments of the last one; never called
     ("torch.nn.parameter", "Parameter"): "torch.Parameter",
+    ("torch", "device"): Call(_device),
+    ("torch.serialization", "_get_layout"): Call(_layout),
     ("torch", "Size"): Call(lambda sizes=(): tuple(sizes)),
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }

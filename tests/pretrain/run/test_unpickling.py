@@ -26,6 +26,7 @@ def with_attribute(tensor):
     return tensor
 
 
+COMPLEX = torch.tensor([1 + 2j, 3 - 4j])
 LINEAR = torch.nn.Linear(2, 3)
 CONTENTS = {
     "views": {"a": NUMBERS.view(2, 3, 4).transpose(0, 2), "b": NUMBERS[3:7], "c": NUMBERS[::2], "d": NUMBERS[:1]},
@@ -39,7 +40,11 @@ CONTENTS = {
     "schedule": torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD(LINEAR.parameters(), lr=0.1), [3, 4]).state_dict(),
     "random": {"state": torch.get_rng_state()},
     "plain": {"a": {1, 2}, "b": b"\xff", "c": b"", "d": 2**200, "e": (1, "x", None, True, [float("inf")]), 3: "\xe9"},
-    "sizes": {"size": torch.Size([1, 2]), "type": torch.float16},
+    "sizes": {"size": torch.Size([1, 2]), "type": torch.float16, "layout": torch.strided},
+    "devices": {"a": torch.device("cuda", 1), "b": torch.device("cpu")},
+    "odd": {"a": bytearray(b"\xffa"), "b": 1 - 2j, ("a", (1, 2)): 3, (): 4},
+    "conjugate": {"a": COMPLEX.conj(), "b": COMPLEX.conj()[1:]},
+    "negative": {"a": COMPLEX.conj().imag},
 }
 
 
@@ -47,7 +52,7 @@ def same(found, saved):
     if isinstance(saved, torch.Tensor):
         assert (found.dtype, found.shape, found.stride()) == (saved.dtype, saved.shape, saved.stride())
         assert not found.requires_grad
-        both = [one.detach().reshape(-1).contiguous() for one in (found, saved)]
+        both = [one.detach().resolve_conj().resolve_neg().reshape(-1).contiguous() for one in (found, saved)]
         return not saved.numel() or torch.equal(*(one.view(torch.uint8) for one in both))
     if isinstance(saved, dict):
         assert (type(found), list(found)) == (type(saved), list(saved))
@@ -151,7 +156,8 @@ def test_load_checkpoint__members_that_are_compressed_are_refused(tmp_path):
         ({"a": torch.eye(3).to_sparse()}, r"torch\._utils\._rebuild_sparse_tensor"),
         ({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}, r"torch\._utils\._rebuild_qtensor"),
         ({"a": LINEAR}, r"torch\.nn\.modules\.linear\.Linear"),
-        ({"a": bytearray(3)}, r"\w+\.bytearray"),
+        ({"a": frozenset({3})}, r"\w+\.frozenset"),
+        ({"a": torch.ones(3).untyped_storage()}, "Storage"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -176,7 +182,7 @@ def test_load_checkpoint__more_than_plain_tensors(content, what, tmp_path):
         (b"\x8a\xff" + b"\x7f" * 255, "an integer of 2039 bits"),
         (b"ctorch.storage\nUntypedStorage\n\x8a\x06" + b"\xff" * 5 + b"\x7f\x85R", "it calls a _StorageType"),
         (b"ctorch.nn.parameter\nParameter\n)\x81", "an instruction that no such file needs"),
-        (b"ctorch\nFloatStorage\n", "it holds a _StorageType that it makes nothing of"),
+        (b"c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R", "an array of bytes of something else"),
         (
             b"}q\x00(" + b"".join(b"M" + struct.pack("<H", one) + b"N" for one in range(60_000)) + b"u"
             b"\x85q\x01" + b"ccollections\nOrderedDict\nq\x02h\x01R" + b"h\x02h\x01R" * 20,
@@ -193,7 +199,7 @@ def test_load_checkpoint__more_than_plain_tensors(content, what, tmp_path):
         "integer",
         "storage",
         "object",
-        "class",
+        "room",
         "copies",
         "long key",
         "target",

@@ -79,9 +79,13 @@ def test_copy_safely__values_become_plain(value, expected, tmp_path):
         (np.array([None]), "numpy.ndarray"),
         (np.longdouble(1), "numpy.longdouble"),
         ({1, 2}, "set"),
+        (torch.eye(2).to_sparse(), "a sparse, quantised or nested tensor"),
+        (torch.eye(2).to_sparse_csr(), "a sparse, quantised or nested tensor"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8), "a sparse, quantised or nested tensor"),
     ],
-    ids=["function", "class", "dtype", "empty", "object array", "long double", "set"],
+    ids=["function", "class", "dtype", "empty", "object array", "long double", "set", "sparse", "rows", "quantised"],
 )
+@pytest.mark.filterwarnings("ignore")
 def test_copy_safely__what_is_not_plain_is_left_out_by_name(value, kind, tmp_path):
     copy, left_out = copied({"arch": "resnet18", "inner": {"odd": value, "lr": 1}, "list": [value, 2]}, tmp_path)
     assert copy == {"arch": "resnet18", "inner": {"lr": 1}, "list": [2]}
