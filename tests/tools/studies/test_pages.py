@@ -69,6 +69,15 @@ def test_summary_table__every_cell_says_what_it_is(result):
     ]
 
 
+@pytest.mark.parametrize("values, text", [
+    ({"voc07_AP50": None}, "no value"), ({}, "not recorded"), ({"voc10_AP": 4.0}, "not recorded"),
+])  # fmt: skip
+def test_summary_table__what_a_run_did_not_record_is_told_from_what_has_no_value(result, values, text):
+    row = result["rows"][5]
+    row["runs"] = [run | {"state": "done", "values": values} for run in row["runs"]]
+    assert summary_table(result)[-1].split("|")[2].strip() == text
+
+
 def test_summary_table__one_seed(result):
     assert summary_table(one_seed(result))[2] == "| baseline | 76.00 (one seed: no spread) | 76.71     |"
 

@@ -130,7 +130,7 @@ def ours(line: Line, column: Column) -> MeasuredCell:
     """Return what the cell of ``line`` in ``column`` says about our runs."""
     row, summary = _summary(line, column)
     if summary is None:
-        return MeasuredCell(_absence(row), absent=True)
+        return MeasuredCell(_absence(row, column), absent=True)
     places, interval = column.decimals, summary["interval"]
     return MeasuredCell(
         f"{summary['mean']:.{places}f}",
@@ -147,7 +147,7 @@ def gain(line: Line, column: Column, baseline: Line | None) -> Gain:
         return Gain("baseline", absent=True)
     row, summary = _summary(line, column)
     if summary is None:
-        return Gain(_absence(row), absent=True)
+        return Gain(_absence(row, column), absent=True)
     difference = summary["difference"]
     if difference is None:
         known = baseline is not None and _summary(baseline, column)[1] is not None
@@ -294,11 +294,13 @@ def _published(line: Line, column: Column) -> float | None:
     return row and row["paper"].get(column.metric["key"])
 
 
-def _absence(row: Mapping[str, Any] | None) -> str:
+def _absence(row: Mapping[str, Any] | None, column: Column) -> str:
     """Return why there is no number; a study that leaves a cell of the paper's table out has not run it either."""
-    states = {run["state"] for run in row["runs"]} if row else set()
+    runs = row["runs"] if row else ()
+    states = {run["state"] for run in runs}
     if "done" in states:
-        return "no value"
+        looked_for = any(column.metric["key"] in (run["values"] or {}) for run in runs)
+        return "no value" if looked_for else "not recorded"  # by the version of the toolkit that ran the stage
     return "failed" if "failed" in states else "not run"
 
 
