@@ -26,6 +26,7 @@ from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_met
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
+CHECKPOINTS = {"final": "model_final.pth", "best": "model_best.pth"}  # PRETRAIN.CHECKPOINT -> file of a pretraining
 KINDS = ("transfer", "classification", "robustness", "timing", "cam")
 MAX_LABEL_BYTES = 200  # of 255 that a folder's name may have
 EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER")
@@ -73,6 +74,9 @@ def get_cfg() -> CfgNode:
     cfg.PRETRAIN.DATA_ROOT = ""  # DATA.ROOT of every pretraining; empty where DIGITS makes the data
     cfg.PRETRAIN.OPTS = []  # KEY VALUE pairs for every experiment, before its own
     cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper presumably had; -1: one each
+
+    # One of CHECKPOINTS, which is converted, attacked or drawn maps of: of the last epoch, or of the lowest top-1 error
+    cfg.PRETRAIN.CHECKPOINT = "final"
 
     cfg.DETECTION = CfgNode()  # kind transfer only
     cfg.DETECTION.CONFIG = ""  # file of fine-tuning, from the repository's root
@@ -145,6 +149,7 @@ RULES: dict[str, Rule] = {
     "THREADS": at_least(0),
     "GPUS": AT_LEAST_1,
     "PRETRAIN.OPTS": PAIRS,
+    "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
     "ATTACK.METHODS": Rule(_attacks, f"one or more of {', '.join(ATTACKS)}, each once"),
@@ -280,6 +285,12 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(
             f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "
             "no fine-tuning; leave it at -1 and set SEEDS"
+        )
+    if cfg.PRETRAIN.CHECKPOINT != "final" and cfg.KIND in ("classification", "timing"):
+        why = "trains nothing" if cfg.KIND == "timing" else "shows the errors of both epochs"
+        faults.append(
+            f"PRETRAIN.CHECKPOINT is {cfg.PRETRAIN.CHECKPOINT}: what goes on from pretraining, but KIND {cfg.KIND} "
+            f"{why}; leave it at final"
         )
     if cfg.KIND == "transfer":
         if not cfg.DETECTION.CONFIG:

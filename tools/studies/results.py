@@ -87,7 +87,10 @@ def _varied(cfg: CfgNode) -> list[str]:
 def _chosen(cfg: CfgNode) -> list[str]:
     """Return the sentence that says what was chosen by the pictures that it is measured on."""
     if cfg.KIND != "classification":
-        return []
+        return [
+            "What goes on from pretraining is the checkpoint of the best epoch, that of the lowest top-1 error on the "
+            "validation pictures, not the last one."
+        ] * (cfg.PRETRAIN.CHECKPOINT == "best")
     return [
         "The best epoch is that of the lowest top-1 error, with its top-5 error. It is chosen by the very pictures "
         "that its errors are of, which makes them lower than those on other pictures would be; the last epoch is not "
@@ -206,7 +209,7 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     protocol: dict[str, Any] = {"seeds": ", ".join(map(str, cfg.SEEDS))}
     for stage in plan.stages:
         for key, value in stage.inputs.items():
-            if stage.kind in ("pretrain", "fine_tune", "evaluate", "attack", "timing", "cam") and key != "SEED":
+            if stage.kind not in ("data", "comparison") and key != "SEED":
                 if isinstance(value, (list, tuple)):
                     value = ", ".join(map(str, value))
                 elif isinstance(value, dict):

@@ -114,6 +114,9 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
      "DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),
     (["PRETRAIN.SEED", "0"], "but KIND classification has no fine-tuning; leave it at -1"),
+    (["PRETRAIN.CHECKPOINT", "first"], "PRETRAIN.CHECKPOINT is 'first'; expected one of final, best"),
+    (["PRETRAIN.CHECKPOINT", "best"], "CHECKPOINT is best: .* KIND classification shows the errors of both epochs"),
+    (["PRETRAIN.CHECKPOINT", "best", "KIND", "timing"], "CHECKPOINT is best: .* KIND timing trains nothing; leave it"),
     (["KIND", "transfer"], "DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml"),
     (["DETECTION.ENGINE", "mmdet"], "DETECTION.ENGINE is 'mmdet'; expected one of auto, detectron2, torchvision"),
 ])  # fmt: skip

@@ -228,6 +228,13 @@ def test_study_result__says_that_the_best_epoch_is_chosen_by_what_it_is_measured
     assert not any("best epoch" in note for note in said["transfer"])
 
 
+def test_study_result__says_which_checkpoint_goes_on(plan_of):
+    final, best = (study_result(plan_of(["PRETRAIN.CHECKPOINT", which]), {}, {}) for which in ("final", "best"))
+    assert [told["protocol"]["convert: CHECKPOINT"] for told in (final, best)] == ["final", "best"]
+    assert "What goes on from pretraining is the checkpoint of the best epoch" in best["notes"][-1]
+    assert not any("best epoch" in note for note in final["notes"])
+
+
 def test_estimates__from_what_was_measured_else_from_stated_rates(plan_of):
     plan = plan_of(["COST.PRETRAIN_RATE", "100", "GPUS", "4", "PRETRAIN.OPTS", "['SOLVER.EPOCHS', '10']"])
     stages = {stage.name: stage for stage in plan.stages}
