@@ -134,6 +134,8 @@ def _row(
         "model": experiment.model,
         "data": experiment.data,
         "paper": dict(experiment.paper),
+        "paper_std": dict(experiment.paper_std),
+        "paper_only": dict(experiment.paper_only),
         "runs": [_run(plan, experiment, seed, results, failed) for seed in _seeds(plan)],
     }
 

@@ -228,6 +228,13 @@ def test_study_result__says_that_the_best_epoch_is_chosen_by_what_it_is_measured
     assert not any("best epoch" in note for note in said["transfer"])
 
 
+def test_study_result__keeps_all_that_the_paper_has(plan_of):
+    numbers = {"PAPER": {"voc07_AP50": 76.71}, "PAPER_STD": {"voc07_AP50": 0.2}, "PAPER_ONLY": {"hours": 0.83}}
+    rows = [{"METHOD": "baseline", "CONFIG": "pretrain/configs/demo_r18_saliencymix.yaml", **numbers}]
+    (row,) = study_result(plan_of(EXPERIMENTS=rows), {}, {})["rows"]
+    assert [row[key] for key in ("paper", "paper_std", "paper_only")] == list(numbers.values())
+
+
 def test_study_result__says_which_checkpoint_goes_on(plan_of):
     final, best = (study_result(plan_of(["PRETRAIN.CHECKPOINT", which]), {}, {}) for which in ("final", "best"))
     assert [told["protocol"]["convert: CHECKPOINT"] for told in (final, best)] == ["final", "best"]
