@@ -26,9 +26,10 @@ from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_met
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
+CHECKPOINTS = {"final": "model_final.pth", "best": "model_best.pth"}  # PRETRAIN.CHECKPOINT -> file of a pretraining
 KINDS = ("transfer", "classification", "robustness", "timing", "cam")
 MAX_LABEL_BYTES = 200  # of 255 that a folder's name may have
-EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER")
+EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER", "PAPER_STD", "PAPER_ONLY")
 # Keys that the study sets for every run, and where it takes them from. OPTS must not set them: it would be in vain.
 SET_BY_STUDY = {
     "SEED": "set SEEDS", "OUTPUT_DIR": "set OUTPUT_DIR of the study", "DATA.ROOT": "set PRETRAIN.DATA_ROOT",
@@ -45,6 +46,8 @@ class Experiment(NamedTuple):
     config: Path
     opts: tuple[str, ...]  # KEY VALUE pairs
     paper: dict[str, float]  # metric -> published number
+    paper_std: dict[str, float]  # metric -> standard deviation of that number
+    paper_only: dict[str, float]  # name of a column that only the paper has -> its number
 
     @property
     def name(self) -> str:
@@ -63,7 +66,8 @@ def get_cfg() -> CfgNode:
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
     cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
     # A list of mappings with EXPERIMENT_KEYS: METHOD, MODEL and DATA label the row; CONFIG is a file of pretraining,
-    # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers.
+    # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers, PAPER_STD to their
+    # standard deviations, PAPER_ONLY names of further columns of the paper's table to their numbers.
     cfg.EXPERIMENTS = []
     cfg.PAPER = CfgNode()
     cfg.PAPER.TABLE = ""  # which of the paper's tables or figures this is
@@ -73,6 +77,9 @@ def get_cfg() -> CfgNode:
     cfg.PRETRAIN.DATA_ROOT = ""  # DATA.ROOT of every pretraining; empty where DIGITS makes the data
     cfg.PRETRAIN.OPTS = []  # KEY VALUE pairs for every experiment, before its own
     cfg.PRETRAIN.SEED = -1  # kind transfer: of one pretraining for all SEEDS, as the paper presumably had; -1: one each
+
+    # One of CHECKPOINTS, which is converted, attacked or drawn maps of: of the last epoch, or of the lowest top-1 error
+    cfg.PRETRAIN.CHECKPOINT = "final"
 
     cfg.DETECTION = CfgNode()  # kind transfer only
     cfg.DETECTION.CONFIG = ""  # file of fine-tuning, from the repository's root
@@ -145,6 +152,7 @@ RULES: dict[str, Rule] = {
     "THREADS": at_least(0),
     "GPUS": AT_LEAST_1,
     "PRETRAIN.OPTS": PAIRS,
+    "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
     "ATTACK.METHODS": Rule(_attacks, f"one or more of {', '.join(ATTACKS)}, each once"),
@@ -228,12 +236,18 @@ def _experiment(number: int, entry: Any) -> Experiment:
     for key in ("METHOD", "CONFIG"):
         if not entry.get(key):
             raise ValueError(f"{where} has no {key}")
-    opts, paper = entry.get("OPTS", []), entry.get("PAPER", {})
+    opts = entry.get("OPTS", [])
     if not isinstance(opts, list) or len(opts) % 2:
         raise ValueError(f"{where}: OPTS expects a list of KEY VALUE pairs, but got {opts!r}")
     refuse_faults([f"{where}: {fault}" for fault in _faults_of_opts("OPTS", opts)])
-    if not isinstance(paper, dict) or not all(map(is_number, paper.values())):
-        raise ValueError(f"{where}: PAPER expects a mapping from metrics to numbers, but got {paper!r}")
+    paper = _numbers(where, entry, "PAPER", "metrics")
+    paper_std = _numbers(where, entry, "PAPER_STD", "metrics")
+    paper_only = _numbers(where, entry, "PAPER_ONLY", "names of columns")
+    for name, std in paper_std.items():
+        if name not in paper:
+            raise ValueError(f"{where}: PAPER_STD names {name}, of which PAPER has no number")
+        if std < 0:
+            raise ValueError(f"{where}: PAPER_STD has {std} for {name}; expected at least 0")
     for name in paper:
         if not has_metric(str(name)):
             known = [metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)]
@@ -247,7 +261,14 @@ def _experiment(number: int, entry: Any) -> Experiment:
             raise ValueError(f"{where}: {label!r} names a folder and must not hold a control character")
         if len(label.encode()) > MAX_LABEL_BYTES:
             raise ValueError(f"{where}: {label[:40]!r}... names a folder and has more than {MAX_LABEL_BYTES} bytes")
-    return Experiment(*labels, repository_file(entry["CONFIG"]), tuple(map(str, opts)), paper)
+    return Experiment(*labels, repository_file(entry["CONFIG"]), tuple(map(str, opts)), paper, paper_std, paper_only)
+
+
+def _numbers(where: str, entry: dict[str, Any], key: str, names: str) -> dict[str, float]:
+    numbers = entry.get(key, {})
+    if not isinstance(numbers, dict) or not all(map(is_number, numbers.values())):
+        raise ValueError(f"{where}: {key} expects a mapping from {names} to numbers, but got {numbers!r}")
+    return {str(name): number for name, number in numbers.items()}
 
 
 def repository_file(path: Path | str) -> Path:
@@ -280,6 +301,12 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(
             f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "
             "no fine-tuning; leave it at -1 and set SEEDS"
+        )
+    if cfg.PRETRAIN.CHECKPOINT != "final" and cfg.KIND in ("classification", "timing"):
+        why = "trains nothing" if cfg.KIND == "timing" else "shows the errors of both epochs"
+        faults.append(
+            f"PRETRAIN.CHECKPOINT is {cfg.PRETRAIN.CHECKPOINT}: what goes on from pretraining, but KIND {cfg.KIND} "
+            f"{why}; leave it at final"
         )
     if cfg.KIND == "transfer":
         if not cfg.DETECTION.CONFIG:

@@ -20,10 +20,10 @@ from detection.datasets.types import default_root
 from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from pretrain.config import load_pretrain_config
-from tools.studies.config import Experiment, experiments, get_cfg, repository_file
+from tools.studies.config import CHECKPOINTS, Experiment, experiments, get_cfg, repository_file
 from tools.studies.stages import Stage, StageBook, differing, tool, words
 
-FINAL = "model_final.pth"
+FINAL = CHECKPOINTS["final"]
 ONE_PROCESS = {"processes": 1}  # what a stage ran on where it does not say
 
 
@@ -71,6 +71,9 @@ class _Planner:
     def __init__(self, cfg: CfgNode, study: str, book: StageBook):
         self.cfg, self.study, self.book = cfg, study, book
         self.defaults = get_cfg()
+        self.checkpoint = CHECKPOINTS[cfg.PRETRAIN.CHECKPOINT]
+        self.taken = {"CHECKPOINT": cfg.PRETRAIN.CHECKPOINT}  # an input of the stages that take it
+        self.taken_defaults = {"CHECKPOINT": self.defaults.PRETRAIN.CHECKPOINT}
         self.experiments = experiments(cfg)
         self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
         self.engine = cfg.DETECTION.ENGINE
@@ -82,9 +85,8 @@ class _Planner:
             config = repository_file(cfg.DETECTION.CONFIG)
             self.detection = read_detection_config(config, self.detection_opts)
             _check_data_named(self.detection)
-            read_detection_config(
-                config, [*self.detection_opts, "SEED", str(max(cfg.SEEDS))]
-            )  # refused where too large
+            largest = ["SEED", str(max(cfg.SEEDS))]  # refused where too large
+            read_detection_config(config, [*self.detection_opts, *largest])
             self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
 
     def stages(self) -> list[Stage]:
@@ -122,14 +124,14 @@ class _Planner:
             self.book.add(
                 f"{experiment.name}/seed{seed}/attack",
                 "attack",
-                lambda folder, model=pretrained.folder / FINAL, flags=flags: [
+                lambda folder, model=pretrained.folder / self.checkpoint, flags=flags: [
                     *tool("attack"),
                     str(model),
                     *words({**flags, "--output": folder / "attack.json"}),
                 ],
                 outputs=("attack.json",),
-                inputs={**attack, **self._real_data()},
-                defaults=self.defaults.ATTACK,
+                inputs={**attack, **self.taken, **self._real_data()},
+                defaults={**self.defaults.ATTACK, **self.taken_defaults},
                 parents=self._with_pictures(pretrained),
                 experiment=experiment,
                 seed=seed,
@@ -165,7 +167,7 @@ class _Planner:
         seed = self.cfg.SEEDS[0]
         pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
         flags = {
-            "--checkpoints": [f"{name}={stage.folder / FINAL}" for name, stage in pretrained.items()],
+            "--checkpoints": [f"{name}={stage.folder / self.checkpoint}" for name, stage in pretrained.items()],
             "--data-root": self._pictures(),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
             "--seed": seed,
@@ -175,8 +177,8 @@ class _Planner:
             "cam",
             lambda folder: [*tool("show_cam"), *words({**flags, "--output": folder / "cam.png"})],
             outputs=("cam.png", "cam.json"),
-            inputs={**self.cfg.CAM, "seed": seed, **self._real_data()},
-            defaults=self.defaults.CAM,
+            inputs={**self.cfg.CAM, "seed": seed, **self.taken, **self._real_data()},
+            defaults={**self.defaults.CAM, **self.taken_defaults},
             parents=self._with_pictures(*pretrained.values()),
             seed=seed,
         )
@@ -213,7 +215,7 @@ class _Planner:
                 *given,
                 *words({"DATA.ROOT": self._pictures(), "OUTPUT_DIR": folder, "SEED": used}),
             ],
-            outputs=(FINAL,),
+            outputs=tuple(dict.fromkeys((FINAL, self.checkpoint))),
             inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self._real_data()},
             defaults=PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS,
             parents=self._with_pictures(),
@@ -227,9 +229,13 @@ class _Planner:
         return self.book.add(
             f"{pretrained.name.rpartition('/')[0]}/convert",
             "convert",
-            lambda folder: [*tool("convert_checkpoint"), str(pretrained.folder / FINAL), str(folder / "backbone.pth")],
+            lambda folder: [
+                *tool("convert_checkpoint"),
+                *(str(path) for path in (pretrained.folder / self.checkpoint, folder / "backbone.pth")),
+            ],
             outputs=("backbone.pth",),
-            inputs={},
+            inputs=self.taken,
+            defaults=self.taken_defaults,
             parents=(pretrained,),
             experiment=pretrained.experiment,
             seed=pretrained.seed,

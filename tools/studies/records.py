@@ -150,16 +150,24 @@ def failure_message(folder: Path) -> str:
     return failure["message"] if failure is not None else fault and f"it failed, and why is lost: {fault}"
 
 
-def identity(result: Result) -> Identity:
-    """Return what the outputs of a stage are, without when they were written."""
-    return {name: output.get("sha256", output["bytes"]) for name, output in result["outputs"].items()}
+def identity(result: Result, outputs: Sequence[str]) -> Identity:
+    """Return what those ``outputs`` of a stage are, without when they were written; another study may want more."""
+    described = {name: result["outputs"][name] for name in outputs}
+    return {name: output.get("sha256", output["bytes"]) for name, output in described.items()}
 
 
-def made_from(folders: Mapping[str, Path]) -> dict[str, Identity] | None:
-    """Return what a stage is made from, parent -> ``identity``, by its parents' folders; None before all are done."""
-    results = {name: find_record(folder / RESULT, Result)[0] for name, folder in folders.items()}
-    known = {name: identity(result) for name, result in results.items() if result is not None}
-    return known if len(known) == len(results) else None
+def made_from(parents: Mapping[str, tuple[Path, Sequence[str]]]) -> dict[str, Identity] | None:
+    """Return what a stage is made from, parent -> ``identity``, by its parents' folders and outputs.
+
+    None before all are done.
+    """
+    known = {}
+    for name, (folder, outputs) in parents.items():
+        result, _ = find_record(folder / RESULT, Result)
+        if result is None or not set(outputs) <= set(result["outputs"]):
+            return None
+        known[name] = identity(result, outputs)
+    return known
 
 
 def describe_outputs(folder: Path, outputs: Sequence[str]) -> dict[str, Output]:

@@ -16,7 +16,7 @@ from tools.studies.pages import write_pages
 from tools.studies.plan import Plan
 from tools.studies.records import LOG, Result, failure_message
 from tools.studies.stages import Stage
-from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of
+from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of, with_best_epoch
 
 BASELINE = "baseline"
 NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
@@ -57,7 +57,7 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
         "progress": {"done": len(results), "total": len(plan.stages), "failed": len(failed)},
         "metrics": [metric._asdict() for metric in metrics],
-        "notes": [*cfg.NOTES, *_varied(cfg), *_accepted(plan, results)],
+        "notes": [*cfg.NOTES, *_varied(cfg), *_chosen(cfg), *_accepted(plan, results)],
         "protocol": _protocol(plan) | _data(plan, results),
         "versions": _versions(results),
         "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
@@ -81,6 +81,20 @@ def _varied(cfg: CfgNode) -> list[str]:
         "The runs of a row differ in the seed of fine-tuning alone: all start from one pretraining, of seed "
         f"{cfg.PRETRAIN.SEED}. Spreads, intervals and differences are about the noise of fine-tuning, and say nothing "
         "of how another pretraining by the same method would do."
+    ]
+
+
+def _chosen(cfg: CfgNode) -> list[str]:
+    """Return the sentence that says what was chosen by the pictures that it is measured on."""
+    if cfg.KIND != "classification":
+        return [
+            "What goes on from pretraining is the checkpoint of the best epoch, that of the lowest top-1 error on the "
+            "validation pictures, not the last one."
+        ] * (cfg.PRETRAIN.CHECKPOINT == "best")
+    return [
+        "The best epoch is that of the lowest top-1 error, with its top-5 error. It is chosen by the very pictures "
+        "that its errors are of, which makes them lower than those on other pictures would be; the last epoch is not "
+        "chosen."
     ]
 
 
@@ -120,6 +134,8 @@ def _row(
         "model": experiment.model,
         "data": experiment.data,
         "paper": dict(experiment.paper),
+        "paper_std": dict(experiment.paper_std),
+        "paper_only": dict(experiment.paper_only),
         "runs": [_run(plan, experiment, seed, results, failed) for seed in _seeds(plan)],
     }
 
@@ -141,6 +157,8 @@ def _run(
         state = "failed" if any(stage.name in failed for stage in chain) else "not run"
         return {"seed": seed, "state": state, "values": None, "link": None, "seconds": None}
     values = numbers_of(plan.cfg.KIND, result["values"], experiment.name)
+    if chain[-1].kind == "pretrain":
+        values = with_best_epoch(values, chain[-1].folder)
     link = _href(plan, chain[-1], result["link"] or LOG)
     whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
     seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
@@ -193,7 +211,7 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     protocol: dict[str, Any] = {"seeds": ", ".join(map(str, cfg.SEEDS))}
     for stage in plan.stages:
         for key, value in stage.inputs.items():
-            if stage.kind in ("pretrain", "fine_tune", "evaluate", "attack", "timing", "cam") and key != "SEED":
+            if stage.kind not in ("data", "comparison") and key != "SEED":
                 if isinstance(value, (list, tuple)):
                     value = ", ".join(map(str, value))
                 elif isinstance(value, dict):

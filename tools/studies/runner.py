@@ -147,7 +147,7 @@ def finished(stages: Collection[Stage]) -> dict[str, Result]:
 
 
 def _made_from(stage: Stage, results: Mapping[str, Result]) -> dict[str, Identity]:
-    return {parent.name: identity(results[parent.name]) for parent in stage.parents}
+    return {parent.name: identity(results[parent.name], parent.outputs) for parent in stage.parents}
 
 
 def run(
@@ -277,7 +277,10 @@ def prepare(stage: Stage, made_from: Mapping[str, Identity]) -> None:
 
 
 def _changed(stage: Stage, result: Result) -> list[str]:
+    """Return the names of outputs that are not what ``result`` says; one more that is there is only asked for now."""
     unknown = [name for name in stage.outputs if name not in result["outputs"]]
+    if len(unknown) < len(stage.outputs):
+        unknown = [name for name in unknown if not (stage.folder / name).exists()]
     return [*unknown, *changed_outputs(stage.folder, result["outputs"])]
 
 

@@ -120,7 +120,7 @@ class StageBook:
         fingerprint = _hash({"meaning": meaning, "code": code, "parents": [parent.fingerprint for parent in parents]})
         folder = Path(self.cfg.OUTPUT_DIR, f"{name}-{fingerprint[:8]}")
         if self.accept_code and not folder.exists():
-            sources = made_from({parent.name: parent.folder for parent in parents})
+            sources = made_from({parent.name: (parent.folder, parent.outputs) for parent in parents})
 
             def is_meant(request: Begun) -> bool:
                 if request["meaning"] == meaning:

@@ -79,7 +79,15 @@ COCO = (
     Metric("coco_AP75", "COCO AP75", "%", False),
     TRANSFER[0],
 )
-CLASSIFICATION = (Metric("top1_error", "top-1 error", "%", True), Metric("top5_error", "top-5 error", "%", True))
+LAST_EPOCH = (
+    Metric("top1_error", "top-1 error, last epoch", "%", True),
+    Metric("top5_error", "top-5 error, last epoch", "%", True),
+)
+BEST_EPOCH = (  # that of the lowest top-1 error
+    Metric("best_top1_error", "top-1 error, best epoch", "%", True),
+    Metric("best_top5_error", "top-5 error, best epoch", "%", True),
+)
+CLASSIFICATION = (*LAST_EPOCH, *BEST_EPOCH)
 TIMING = (
     Metric("seconds_per_iteration", "time of an iteration", "s", True),
     Metric("relative_time", "relative to the first", "", True),
@@ -155,11 +163,38 @@ def numbers_of(kind: str, values: Values, name: str) -> dict[str, Number]:
     return {key: number for key, number in values.items() if not isinstance(number, dict)}
 
 
+def with_best_epoch(values: Values, folder: Path) -> Values:
+    """Return the ``values`` of a pretraining with those of its best epoch, which earlier versions did not record.
+
+    They are read from metrics.json in its ``folder``; without it, or where it ends in other errors than ``values``
+    and so is of another run, ``values`` stay as they are.
+    """
+    if all(metric.key in values for metric in BEST_EPOCH):
+        return values
+    try:
+        found = _errors(folder)
+    except (OSError, ValueError):
+        return values
+    same = all(values.get(metric.key) == found[metric.key] for metric in LAST_EPOCH)
+    return {**found, **values} if same else values
+
+
 def _errors(folder: Path) -> Values:
-    """Return the errors of the last evaluation in a run's metrics.json."""
-    for entry in reversed(read_metrics(folder)):
+    """Return the errors of the last evaluation in a run's metrics.json, and of the one with the lowest top-1 error.
+
+    Among equals that is the first, whose weights are model_best.pth.
+    """
+    evaluations = []
+    for entry in read_metrics(folder):
         if "val/top1_error" in entry:
             where = f"{folder / METRICS_FILE}, iteration {entry['iteration']}"
-            errors = to_record(entry, Evaluation, f"{where}: not an evaluation")
-            return {"top1_error": errors["val/top1_error"], "top5_error": errors["val/top5_error"]}
-    raise ValueError(f"{folder / METRICS_FILE} has no evaluation")
+            evaluations.append(to_record(entry, Evaluation, f"{where}: not an evaluation"))
+    if not evaluations:
+        raise ValueError(f"{folder / METRICS_FILE} has no evaluation")
+    last, best = evaluations[-1], min(evaluations, key=lambda one: one["val/top1_error"])
+    return {
+        "top1_error": last["val/top1_error"],
+        "top5_error": last["val/top5_error"],
+        "best_top1_error": best["val/top1_error"],
+        "best_top5_error": best["val/top5_error"],
+    }

@@ -83,6 +83,8 @@ def result():
             "model": "ResNet-50",
             "data": "VOC",
             "paper": paper,
+            "paper_std": {},
+            "paper_only": {},
             "runs": runs,
             "summary": {"voc07_AP50": summary},
         }

@@ -42,12 +42,15 @@ def test_experiments__labels_make_the_name_and_options_become_text(load):
         "CONFIG": CONFIG,
         "OPTS": ["SOLVER.BASE_LR", 0.2],
         "PAPER": {"top1_error": 21.4},
+        "PAPER_STD": {"top1_error": 0.1},
+        "PAPER_ONLY": {"hours": 0.9},
     }
     (experiment,) = experiments(load(EXPERIMENTS=[entry]))
     assert experiment.name == "ResNet-50/ImageNet/cutmix"
     assert experiment.config == ROOT / CONFIG
     assert experiment.opts == ("SOLVER.BASE_LR", "0.2")
     assert experiment.paper == {"top1_error": 21.4}
+    assert (experiment.paper_std, experiment.paper_only) == ({"top1_error": 0.1}, {"hours": 0.9})
 
 
 GOOD = {"METHOD": "baseline", "CONFIG": CONFIG}
@@ -77,6 +80,14 @@ BAD_EXPERIMENTS = [
      "entry 1: OPTS sets DATA.ROOT, which the study sets for every run; set PRETRAIN.DATA_ROOT instead"),
     ([GOOD | {"PAPER": {"top1_eror": 20.0}}], "entry 1: PAPER names top1_eror, which no table has; did you mean top1"),
     ([GOOD | {"PAPER": {"top1_error": float("nan")}}], "entry 1: PAPER expects a mapping from metrics to numbers"),
+    ([GOOD | {"PAPER": {"top1_error": 20.0}, "PAPER_STD": {"top5_error": 0.1}}],
+     "entry 1: PAPER_STD names top5_error, of which PAPER has no number"),
+    ([GOOD | {"PAPER": {"top1_error": 20.0}, "PAPER_STD": {"top1_error": -0.1}}],
+     "entry 1: PAPER_STD has -0.1 for top1_error; expected at least 0"),
+    ([GOOD | {"PAPER": {"top1_error": 20.0}, "PAPER_STD": 0.1}],
+     "entry 1: PAPER_STD expects a mapping from metrics to numbers, but got 0.1"),
+    ([GOOD | {"PAPER_ONLY": {"hours": "0.83"}}],
+     "entry 1: PAPER_ONLY expects a mapping from names of columns to numbers, but got {'hours': '0.83'}"),
     ([GOOD | {"PAPER": {"top1_error": True}}], "entry 1: PAPER expects a mapping from metrics to numbers"),
 ]  # fmt: skip
 
@@ -114,6 +125,9 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
      "DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5"], "DIGITS.VAL_PER_CLASS is 0; expected at least 1"),
     (["PRETRAIN.SEED", "0"], "but KIND classification has no fine-tuning; leave it at -1"),
+    (["PRETRAIN.CHECKPOINT", "first"], "PRETRAIN.CHECKPOINT is 'first'; expected one of final, best"),
+    (["PRETRAIN.CHECKPOINT", "best"], "CHECKPOINT is best: .* KIND classification shows the errors of both epochs"),
+    (["PRETRAIN.CHECKPOINT", "best", "KIND", "timing"], "CHECKPOINT is best: .* KIND timing trains nothing; leave it"),
     (["KIND", "transfer"], "DETECTION.CONFIG is empty; name one, such as detection/configs/voc_r50_c4_paper.yaml"),
     (["DETECTION.ENGINE", "mmdet"], "DETECTION.ENGINE is 'mmdet'; expected one of auto, detectron2, torchvision"),
 ])  # fmt: skip

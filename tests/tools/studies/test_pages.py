@@ -43,6 +43,8 @@ def two_by_two(result):
             "model": model,
             "data": data,
             "paper": {"top1_error": paper} if paper else {},
+            "paper_std": {},
+            "paper_only": {},
             "runs": runs,
             "summary": {"top1_error": summary},
         }
@@ -67,6 +69,48 @@ def test_summary_table__every_cell_says_what_it_is(result):
         "| saliencymix | 79.00 +- 1.00 (3)                      | 78.48     |",
         "| official    | failed                                 | -         |",
     ]
+
+
+@pytest.mark.parametrize("values, text", [
+    ({"voc07_AP50": None}, "no value"), ({}, "not recorded"), ({"voc10_AP": 4.0}, "not recorded"),
+])  # fmt: skip
+def test_summary_table__what_a_run_did_not_record_is_told_from_what_has_no_value(result, values, text):
+    row = result["rows"][5]
+    row["runs"] = [run | {"state": "done", "values": values} for run in row["runs"]]
+    assert summary_table(result)[-1].split("|")[2].strip() == text
+
+
+def test_summary_table__the_papers_spreads_and_columns_of_its_own(result):
+    for row, std, own in zip(
+        result["rows"], (0.2, 0.15, None), ({"top-1, %": 23.6}, {"top-1, %": 22.93}, {}), strict=False
+    ):
+        row["paper_std"], row["paper_only"] = {} if std is None else {"voc07_AP50": std}, own
+    assert [re.split(r" *\| *", line)[1:-1] for line in summary_table(result)[:5]] == [
+        ["method", "top-1, % (published)", "mAP, %", "published"],
+        ["-----------", "-------------------:", "-------------------------------------:", "------------:"],
+        ["baseline", "23.60", "77.00 +- 1.00 (3)", "76.71 +- 0.20"],  # as many decimals as the longest
+        ["cutout", "22.93", "77.75 +- 1.06 (2 of 3 seeds, 1 failed)", "77.17 +- 0.15"],
+        ["mixup", "-", "79.00 (1 of 3 seeds: no spread)", "77.98"],
+    ]
+
+
+def test_summary_table__columns_of_the_paper_alone_say_the_data_and_stand_once(result):
+    result = two_by_two(result)
+    result["rows"][2]["paper_only"] = {"hours": 0.5}
+    result["metrics"].append(result["metrics"][0] | {"key": "top5_error", "label": "top-5 error"})
+    lines = [re.split(r" *\| *", line)[1:3] for line in summary_table(result) if line.startswith("|")]
+    assert [line[1] for line in lines if line[0] in ("method", "R18 baseline", "R50 baseline")] == [
+        "hours, C100 (published)", "0.5", "-", "C10", "not recorded", "not recorded",
+    ]  # fmt: skip
+
+
+def test_render_html__the_papers_spreads_and_columns_of_its_own(result, tmp_path):
+    row = result["rows"][0]
+    row["paper_std"], row["paper_only"] = {"voc07_AP50": 0.2}, {"hours": 0.83}
+    html = render_html(result, tmp_path)
+    assert row_of(html, "results", "baseline") == ["0.83", "77.00± 1.00 (3)|74.52 to 79.48", "76.71 ± 0.20"]
+    assert row_of(html, "results", "cutmix") == ["-", "not run", "78.31"]
+    assert row_of(html, "gains", "cutmix") == ["not run", "+1.60"]
 
 
 def test_summary_table__one_seed(result):

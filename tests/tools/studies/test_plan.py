@@ -220,6 +220,29 @@ def test_make_plan__one_pretraining_for_all_seeds(plan_of):
     assert alone["cutmix/seed5/pretrain"].folder == stages["cutmix/seed5/pretrain"].folder
 
 
+@pytest.mark.parametrize("kind, changed", [
+    ("transfer", {"convert", "fine_tune", "evaluate", "comparison"}), ("robustness", {"attack"}), ("cam", {"cam"}),
+])  # fmt: skip
+def test_make_plan__the_best_epoch_goes_on_if_asked(plan_of, kind, changed):
+    final, best = (plan_of(["KIND", kind, "PRETRAIN.CHECKPOINT", which]) for which in ("final", "best"))
+    assert changed_names(plan_of(["KIND", kind]), final) == set()
+    assert {name.rpartition("/")[2] for name in changed_names(final, best)} == changed
+    for plan, taken, other in (
+        (final, "model_final.pth", "model_best.pth"),
+        (best, "model_best.pth", "model_final.pth"),
+    ):
+        for stage in plan.stages:
+            text = " ".join(stage.command)
+            if stage.kind in ("convert", "attack", "cam"):
+                (pretrained, *_) = (parent for parent in stage.parents if parent.kind == "pretrain")
+                assert f"{pretrained.folder}/{taken}" in text
+                assert f"{pretrained.folder}/{other}" not in text
+            if stage.kind == "pretrain":
+                assert stage.outputs == (
+                    ("model_final.pth",) if plan is final else ("model_final.pth", "model_best.pth")
+                )
+
+
 @pytest.mark.parametrize("kind, expected", [
     ("classification", {"data/pictures", *(f"{m}/seed{s}/pretrain" for m in ("baseline", "cutmix") for s in (0, 1))}),
     ("robustness", {"data/pictures", *(f"{m}/seed{s}/{k}" for m in ("baseline", "cutmix") for s in (0, 1)

@@ -104,6 +104,18 @@ def test_result__that_is_none_leaves_its_stage_undone(plan_of, kind, values, nam
     assert undone > 50
 
 
+def test_finished__what_another_study_also_asked_of_a_parent_makes_nothing_stale(plan_of):
+    plan = plan_of(["KIND", "robustness"])
+    results = finish(plan, {})
+    stage = next(stage for stage in plan.stages if stage.name == "cutmix/seed0/pretrain")
+    (stage.folder / "model_best.pth").write_text("the best")
+    outputs = describe_outputs(stage.folder, ["model_final.pth", "model_best.pth"])
+    write_record(stage.folder / RESULT, results[stage.name] | {"outputs": outputs})
+    assert set(finished(plan.stages)) == set(results)
+    both = plan_of(["KIND", "robustness", "PRETRAIN.CHECKPOINT", "best"]).stages
+    assert set(finished(both)) == {"data/pictures", stage.name}  # of the other method the best one is not on record
+
+
 @pytest.mark.parametrize("record, message", [
     ({"seconds": "2"}, r"result\.json is not a result: Expected `float`, got `str` at `\$\.seconds`"),
     ({"outputs": {}}, r"out\.txt is missing or has changed since it was made"),

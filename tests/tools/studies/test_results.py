@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tools.studies.cost import Estimates
+from tools.studies.pages.write import summary_table
 from tools.studies.records import FAILURE, write_record
 from tools.studies.results import study_result, write_study
 from tools.studies.values import read_values
@@ -172,7 +173,9 @@ def test_read_values__of_what_each_command_leaves(tmp_path):
         '{"iteration": 5, "val/top1_error": 50.0, "val/top5_error": 9.0}\n{"iteration": 9, "loss": 1.0}\n'
         '{"iteration": 10, "val/top1_error": 40.0, "val/top5_error": 8.0}\n{"iteration": 10, "loss": 1.0}\n'
     )
-    assert read_values("pretrain", tmp_path, ["model_final.pth"]) == ({"top1_error": 40.0, "top5_error": 8.0}, None)
+    assert read_values("pretrain", tmp_path, ["model_final.pth"])[0] == {
+        "top1_error": 40.0, "top5_error": 8.0, "best_top1_error": 40.0, "best_top5_error": 8.0,
+    }  # fmt: skip
     (tmp_path / "attack.json").write_text(
         json.dumps({"clean_top1": 60.0, "attacks": [{"attack": "fgsm", "epsilon": 0.5, "top1": 20.0}]})
     )
@@ -185,6 +188,58 @@ def test_read_values__of_what_each_command_leaves(tmp_path):
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"metrics\.json has no evaluation"):
         read_values("pretrain", tmp_path, ["model_final.pth"])
+
+
+EPOCHS = [(1, 50.0, 9.0), (2, 30.0, 7.0), (3, 30.0, 6.0), (4, 40.0, 5.0)]  # iteration, top-1 and top-5 error
+LAST = {"top1_error": 40.0, "top5_error": 5.0}
+BEST = {"best_top1_error": 30.0, "best_top5_error": 7.0}  # of the first of equals
+
+
+def write_epochs(folder):
+    lines = [{"iteration": i, "val/top1_error": one, "val/top5_error": five} for i, one, five in EPOCHS]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_read_values__of_the_last_and_of_the_best_epoch(tmp_path):
+    write_epochs(tmp_path)
+    assert read_values("pretrain", tmp_path, ["model_final.pth"]) == (LAST | BEST, None)
+
+
+@pytest.mark.parametrize("recorded, is_there, found", [
+    (LAST | {"best_top1_error": 1.0, "best_top5_error": 0.5}, True, {"best_top1_error": 1.0, "best_top5_error": 0.5}),
+    (LAST, True, BEST),
+    (LAST, False, {}),
+    (LAST | {"top5_error": 5.5}, True, {}),  # what is there is of another run
+])  # fmt: skip
+def test_study_result__a_pretraining_of_before_the_best_epoch_was_recorded(plan_of, recorded, is_there, found):
+    plan = plan_of(["KIND", "classification"])
+    stage = next(stage for stage in plan.stages if stage.name == "baseline/seed0/pretrain")
+    if is_there:
+        write_epochs(stage.folder)
+    told = study_result(plan, {stage.name: result_of(recorded)}, {})
+    assert told["rows"][0]["runs"][0]["values"] == recorded | found
+    assert ("not recorded" in " ".join(summary_table(told))) == (not found)
+
+
+def test_study_result__says_that_the_best_epoch_is_chosen_by_what_it_is_measured_on(plan_of):
+    said = {kind: study_result(plan_of(["KIND", kind]), {}, {})["notes"] for kind in ("classification", "transfer")}
+    assert "chosen by the very pictures that its errors are of" in said["classification"][-1]
+    assert not any("best epoch" in note for note in said["transfer"])
+
+
+def test_study_result__keeps_all_that_the_paper_has(plan_of):
+    numbers = {"PAPER": {"voc07_AP50": 76.71}, "PAPER_STD": {"voc07_AP50": 0.2}, "PAPER_ONLY": {"hours": 0.83}}
+    rows = [{"METHOD": "baseline", "CONFIG": "pretrain/configs/demo_r18_saliencymix.yaml", **numbers}]
+    (row,) = study_result(plan_of(EXPERIMENTS=rows), {}, {})["rows"]
+    assert [row[key] for key in ("paper", "paper_std", "paper_only")] == list(numbers.values())
+
+
+def test_study_result__says_which_checkpoint_goes_on(plan_of):
+    final, best = (study_result(plan_of(["PRETRAIN.CHECKPOINT", which]), {}, {}) for which in ("final", "best"))
+    assert [told["protocol"]["convert: CHECKPOINT"] for told in (final, best)] == ["final", "best"]
+    assert "What goes on from pretraining is the checkpoint of the best epoch" in best["notes"][-1]
+    assert not any("best epoch" in note for note in final["notes"])
 
 
 def test_estimates__from_what_was_measured_else_from_stated_rates(plan_of):
@@ -215,7 +270,8 @@ def test_estimates__from_what_was_measured_else_from_stated_rates(plan_of):
 ])  # fmt: skip
 def test_study_result__says_what_varied_between_the_runs(plan_of, opts, said):
     plan = plan_of(opts, NOTES=["Mine."])
-    assert study_result(plan, {}, {})["notes"] == ["Mine.", *([said] if said else [])]
+    notes = [note for note in study_result(plan, {}, {})["notes"] if "best epoch" not in note]
+    assert notes == ["Mine.", *([said] if said else [])]
     if said is not None:
         write_study(plan, {}, {})
         for name in ("study.md", "study.html"):

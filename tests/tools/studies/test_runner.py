@@ -151,6 +151,19 @@ def test_run__a_finished_stage_keeps_its_final_weights_alone(make_stage):
     assert sorted(path.name for path in stage.folder.glob("*.pth")) == ["model_best.pth", "model_final.pth"]
 
 
+def test_run__a_finished_stage_that_is_asked_for_more_goes_on_where_it_is(make_stage):
+    code = "[(F / f'model_{name}.pth').write_text('once') for name in ('best', 'final') if not (F / 'log').exists()]"
+    stage = make_stage("trains", f"{code}; (F / 'log').touch()", outputs=["model_final.pth"])
+    child = make_stage("child", parents=[stage])
+    assert go([stage, child]) == {}
+    more = dataclasses.replace(stage, outputs=("model_final.pth", "model_best.pth"))
+    assert finished([more]) == {}
+    assert go([more]) == {}
+    assert set(finished([more])["trains"]["outputs"]) == set(more.outputs)
+    assert set(finished([stage, child])) == {"trains", "child"}  # of a study that does not ask for more
+    assert [path.name for path in stage.folder.parent.iterdir() if "trains" in path.name] == [stage.folder.name]
+
+
 def test_run__several_at_a_time(make_stage):
     code = (
         "(F / 'here').touch(); t = time.time()\n"

@@ -1,6 +1,7 @@
 """The shipped studies: each loads, means configs that exist, states the paper's numbers and has a small twin."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_studies__a_full_one_takes_real_data_and_its_twin_makes_its_own(path):
     assert small.THREADS == 1  # so that its bits do not depend on how many stages run at a time
     assert re.sub(r"(\d)", r" \1", path.stem).capitalize() == full.PAPER.TABLE
     assert not small.PAPER.TABLE
-    assert not any(one.paper for one in experiments(small))  # the paper has no numbers on digits
+    assert not any(one.paper or one.paper_only for one in experiments(small))  # the paper has no numbers on digits
 
 
 @pytest.mark.parametrize("path", FULL, ids=name)
@@ -87,6 +88,35 @@ def test_studies__the_papers_numbers_stand_in_columns_of_the_study(path):
     cfg = load_study(path)
     columns = {metric.key for metric in metrics_of(cfg)}
     assert {metric for one in experiments(cfg) for metric in one.paper} <= columns
+
+
+@pytest.mark.parametrize("table, column, expected", [
+    ("table2", "parameters, M", {25.6: 8, 44.6: 5}),
+    ("table3", "ImageNet top-1 error, %", {23.68: 1, 22.93: 1, 22.58: 1, 21.40: 1, 21.26: 1}),
+    ("table5", "hours of 200 epochs", {0.83: 1, 0.84: 1, 0.87: 1, 0.89: 1, 0.91: 1}),
+])  # fmt: skip
+def test_studies__columns_that_only_the_paper_has(table, column, expected):
+    rows = experiments(load_study(ROOT / "tools" / "studies" / "configs" / f"{table}.yaml"))
+    stated = [one.paper_only for one in rows if one.paper]
+    assert Counter(own[column] for own in stated) == expected
+    assert {name for one in rows for name in one.paper_only} == {column}
+    assert all(not one.paper_only for one in rows if not one.paper)
+
+
+def test_table1__every_number_has_its_spread():
+    rows = [one for one in experiments(load_study(ROOT / "tools" / "studies" / "configs" / "table1.yaml")) if one.paper]
+    assert all(one.paper_std.keys() == one.paper.keys() for one in rows)
+    stds = [one.paper_std["best_top1_error"] for one in rows]
+    assert (len(stds), min(stds), max(stds), round(sum(stds), 2)) == (48, 0.07, 0.95, 13.4)
+
+
+def test_table3__imagenet_errors_are_table_2s():
+    tables = (ROOT / "tools" / "studies" / "configs" / f"table{number}.yaml" for number in (2, 3))
+    second, third = (
+        {(one.model, one.method): one for one in experiments(load_study(path)) if one.paper} for path in tables
+    )
+    for key, one in third.items():
+        assert one.paper_only["ImageNet top-1 error, %"] == second[key].paper["best_top1_error"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -135,7 +165,8 @@ def test_table4__the_papers_column_is_fgsm_at_8_of_255():
 
 
 def test_table5__ratios_to_the_baseline():
-    hours = {"baseline": 0.83, "cutout": 0.84, "mixup": 0.87, "cutmix": 0.89, "saliencymix": 0.91}
+    rows = experiments(load_study(ROOT / "tools" / "studies" / "configs" / "table5.yaml"))
+    hours = {one.method: one.paper_only["hours of 200 epochs"] for one in rows if one.paper}
     stated = numbers(ROOT / "tools" / "studies" / "configs" / "table5.yaml", "relative_time")
     assert {method: number for (_, _, method), number in stated.items() if method not in VARIANTS} == pytest.approx(
         {method: time / hours["baseline"] for method, time in hours.items()}, abs=0.005

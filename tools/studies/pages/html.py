@@ -26,6 +26,7 @@ from tools.studies.pages.tables import (
     lay_out,
     one_run,
     ours,
+    papers_own,
     progress_sentence,
     published,
     published_gain,
@@ -54,11 +55,12 @@ class Head(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A table of the page: model -> (method, cells) of its lines."""
+    """A table of the page: model -> (method, texts of the paper's own columns, cells) of its lines."""
 
     title: str
+    papers_own: list[str]
     heads: list[Head]
-    models: dict[str, list[tuple[str, list[Cell]]]]
+    models: dict[str, list[tuple[str, list[str], list[Cell]]]]
 
 
 class Strips(NamedTuple):
@@ -103,14 +105,21 @@ def _sheet(one: Table, cell: Callable[[Line, Column], Cell]) -> Sheet:
     """Return ``one`` with what ``cell`` makes of each line in each column."""
     title = one.title or _shared_unit(one)
     models = {
-        model: [(line.method, [cell(line, column) for column in one.columns]) for line in lines]
+        model: [
+            (
+                line.method,
+                [papers_own(line, column) for column in one.paper_columns],
+                [cell(line, column) for column in one.columns],
+            )
+            for line in lines
+        ]
         for model, lines in one.models.items()
     }
     heads = [
         Head(column.label, "" if title else unit_and_direction(column.metric), column.published, _widest(one, column))
         for column in one.columns
     ]
-    return Sheet(title, heads, models)
+    return Sheet(title, [column.label for column in one.paper_columns], heads, models)
 
 
 def _widest(one: Table, column: Column) -> str:
@@ -130,7 +139,8 @@ def _gains(result: Mapping[str, Any], tables: Sequence[Table]) -> Iterator[Sheet
         others = {
             model: [line for line in lines if line.method != result["baseline"]] for model, lines in one.models.items()
         }
-        yield _sheet(one._replace(models={model: lines for model, lines in others.items() if lines}), cell)
+        kept = {model: lines for model, lines in others.items() if lines}
+        yield _sheet(one._replace(models=kept, paper_columns=[]), cell)
 
 
 def _shared_unit(one: Table) -> str:

@@ -27,6 +27,15 @@ class Column(NamedTuple):
     single: str  # what is said of the spread of a single run
 
 
+class PaperColumn(NamedTuple):
+    """A column of the paper's table that is nothing we measure."""
+
+    name: str
+    data: str
+    label: str  # the name, with the data set where the study has several
+    decimals: int  # as many as the longest of its numbers has
+
+
 class Line(NamedTuple):
     """A method of a model; ``rows`` holds the result's row of each data set that there is one for."""
 
@@ -39,6 +48,7 @@ class Table(NamedTuple):
     """``models`` maps each model to its lines, in the study's order."""
 
     title: str  # the metric of all columns; empty where they are metrics themselves
+    paper_columns: list[PaperColumn]  # they stand first, as in the paper; of several tables the first has them
     columns: list[Column]
     models: Mapping[str, list[Line]]
 
@@ -95,11 +105,13 @@ def lay_out(result: Mapping[str, Any]) -> list[Table]:
         line.rows[row["data"]] = row
     lines = {model: list(methods.values()) for model, methods in models.items()}
     data = list(dict.fromkeys(row["data"] for row in rows))
+    theirs = _paper_columns(result, data)
     if len(data) == 1:
-        return [Table("", [_column(result, metric, data[0], metric["label"]) for metric in result["metrics"]], lines)]
+        columns = [_column(result, metric, data[0], metric["label"]) for metric in result["metrics"]]
+        return [Table("", theirs, columns, lines)]
     return [
-        Table(describe(metric), [_column(result, metric, name, name) for name in data], lines)
-        for metric in result["metrics"]
+        Table(describe(metric), [] if number else theirs, [_column(result, metric, name, name) for name in data], lines)
+        for number, metric in enumerate(result["metrics"])
     ]
 
 
@@ -130,7 +142,7 @@ def ours(line: Line, column: Column) -> MeasuredCell:
     """Return what the cell of ``line`` in ``column`` says about our runs."""
     row, summary = _summary(line, column)
     if summary is None:
-        return MeasuredCell(_absence(row), absent=True)
+        return MeasuredCell(_absence(row, column), absent=True)
     places, interval = column.decimals, summary["interval"]
     return MeasuredCell(
         f"{summary['mean']:.{places}f}",
@@ -147,7 +159,7 @@ def gain(line: Line, column: Column, baseline: Line | None) -> Gain:
         return Gain("baseline", absent=True)
     row, summary = _summary(line, column)
     if summary is None:
-        return Gain(_absence(row), absent=True)
+        return Gain(_absence(row, column), absent=True)
     difference = summary["difference"]
     if difference is None:
         known = baseline is not None and _summary(baseline, column)[1] is not None
@@ -163,9 +175,18 @@ def gain(line: Line, column: Column, baseline: Line | None) -> Gain:
     )
 
 
-def published(line: Line, column: Column) -> str:
-    """Return the paper's number, a dash where it has none."""
+def published(line: Line, column: Column, *, sign: str = "±") -> str:
+    """Return the paper's number, and its standard deviation after ``sign`` where that is known; else a dash."""
     number = _published(line, column)
+    if number is None:
+        return NONE_PUBLISHED
+    std = line.rows[column.data]["paper_std"].get(column.metric["key"])
+    return f"{number:.{column.decimals}f}" + ("" if std is None else f" {sign} {std:.{column.decimals}f}")
+
+
+def papers_own(line: Line, column: PaperColumn) -> str:
+    """Return the number of the paper in a column of its own, a dash where it has none."""
+    number = line.rows[column.data]["paper_only"].get(column.name) if column.data in line.rows else None
     return NONE_PUBLISHED if number is None else f"{number:.{column.decimals}f}"
 
 
@@ -266,6 +287,16 @@ def signed(number: float, column: Column) -> str:
     return f"{round(number, column.decimals) + 0.0:+.{column.decimals}f}"
 
 
+def _paper_columns(result: Mapping[str, Any], data: list[str]) -> list[PaperColumn]:
+    columns = []
+    for one in data:
+        rows = [row["paper_only"] for row in result["rows"] if row["data"] == one]
+        for name in dict.fromkeys(name for row in rows for name in row):
+            decimals = max(len(f"{row[name]}".partition(".")[2]) for row in rows if name in row)
+            columns.append(PaperColumn(name, one, name if len(data) == 1 else f"{name}, {one}", decimals))
+    return columns
+
+
 def _column(result: Mapping[str, Any], metric: Mapping[str, Any], data: str, label: str) -> Column:
     key = metric["key"]
     rows = [row for row in result["rows"] if row["data"] == data]
@@ -294,11 +325,13 @@ def _published(line: Line, column: Column) -> float | None:
     return row and row["paper"].get(column.metric["key"])
 
 
-def _absence(row: Mapping[str, Any] | None) -> str:
+def _absence(row: Mapping[str, Any] | None, column: Column) -> str:
     """Return why there is no number; a study that leaves a cell of the paper's table out has not run it either."""
-    states = {run["state"] for run in row["runs"]} if row else set()
+    runs = row["runs"] if row else ()
+    states = {run["state"] for run in runs}
     if "done" in states:
-        return "no value"
+        looked_for = any(column.metric["key"] in (run["values"] or {}) for run in runs)
+        return "no value" if looked_for else "not recorded"  # by the version of the toolkit that ran the stage
     return "failed" if "failed" in states else "not run"
 
 

@@ -26,6 +26,7 @@ from tools.studies.pages.tables import (
     lay_out,
     one_run,
     ours,
+    papers_own,
     progress_sentence,
     published,
     published_gain,
@@ -64,15 +65,18 @@ def write_pages(result: Mapping[str, Any], folder: Path | str) -> None:
 def summary_table(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of the paper's table with our numbers: mean +- standard deviation over seeds (how many).
 
-    The paper's own stand in columns "published". Several tables have a title each; a result without rows has no line.
+    The paper's own stand in columns "published", those of which there are none of ours first. Several tables have a
+    title each; a result without rows has no line.
     """
     lines: list[str] = []
     for one in lay_out(result):
         if one.title:
             lines += [*([""] if lines else []), f"{paragraph(one.title)}:", ""]
-        rows = [("method", *(head for column in one.columns for head in _heads(one, column)))]
+        theirs = (f"{column.label} (published)" for column in one.paper_columns)
+        rows = [("method", *theirs, *(head for column in one.columns for head in _heads(one, column)))]
         for name, _, line in _named_lines(one):
-            rows.append((name, *(text for column in one.columns for text in _cells(line, column))))
+            theirs = (papers_own(line, column) for column in one.paper_columns)
+            rows.append((name, *theirs, *(text for column in one.columns for text in _cells(line, column))))
         lines += table(rows)
     return lines
 
@@ -134,7 +138,7 @@ def _heads(one: Table, column: Column) -> list[str]:
 
 def _cells(line: Line, column: Column) -> list[str]:
     text = _ours(ours(line, column))
-    return [text, published(line, column)] if column.published else [text]
+    return [text, published(line, column, sign="+-")] if column.published else [text]
 
 
 def _ours(cell: MeasuredCell) -> str:
