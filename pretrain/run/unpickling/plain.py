@@ -43,7 +43,8 @@ def check_key(key: Any) -> Any:
     """Return ``key``, of a dict or a set: a plain value or a tuple of some.
 
     Raises:
-        ValueError: anything else, and tuples of more than MAX_KEY_PARTS; Python itself ends where tuples that lie thousands deep are hashed.
+        ValueError: anything else, and more than MAX_KEY_PARTS in tuples; Python itself ends where tuples that lie
+            thousands deep are hashed.
     """
     waiting, num_parts = [key], 0
     while waiting:

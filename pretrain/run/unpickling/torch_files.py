@@ -225,7 +225,14 @@ def _layout(name: Any) -> torch.layout:
 
 
 def _tensor_of_bytes(
-    storage: _Storage, offset: int, size: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: torch.dtype, view: Any = None
+    storage: _Storage,
+    offset: int,
+    size: Any,
+    stride: Any,
+    _gradient: Any,
+    _hooks: Any,
+    dtype: torch.dtype,
+    view: Any = None,
 ) -> Tensor:
     if type(storage) is not _Storage or storage.dtype is not None or not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor has no storage of bytes")

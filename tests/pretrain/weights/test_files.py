@@ -185,8 +185,11 @@ def test_read_weights__a_memo_of_a_billion_places_costs_no_memory(tmp_path):
         (b"\x80\x04]q\x00h\x00a.", "it holds lists or dicts in a circle"),
         (b"\x80\x04})" + b"\x85" * 1000 + b"K\x01s.", "a tuple is no key of a dict"),
         (
-            b"\x80\x04c_codecs\nencode\nq\x00X\x40\x42\x0f\x00" + b"a" * 1_000_000 + b"X\x00\x00\x00\x00\x86q\x01R"
-            + b"h\x00h\x01R" * 3 + b".",
+            b"\x80\x04c_codecs\nencode\nq\x00X\x40\x42\x0f\x00"
+            + b"a" * 1_000_000
+            + b"X\x00\x00\x00\x00\x86q\x01R"
+            + b"h\x00h\x01R" * 3
+            + b".",
             "it makes more of its parts than it has bytes",
         ),
         (b"\x80\x04cnumpy\ndtype\n]\x85R.", "an array is of no type that NumPy has"),
