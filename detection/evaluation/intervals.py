@@ -54,18 +54,19 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
 def difference(values: Mapping[Hashable, float], reference: Mapping[Hashable, float]) -> dict[str, Any] | None:
     """Return how ``values`` differ from ``reference``, both seed -> number; None where nothing can be paired.
 
-    Over the seeds that both have, paired by seed, as ``summarise`` says it; where they share none and both have
-    several, by Welch's t. ``test`` names which. ``std`` is that of the difference of two single runs, ``p`` two-sided,
+    Over the seeds that both have, paired by seed, as ``summarise`` says it; where both have several and share none or
+    one, by Welch's t. ``test`` names which. ``std`` is that of the difference of two single runs, ``p`` two-sided,
     None where there is no interval.
     """
     pairs = [value - reference[seed] for seed, value in values.items() if seed in reference]
-    if pairs:
+    several = min(len(values), len(reference)) > 1
+    if len(pairs) > 1 or (pairs and not several):
         said = summarise(pairs)
         p_value = None
         if said["interval"] is not None:
             p_value = _p_value(said["mean"], said["std"] / math.sqrt(said["n"]), said["n"] - 1)
         return {**said, "test": SAME_SEEDS, "p": p_value}
-    if min(len(values), len(reference)) < 2:
+    if not several:
         return None
     samples = [list(one.values()) for one in (values, reference)]
     mean = statistics.fmean(samples[0]) - statistics.fmean(samples[1])
@@ -168,10 +169,12 @@ def interval_of_ap(estimate: float, halves: np.ndarray, num_pictures: int) -> tu
         some = f"objects in {num_pictures} picture{'s' * (num_pictures != 1)}, fewer than {MIN_PICTURES}"
         return None, some if num_pictures else "no objects"
     halves = halves[~np.isnan(halves)]
-    if len(halves) < 2 or _is_nothing(float(np.std(halves)), estimate) or not 0 < estimate < 100:
+    if len(halves) < 2:
+        return None, f"{len(halves)} of the halves of the pictures {'has' if len(halves) == 1 else 'have'} an AP"
+    if _is_nothing(float(np.std(halves)), estimate) or not 0 < estimate < 100:
         return None, "every half of the pictures gives the same AP"
     share = estimate / 100
-    half_width = student_quantile(num_pictures - 1) * float(np.std(halves, ddof=1)) / 100 / (share * (1 - share))
+    half_width = _reach(halves, num_pictures) / 100 / (share * (1 - share))
     centre = math.log(share / (1 - share))
     return [100 / (1 + math.exp(-(centre + side * half_width))) for side in (-1, 1)], None
 
@@ -184,8 +187,13 @@ def interval_of_difference(estimate: float, halves: np.ndarray, num_pictures: in
     halves = halves[~np.isnan(halves)]
     if num_pictures < MIN_PICTURES or len(halves) < 2 or _is_nothing(float(np.std(halves)), estimate):
         return None
-    half_width = student_quantile(num_pictures - 1) * float(np.std(halves, ddof=1))
+    half_width = _reach(halves, num_pictures)
     return [max(estimate - half_width, -100.0), min(estimate + half_width, 100.0)]
+
+
+def _reach(halves: np.ndarray, num_pictures: int) -> float:
+    """Return how far an interval reaches to each side; the spread of few halves is little known, as of few pictures."""
+    return student_quantile(min(num_pictures, len(halves)) - 1) * float(np.std(halves, ddof=1))
 
 
 def confidence(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -117,7 +119,26 @@ def read_protocol(dataset: DetectionDataset, path: Path | str) -> dict[str, Any]
         return {}
     content = read_json(file)
     to_record(content, Report, f"{file} is not a report")
+    if (fault := _unwritable(content["protocol"])) is not None:
+        raise ValueError(f"{file} is not a report: {fault}")
     return content["protocol"]
+
+
+def _unwritable(protocol: Mapping[str, Any]) -> str | None:
+    """Return what of a protocol could not be written again: Python reads more than JSON, and than UTF-8, may hold."""
+    waiting: list[tuple[str, Any]] = [("$.protocol", protocol)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{place}.{key}", inner) for key, inner in value.items()]
+            waiting += [(f"a key of {place}", key) for key in value]
+        elif isinstance(value, list):
+            waiting += [(f"{place}[{index}]", inner) for index, inner in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            return f"{value} is no number of JSON's at `{place}`"
+        elif isinstance(value, str) and re.search("[\\ud800-\\udfff]", value):
+            return f"half a character, {value!r:.80}, at `{place}`"
+    return None
 
 
 def recorded_classes(dataset_name: str, path: Path | str) -> list[str] | None:

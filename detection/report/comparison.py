@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from pretrain.run.files import atomic_write
 from pretrain.run.settings import is_number
 
 ONE_SEED = "one seed: no spread"
+NO_SPREAD = "the same in every seed: not judged"
 NOT_JUDGED = "one seed: not judged"
 CLAIM = (
     "Bold: the method may be said to differ from the baseline, p below .05 after Holm's correction over the methods of "
@@ -201,8 +203,10 @@ def difference_in_words(ap: Mapping[str, Any]) -> Difference:
     seeds = ap["over_seeds"] or {"interval": None, "n": 0, "seeds_needed": None, "clear": False}
     if seeds["interval"]:
         over_seeds, needed = _range(seeds["interval"]), seeds_needed_text(seeds)
+        if not math.isclose(seeds["mean"], ap["difference"]["mean"], abs_tol=0.005):  # not about the mean beside it
+            over_seeds += f" around {seeds['mean']:+.2f}, of the {seeds['n']} seeds that both have"
     else:
-        over_seeds, needed = "equal in every seed" if seeds["n"] > 1 else NOT_JUDGED, "-"
+        over_seeds, needed = NO_SPREAD if seeds["n"] > 1 else NOT_JUDGED, "-"
     over_pictures = _range(ap["difference"]["interval"])
     return Difference(f"{ap['difference']['mean']:+.2f}", over_seeds, needed, over_pictures, clear=seeds["clear"])
 

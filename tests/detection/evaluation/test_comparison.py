@@ -410,6 +410,17 @@ def test_write_comparison__bold_is_what_seeds_show_not_what_pictures_show(tmp_pa
     assert re.search(r"\| one seed: not judged +\| +- +\| +\+\d+\.\d\d to \+\d+\.\d\d +\|", row)
 
 
+def test_write_comparison__says_which_mean_an_interval_over_some_seeds_is_around(tmp_path):
+    seeds = [run("baseline", found, seed=seed) for seed, found in ((1, 10), (2, 11), (3, 30))]
+    seeds += [run("some", found, seed=seed) for seed, found in ((1, 12), (2, 14))]  # +2 and +3 of 40: 6.25
+    seeds += [run("same", found, seed=seed) for seed, found in ((1, 10), (2, 11), (3, 30))]
+    write_comparison(compare_runs(dogs(40), seeds, num_resamples=20), tmp_path)
+    rows = (tmp_path / "comparison.md").read_text().splitlines()
+    some, same = (next(row for row in rows if row.startswith(f"| {name}")) for name in ("some", "same"))
+    assert re.search(r"\| -\d+\.\d\d +\| -\d+\.\d\d to \+\d+\.\d\d around \+\d\.\d\d, of the 2 seeds that both", some)
+    assert re.search(r"\| \+0\.00 +\| the same in every seed: not judged +\|", same)
+
+
 def test_write_comparison__of_another_protocol_than_the_paper_s_is_without_its_table(tmp_path):
     comparison = compare(run("baseline", 2), run("cutmix", 4, training=TRAINING), run("cutmix", 5, training=TRAINING))
     write_comparison(comparison, tmp_path)
@@ -445,6 +456,10 @@ def test_write_comparison__across_and_incomplete_are_said(tmp_path):
         ("method", {"a": 1}, r"got `object` at `\$\.protocol\.method`"),
         ("complete", "yes", r"Expected `bool`, got `str` at `\$\.protocol\.complete`"),
         (None, None, r"missing required field `protocol`"),
+        ("training", {"A": [1, float("nan")]}, r"nan is no number of JSON's at `\$\.protocol\.training\.A\[1\]`"),
+        ("versions", {"torch": float("inf")}, r"inf is no number of JSON's at `\$\.protocol\.versions\.torch`"),
+        ("method", "a\ud800", r"half a character, 'a\\ud800', at `\$\.protocol\.method`"),
+        ("test", {"\udfff": 1}, r"half a character, '\\udfff', at `a key of \$\.protocol\.test`"),
     ],
 )
 def test_load_runs__a_report_of_other_types_is_refused_by_file_and_key(tmp_path, key, value, message):

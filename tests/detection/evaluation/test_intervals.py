@@ -68,6 +68,11 @@ def test_difference__of_other_seeds_is_welchs():
     assert found["std"] == pytest.approx((np.var(list(ours.values()), ddof=1) + 0.125) ** 0.5)
 
 
+def test_difference__with_one_seed_in_common_of_several_is_welchs():
+    found = difference({1: 5.0, 2: 7.0}, {2: 4.0, 3: 4.5})
+    assert (found["n"], found["test"], found["mean"]) == (2, "Welch's t", 1.75)
+
+
 def test_difference__of_single_runs_of_other_seeds_is_none():
     assert difference({1: 5.0}, {2: 5.0}) is None
     assert difference({1: 5.0, 3: 6.0}, {2: 5.0}) is None
@@ -136,9 +141,9 @@ def test_student_quantile__of_a_family():
 
 
 def test_interval_of_ap__by_the_log_odds():
-    halves = np.array([70.0, 90.0, np.nan, 70.0, 90.0])  # std 20 / sqrt(3)
+    halves = np.array([70.0, 90.0, np.nan] * 9)  # 18 that count, std 10 * sqrt(18 / 17)
     (low, high), reason = interval_of_ap(80.0, halves, 12)
-    half = 2.20099 * 0.2 / 3**0.5 / 0.16  # t of 11; the slope of the log-odds at .8
+    half = 2.20099 * 0.1 * (18 / 17) ** 0.5 / 0.16  # t of 11; the slope of the log-odds at .8
     assert reason is None
     assert [low, high] == pytest.approx([100 / (1 + 0.25 * np.exp(half)), 100 / (1 + 0.25 * np.exp(-half))], abs=1e-3)
 
@@ -148,7 +153,8 @@ def test_interval_of_ap__by_the_log_odds():
     [
         (100.0, [100.0, 100.0], 50, "every half of the pictures gives the same AP"),
         (0.0, [0.0, 0.0], 50, "every half of the pictures gives the same AP"),
-        (50.0, [np.nan, np.nan], 50, "every half of the pictures gives the same AP"),
+        (50.0, [np.nan, np.nan], 50, "0 of the halves of the pictures have an AP"),
+        (50.0, [40.0], 50, "1 of the halves of the pictures has an AP"),
         (50.0, [40.0, 60.0], 9, "objects in 9 pictures, fewer than 10"),
         (50.0, [40.0, 60.0], 1, "objects in 1 picture, fewer than 10"),
         (np.nan, [np.nan], 0, "no objects"),
@@ -160,7 +166,7 @@ def test_interval_of_ap__none_and_why(estimate, halves, pictures, reason):
 
 def test_interval_of_difference__and_its_limits():
     halves = np.array([1.0, 3.0])
-    half = 2.0227 * 2**0.5
+    half = 12.7062 * 2**0.5  # t of 1: two halves say little, however many pictures are in them
     assert interval_of_difference(2.0, halves, 40) == pytest.approx([2 - half, 2 + half], abs=1e-3)
     assert interval_of_difference(-99.0, halves, 40)[0] == -100
     assert interval_of_difference(2.0, np.array([2.0, 2.0]), 40) is None
