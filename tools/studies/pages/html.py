@@ -103,7 +103,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
 
 def _sheet(one: Table, cell: Callable[[Line, Column], Cell]) -> Sheet:
     """Return ``one`` with what ``cell`` makes of each line in each column."""
-    title = one.title or _shared_unit(one)
+    title = one.title or ("" if one.paper_columns else _shared_unit(one))  # the paper's own have other units
     models = {
         model: [
             (
