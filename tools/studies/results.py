@@ -35,10 +35,11 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
     ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed. ``versions`` says of
     every package which version made the numbers, and of which stages where that differs or was not recorded.
 
-    Every row has ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 %
-    interval of the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model
-    and data whose method is ``baseline``, as ``intervals.difference`` says it, judged together with the other methods
-    of that model and data (``intervals.judge``).
+    Every row has the paper's numbers of its metrics, their standard deviations and those that only the paper has,
+    ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 % interval of
+    the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model and data
+    whose method is ``baseline``, as ``intervals.difference`` says it, judged together with the other methods of that
+    model and data (``intervals.judge``).
     """
     cfg, metrics = plan.cfg, metrics_of(plan.cfg, plan.detection)
     rows = [_row(plan, experiment, results, failed) for experiment in experiments(cfg)] if metrics else []

@@ -87,7 +87,7 @@ BEST_EPOCH = (  # that of the lowest top-1 error
     Metric("best_top1_error", "top-1 error, best epoch", "%", True),
     Metric("best_top5_error", "top-5 error, best epoch", "%", True),
 )
-CLASSIFICATION = (*LAST_EPOCH, *BEST_EPOCH)
+CLASSIFICATION = tuple(metric for both in zip(LAST_EPOCH, BEST_EPOCH, strict=True) for metric in both)
 TIMING = (
     Metric("seconds_per_iteration", "time of an iteration", "s", True),
     Metric("relative_time", "relative to the first", "", True),

@@ -106,11 +106,15 @@ def test_summary_table__columns_of_the_paper_alone_say_the_data_and_stand_once(r
 
 def test_render_html__the_papers_spreads_and_columns_of_its_own(result, tmp_path):
     row = result["rows"][0]
-    row["paper_std"], row["paper_only"] = {"voc07_AP50": 0.2}, {"hours": 0.83}
+    row["paper_std"], row["paper_only"] = {"voc07_AP50": 0.2}, {"hours": 0.00005}
     html = render_html(result, tmp_path)
-    assert row_of(html, "results", "baseline") == ["0.83", "77.00± 1.00 (3)|74.52 to 79.48", "76.71 ± 0.20"]
+    assert row_of(html, "results", "baseline") == ["0.00005", "77.00± 1.00 (3)|74.52 to 79.48", "76.71|± 0.20"]
     assert row_of(html, "results", "cutmix") == ["-", "not run", "78.31"]
     assert row_of(html, "gains", "cutmix") == ["not run", "+1.60"]
+    # The unit of ours is not that of the paper's own column, so it stands in the head and not above the table.
+    assert "In %, higher is better" not in cut(html, '<section id="results">', "</section>")
+    assert "%, higher is better" in cut(html, '<section id="results">', "</thead>")
+    assert "In %, higher is better" in cut(html, '<section id="gains">', "</section>")
 
 
 def test_summary_table__one_seed(result):

@@ -13,6 +13,7 @@ def page(result, tmp_path):
     Image.new("RGB", (1200, 300)).save(tmp_path / "sheet.png")
     result["figures"] = [{"label": "Maps", "src": "sheet.png"}]
     result["rows"][3]["method"] = LONG
+    result["rows"][0] |= {"paper_std": {"voc07_AP50": 0.2}, "paper_only": {"error on another data set, %": 23.68}}
     result["stages"][1]["name"], result["stages"][1]["message"] = "x" * 80, "y" * 300
     write_pages(result, tmp_path)
     return tmp_path / "study.html"
@@ -42,7 +43,7 @@ def test_page__names_stay_in_view_while_a_table_scrolls(browser, page):
 def test_page__decimal_points_are_in_line(browser, page):
     browser.open(page, 1400)
     ends = browser.evaluate("""[...document.querySelectorAll('#results tbody tr')].map(row => {
-      const text = row.cells[1].firstChild, range = document.createRange();
+      const text = row.cells[2].firstChild, range = document.createRange();
       range.selectNodeContents(text);
       return /^\\d/.test(text.data) ? range.getBoundingClientRect().right : null;
     }).filter(right => right !== null)""")

@@ -18,6 +18,7 @@ def study(result):
     for part in (0, 1, 2):
         row = copy.deepcopy(result["rows"][part])
         result["rows"].append(row | {"model": "R18", "data": "digits"})
+    result["rows"][0] |= {"paper_std": {"voc07_AP50": 0.2}, "paper_only": {"a column": 1.5}}
     result["stages"][0] |= {"machine": "node", "processes": 2}
     result["protocol"]["nested"] = {"list": ["a text", 1]}
     result["figures"] = [{"label": "Maps", "src": "absent.png"}]

@@ -31,6 +31,7 @@ from tools.studies.pages.tables import (
     published,
     published_gain,
     published_sentence,
+    published_spread,
     row_name,
     seed_text,
     seed_values,
@@ -42,7 +43,7 @@ from tools.studies.pages.tables import (
 
 OPEN_RUNS = 12  # rows; more of them are folded away
 
-Cell = tuple[MeasuredCell | Gain, str]  # ours, and the paper's
+Cell = tuple[MeasuredCell | Gain, str, str]  # ours, the paper's, and the spread of that
 
 
 class Head(NamedTuple):
@@ -90,7 +91,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
         setting=_setting(result),
         has_spread=has_spread(result),
         published=published_sentence(result),
-        results=[_sheet(one, lambda line, column: (ours(line, column), published(line, column))) for one in tables],
+        results=[_sheet(one, _numbers) for one in tables],
         gains=list(_gains(result, tables)),
         claim=CLAIM,
         strips=[one for one in strips if one is not None],
@@ -103,7 +104,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
 
 def _sheet(one: Table, cell: Callable[[Line, Column], Cell]) -> Sheet:
     """Return ``one`` with what ``cell`` makes of each line in each column."""
-    title = one.title or _shared_unit(one)
+    title = one.title or ("" if one.paper_columns else _shared_unit(one))  # the paper's own have other units
     models = {
         model: [
             (
@@ -122,6 +123,10 @@ def _sheet(one: Table, cell: Callable[[Line, Column], Cell]) -> Sheet:
     return Sheet(title, [column.label for column in one.paper_columns], heads, models)
 
 
+def _numbers(line: Line, column: Column) -> Cell:
+    return ours(line, column), published(line, column), published_spread(line, column)
+
+
 def _widest(one: Table, column: Column) -> str:
     return max((ours(line, column).beside for lines in one.models.values() for line in lines), key=len)
 
@@ -133,7 +138,8 @@ def _gains(result: Mapping[str, Any], tables: Sequence[Table]) -> Iterator[Sheet
     references = {model: baseline_of(lines, result) for model, lines in tables[0].models.items()}
 
     def cell(line: Line, column: Column) -> Cell:
-        return gain(line, column, references[line.model]), published_gain(line, column, references[line.model])
+        reference = references[line.model]
+        return gain(line, column, reference), published_gain(line, column, reference), ""
 
     for one in tables:
         others = {

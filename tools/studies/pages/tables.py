@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from detection.report.comparison import ONE_SEED, seeds_needed_text
@@ -175,13 +176,17 @@ def gain(line: Line, column: Column, baseline: Line | None) -> Gain:
     )
 
 
-def published(line: Line, column: Column, *, sign: str = "±") -> str:
-    """Return the paper's number, and its standard deviation after ``sign`` where that is known; else a dash."""
+def published(line: Line, column: Column) -> str:
+    """Return the paper's number, a dash where it has none."""
     number = _published(line, column)
-    if number is None:
-        return NONE_PUBLISHED
-    std = line.rows[column.data]["paper_std"].get(column.metric["key"])
-    return f"{number:.{column.decimals}f}" + ("" if std is None else f" {sign} {std:.{column.decimals}f}")
+    return NONE_PUBLISHED if number is None else f"{number:.{column.decimals}f}"
+
+
+def published_spread(line: Line, column: Column) -> str:
+    """Return the standard deviation of the paper's number; empty where it is not known."""
+    row = line.rows.get(column.data)
+    std = row and row["paper_std"].get(column.metric["key"])
+    return "" if std is None else f"{std:.{column.decimals}f}"
 
 
 def papers_own(line: Line, column: PaperColumn) -> str:
@@ -292,7 +297,8 @@ def _paper_columns(result: Mapping[str, Any], data: list[str]) -> list[PaperColu
     for one in data:
         rows = [row["paper_only"] for row in result["rows"] if row["data"] == one]
         for name in dict.fromkeys(name for row in rows for name in row):
-            decimals = max(len(f"{row[name]}".partition(".")[2]) for row in rows if name in row)
+            numbers = (Decimal(str(row[name])) for row in rows if name in row)
+            decimals = max(max(-number.as_tuple().exponent, 0) for number in numbers)
             columns.append(PaperColumn(name, one, name if len(data) == 1 else f"{name}, {one}", decimals))
     return columns
 

@@ -31,6 +31,7 @@ from tools.studies.pages.tables import (
     published,
     published_gain,
     published_sentence,
+    published_spread,
     row_name,
     seed_text,
     seeds_of,
@@ -138,7 +139,10 @@ def _heads(one: Table, column: Column) -> list[str]:
 
 def _cells(line: Line, column: Column) -> list[str]:
     text = _ours(ours(line, column))
-    return [text, published(line, column, sign="+-")] if column.published else [text]
+    if not column.published:
+        return [text]
+    spread = published_spread(line, column)
+    return [text, published(line, column) + (f" +- {spread}" if spread else "")]
 
 
 def _ours(cell: MeasuredCell) -> str:
