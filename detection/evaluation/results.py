@@ -37,7 +37,7 @@ class Backbone(TypedDict, total=False):
 
 
 class Protocol(TypedDict, total=False):
-    """What a comparison uses of how detections were made; ``training`` and ``test`` map config keys to values."""
+    """What is used of how detections were made; ``training`` and ``test`` map config keys to values."""
 
     method: str | None
     engine: str | None
@@ -47,6 +47,7 @@ class Protocol(TypedDict, total=False):
     complete: bool
     training: dict[str, Any] | None
     test: dict[str, Any] | None
+    versions: dict[str, Any]
 
 
 class Report(TypedDict):

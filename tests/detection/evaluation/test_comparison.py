@@ -455,6 +455,7 @@ def test_write_comparison__across_and_incomplete_are_said(tmp_path):
         ("training", [1], r"got `array` at `\$\.protocol\.training`"),
         ("method", {"a": 1}, r"got `object` at `\$\.protocol\.method`"),
         ("complete", "yes", r"Expected `bool`, got `str` at `\$\.protocol\.complete`"),
+        ("versions", 3, r"Expected `object`, got `int` at `\$\.protocol\.versions`"),
         (None, None, r"missing required field `protocol`"),
         ("training", {"A": [1, float("nan")]}, r"nan is no number of JSON's at `\$\.protocol\.training\.A\[1\]`"),
         ("versions", {"torch": float("inf")}, r"inf is no number of JSON's at `\$\.protocol\.versions\.torch`"),
