@@ -220,6 +220,12 @@ def test_make_plan__one_pretraining_for_all_seeds(plan_of):
     assert alone["cutmix/seed5/pretrain"].folder == stages["cutmix/seed5/pretrain"].folder
 
 
+def test_make_plan__the_last_checkpoint_is_what_conversions_had_before_there_was_a_choice(plan_of):
+    stage = next(stage for stage in plan_of().stages if stage.kind == "convert")
+    before = {"kind": "convert", "inputs": {}, "parents": [parent.meaning for parent in stage.parents]}
+    assert stage.meaning == tools.studies.stages._hash(before)
+
+
 @pytest.mark.parametrize("kind, changed", [
     ("transfer", {"convert", "fine_tune", "evaluate", "comparison"}), ("robustness", {"attack"}), ("cam", {"cam"}),
 ])  # fmt: skip
