@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def untouched_loggers():
-    """Undo what a tool's ``main`` does to the toolkit's loggers, because caplog listens at the root."""
+    """Undo what a tool's ``main`` does to loggers, because caplog listens at the root and files go with their test."""
     yield
-    for name in LOGGER_NAMES:
+    for name in (*LOGGER_NAMES, "detectron2", "fvcore"):  # whose log an engine sends to the toolkit's files
         logger = logging.getLogger(name)
         logger.propagate = True
         for handler in list(logger.handlers):
