@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -143,6 +144,16 @@ class Loading(Iterator[Any]):
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _tell_no_lost_connection
+
+
+def _tell_no_lost_connection(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Write an error that a thread of multiprocessing met, but not that the parent left in the middle of a batch.
+
+    The parent itself says why it did.
+    """
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def opened(batches: Iterable[Any]) -> AbstractContextManager[Iterator[Any]]:

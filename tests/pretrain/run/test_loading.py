@@ -119,3 +119,25 @@ def test_loading__no_room_for_the_semaphores_of_a_queue(monkeypatch):
         next(open_loader())
     gc.collect()
     assert not ignored  # PyTorch's half-made iterator would complain when it is deleted
+
+
+def serve_errors_of(error):
+    """What the thread of multiprocessing that hands a batch over does with an error, in a loading process."""
+
+    def act(index):
+        if index == 0:
+            sys.excepthook(type(error), error, None)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "error, told", [(EOFError("gone"), ""), (ConnectionResetError("gone"), ""), (ValueError("odd"), "ValueError: odd")]
+)
+def test_make_loader__a_parent_that_leaves_in_the_middle_of_a_batch_is_no_traceback(error, told, capfd):
+    loader = make_loader(
+        Numbers(serve_errors_of(error)), num_workers=2, key="DATA.NUM_WORKERS", collate=torch.stack, batch_size=2
+    )
+    with loading.opened(loader) as batches:
+        assert len(list(batches)) > 0
+    assert capfd.readouterr().err.strip() == told
