@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +94,12 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
     if comparison["differences"]:
         lines += ["## What differs between the protocols", "", *table(list(_differences(comparison))), ""]
     for number, group in enumerate(comparison["groups"], start=1):
-        lines += [f"## {_group_title(comparison, number)}", "", plain(" ".join(_group_notes(group))), ""]
+        lines += [
+            f"## {_group_title(comparison, number)}",
+            "",
+            plain(" ".join(_group_notes(group, comparison["across"]))),
+            "",
+        ]
         lines += [*summary_table(group), ""]
         rows = [
             (run.method, linked(run.path, run.report), run.seed, run.file, run.sha256) for run in _runs(group, folder)
@@ -142,9 +147,9 @@ def _group_title(comparison: Mapping[str, Any], number: int) -> str:
     return "Our runs" if len(comparison["groups"]) == 1 else f"Our runs, protocol {number}"
 
 
-def _group_notes(group: Mapping[str, Any]) -> list[str]:
+def _group_notes(group: Mapping[str, Any], across: Collection[str]) -> list[str]:
     """Return what is to be said of the protocol of a group, in sentences."""
-    notes = [_protocol_line(group["protocol"]["training"])]
+    notes = [_protocol_line(group["protocol"]["training"], across)]
     if len(group["incomplete"]) == sum(entry["n"] for entry in group["methods"]):
         notes.append("Only the main settings of these runs are recorded; they may differ in others.")
     elif group["incomplete"]:
@@ -166,8 +171,8 @@ def _group_notes(group: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _protocol_line(training: Mapping[str, Any] | None) -> str:
-    """Return the protocol in a sentence; runs without a report have none, and a key that varies is not in it."""
+def _protocol_line(training: Mapping[str, Any] | None, across: Collection[str]) -> str:
+    """Return the protocol in a sentence; runs without a report have none, and keys of ``across`` vary."""
     if not training:
         return "How these detectors were trained is not recorded."
 
@@ -175,12 +180,16 @@ def _protocol_line(training: Mapping[str, Any] | None) -> str:
         value = training.get(key)
         if isinstance(value, (list, tuple)):
             return ", ".join(_formatted(one, form) for one in value) or "no step"
-        return "various" if value is None else _formatted(value, form)
+        if value is None:
+            return "various" if key in across else NOT_RECORDED
+        return _formatted(value, form)
 
+    depth = text("MODEL.RESNETS.DEPTH")
+    network = f"R{depth}" if depth.isdecimal() else f"depth {depth}"
     return (
         f"Batch {text('SOLVER.IMS_PER_BATCH')}, {text('SOLVER.MAX_ITER', ',')} iterations, learning rate "
-        f"{text('SOLVER.BASE_LR', 'g')} x{text('SOLVER.GAMMA', 'g')} at {text('SOLVER.STEPS', ',')}, R"
-        f"{text('MODEL.RESNETS.DEPTH')}, {text('MODEL.RESNETS.NORM')}, trained on {text('DATASETS.TRAIN')}."
+        f"{text('SOLVER.BASE_LR', 'g')} x{text('SOLVER.GAMMA', 'g')} at {text('SOLVER.STEPS', ',')}, {network}, "
+        f"{text('MODEL.RESNETS.NORM')}, trained on {text('DATASETS.TRAIN')}."
     )
 
 
@@ -226,7 +235,7 @@ def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str
     protocol, other_settings = protocol_rows(group["protocol"])
     return {
         "title": _group_title(comparison, number),
-        "notes": " ".join(_group_notes(group)),
+        "notes": " ".join(_group_notes(group, comparison["across"])),
         "low": min(values),
         "high": max(values),
         "margin": max(0.1 * (max(values) - min(values)), 0.5),

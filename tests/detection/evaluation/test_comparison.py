@@ -472,6 +472,12 @@ def test_load_runs__a_report_of_other_types_is_refused_by_file_and_key(tmp_path,
         load_runs(DATASET, str(folder))
 
 
+def test_write_comparison__a_setting_that_nobody_recorded_is_not_said_to_vary(tmp_path):
+    training = {key: value for key, value in TRAINING.items() if key != "MODEL.RESNETS.DEPTH"}
+    write_comparison(compare(run("a", 2, training=training), run("b", 4, training=training)), tmp_path)
+    assert "at 33,000, depth not recorded, FrozenBN" in (tmp_path / "comparison.md").read_text()
+
+
 def test_write_comparison__of_settings_that_are_no_numbers(tmp_path):
     training = {key: "<b>" for key in TRAINING} | {"SOLVER.STEPS": ["<i>"]}
     write_comparison(compare(run("a", 2, training=training), run("b", 4, training=training)), tmp_path)
