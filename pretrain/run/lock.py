@@ -50,13 +50,14 @@ def locked_folder(folder: Path | str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if lost.is_set():
-            raise ValueError(f"{folder} was taken over by another run, because this one seemed gone") from None
-        raise
+        if not lost.is_set():
+            raise
     finally:
         stop.set()
         if (_read(path) or {}).get("token") == own["token"]:
             path.unlink(missing_ok=True)
+    if lost.is_set():  # said at the end where the process ignores interrupts, as in the background of a script
+        raise ValueError(f"{folder} was taken over by another run, because this one seemed gone")
 
 
 def _acquire(path: Path, own: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -149,6 +150,22 @@ def test_locked_folder__another_machine_that_is_silent_for_five_minutes(tmp_path
     with locked_folder(tmp_path):
         assert holder(tmp_path)["process"] == os.getpid()
     assert waits == [1]
+
+
+def test_locked_folder__a_takeover_is_told_of_at_the_end_where_interrupts_are_ignored(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+
+    def lose_it():
+        elsewhere(0)
+        next(one for one in threading.enumerate() if one.name == "run lock").join()
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(ValueError, match="was taken over by another run"), locked_folder(tmp_path):
+            lose_it()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert holder(tmp_path)["machine"] == "other"
 
 
 def test_locked_folder__signs_of_life_and_a_takeover_are_noticed(tmp_path, elsewhere, monkeypatch):
