@@ -163,7 +163,9 @@ def test_train_net__a_second_run_in_the_folder_is_refused_and_a_killed_one_is_no
 def test_pretrain__interrupted_with_its_loading_processes(pretrain, tmp_path):
     """A terminal sends Ctrl-C to every process of the tool."""
     command = ["setsid", *pretrain("DATA.NUM_WORKERS", 2, "CHECKPOINT_PERIOD", 1, "SOLVER.EPOCHS", 10000)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, by children too
     process = start(command)
+    signal.signal(signal.SIGINT, before)
     try:
         wait_for(tmp_path / "run" / "last_checkpoint", process)
         os.killpg(process.pid, signal.SIGINT)
