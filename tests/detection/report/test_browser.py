@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-from detection.datasets.voc import load_voc
 from detection.evaluation.comparison import Run, compare_runs
-from detection.evaluation.voc import PictureDetections
 from detection.report.comparison import write_comparison
 from detection.report.write import write_report
 
 WIDTHS = (400, 1400)
-
-
-@pytest.fixture
-def dataset(voc_root):
-    return load_voc("voc_2007_test", root=voc_root, classes=("dog", "person", "car"))
-
-
-@pytest.fixture
-def detections():
-    boxes = np.float32([[9, 9, 40, 40], [0, 0, 9, 9]])
-    return {"000005": PictureDetections(boxes, np.float32([0.5, 0.7]), np.array([0, 2]))}
 
 
 @pytest.fixture

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-from detection.datasets.voc import load_voc
 from detection.evaluation.comparison import PAPER_PROTOCOL, PAPER_TABLE, Run, compare_runs
-from detection.evaluation.detections import PictureDetections
 from detection.report.comparison import render_markdown as comparison_markdown
 from detection.report.comparison import write_comparison
 from detection.report.html import render_html
@@ -32,17 +29,6 @@ def protocol(seed, **changes):
         "weights": {"file": f"{seed}.pth", "sha256": f"hash of {seed}"},
         "complete": True,
     }
-
-
-@pytest.fixture
-def dataset(voc_root):
-    return load_voc("voc_2007_test", root=voc_root, classes=("dog", "person", "car"))
-
-
-@pytest.fixture
-def detections():
-    boxes = np.float32([[9, 9, 40, 40], [0, 0, 9, 9]])
-    return {"000005": PictureDetections(boxes, np.float32([0.5, 0.7]), np.array([0, 2]))}
 
 
 @pytest.fixture
