@@ -158,8 +158,8 @@ def interval_of_ap(estimate: float, halves: np.ndarray, num_pictures: int) -> tu
 
     The standard error is the spread of the AP over random halves of the pictures (delete-half jackknife: Shao and Wu,
     Annals of Statistics 17, 1989). A resample with repeated pictures, the bootstrap's, lifts precision by itself
-    (README.md in this folder). Log-odds keep the interval between 0 and 100, and lean it to the side where there is more
-    room.
+    (README.md in this folder). Log-odds keep the interval between 0 and 100, and lean it to the side where there is
+    more room.
 
     Args:
         halves: AP on halves of the split, as ``draw_halves`` draws them; NaN where a half has no object.
