@@ -28,10 +28,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pret
 from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_logging
 
 if TYPE_CHECKING:
-    from tools.studies.cost import Estimates
-    from tools.studies.plan import Plan
+    from tools.studies.planning.cost import Estimates
+    from tools.studies.planning.plan import Plan
+    from tools.studies.planning.stages import Stage
     from tools.studies.records import Result
-    from tools.studies.stages import Stage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,9 +91,9 @@ def main(argv: list[str] | None = None) -> int | None:
     setup_logging(quiet=True)  # until it runs something
 
     from tools.studies.config import load_study
-    from tools.studies.cost import Estimates, describe_plan
     from tools.studies.pages import summary_table
-    from tools.studies.plan import make_plan
+    from tools.studies.planning.cost import Estimates, describe_plan
+    from tools.studies.planning.plan import make_plan
     from tools.studies.results import write_study
     from tools.studies.runner import find_obstacles, finished, refuse_other_study, select
 

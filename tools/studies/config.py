@@ -175,7 +175,7 @@ RULES: dict[str, Rule] = {
 def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     """Return the checked, frozen config of a study; OUTPUT_DIR is absolute.
 
-    The configs that it names are not read here; ``tools.studies.plan`` does that.
+    The configs that it names are not read here; ``tools.studies.planning.plan`` does that.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -13,9 +13,9 @@ from fvcore.common.config import CfgNode
 from detection.evaluation.intervals import difference, judge, summarise
 from tools.studies.config import Experiment, experiments
 from tools.studies.pages import write_pages
-from tools.studies.plan import Plan
+from tools.studies.planning.plan import Plan
+from tools.studies.planning.stages import Stage
 from tools.studies.records import LOG, Result, failure_message
-from tools.studies.stages import Stage
 from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of, with_best_epoch
 
 BASELINE = "baseline"

@@ -12,10 +12,11 @@ from pathlib import Path
 from detection.engines import select as select_engine
 from pretrain.run.cli import format_seconds, one_line
 from pretrain.run.run_folder import read_metrics
-from tools.studies.cost import Estimates
 from tools.studies.launchers import SUBMITIT, Launcher
-from tools.studies.plan import Plan
-from tools.studies.provenance import torch_version
+from tools.studies.planning.cost import Estimates
+from tools.studies.planning.plan import Plan
+from tools.studies.planning.provenance import torch_version
+from tools.studies.planning.stages import Stage
 from tools.studies.records import (
     LOG,
     REQUEST,
@@ -32,7 +33,6 @@ from tools.studies.records import (
     read_result,
     write_record,
 )
-from tools.studies.stages import Stage
 from tools.studies.worker import group_of_new, is_running, refuse_open_umask, refuse_others
 
 POLL_SECONDS = 0.2

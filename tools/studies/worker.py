@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pretrain.run.cli import one_line
-from tools.studies.code_version import STAGES, stage_version
 from tools.studies.config import ROOT
-from tools.studies.provenance import present_versions
+from tools.studies.planning.code_version import STAGES, stage_version
+from tools.studies.planning.provenance import present_versions
 from tools.studies.records import (
     FAILURE,
     LOG,

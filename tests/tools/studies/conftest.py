@@ -5,10 +5,10 @@ import sys
 import pytest
 import yaml
 
-from tools.studies.code_version import stage_version
 from tools.studies.config import load_study
-from tools.studies.plan import make_plan
-from tools.studies.stages import Stage
+from tools.studies.planning.code_version import stage_version
+from tools.studies.planning.plan import make_plan
+from tools.studies.planning.stages import Stage
 
 CONFIG = "pretrain/configs/demo_r18_saliencymix.yaml"
 STUDY = {

@@ -11,8 +11,8 @@ import pytest
 from pretrain.run.text import read_json
 from tools.studies import launchers
 from tools.studies.config import get_cfg
-from tools.studies.cost import Estimates
 from tools.studies.launchers import JOB, LocalLauncher, SubmititLauncher, make_launcher
+from tools.studies.planning.cost import Estimates
 from tools.studies.records import LOG
 from tools.studies.runner import finished, prepare, run
 

@@ -9,8 +9,8 @@ import pytest
 
 from pretrain.run.text import read_json
 from tools.studies import worker
-from tools.studies.cost import Estimates, describe_plan
 from tools.studies.launchers import JOB, SubmititLauncher
+from tools.studies.planning.cost import Estimates, describe_plan
 from tools.studies.records import (
     FAILURE,
     REQUEST,

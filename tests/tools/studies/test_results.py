@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tools.studies.cost import Estimates
 from tools.studies.pages.write import summary_table
+from tools.studies.planning.cost import Estimates
 from tools.studies.records import FAILURE, write_record
 from tools.studies.results import study_result, write_study
 from tools.studies.values import read_values

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from tools.studies.config import ROOT, get_cfg
-from tools.studies.cost import Estimates
 from tools.studies.launchers import LocalLauncher
+from tools.studies.planning.cost import Estimates
 from tools.studies.records import FAILURE, LOG, RESULT
 from tools.studies.results import write_study
 from tools.studies.runner import find_obstacles, finished, prepare, refuse_other_study, run, select

@@ -11,7 +11,7 @@ from detection.evaluation.comparison import PAPER_PROTOCOL, PAPER_TABLE
 from pretrain.config import load_pretrain_config
 from pretrain.names import SALIENCIES
 from tools.studies.config import experiments, load_study
-from tools.studies.plan import make_plan
+from tools.studies.planning.plan import make_plan
 from tools.studies.values import metrics_of
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -19,9 +19,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from tools.studies.code_version import stage_version
 from tools.studies.config import ROOT, Experiment, folder_name
-from tools.studies.provenance import DataIdentities, differences
+from tools.studies.planning.code_version import stage_version
+from tools.studies.planning.provenance import DataIdentities, differences
 from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record, made_from
 
 

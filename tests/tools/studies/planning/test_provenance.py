@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-import tools.studies.provenance
+import tools.studies.planning.provenance
 from pretrain.run.text import read_json
-from tools.studies.cost import Estimates, describe_plan
-from tools.studies.provenance import PACKAGES, DataIdentities, present_versions, release, torch_version
+from tools.studies.planning.cost import Estimates, describe_plan
+from tools.studies.planning.provenance import PACKAGES, DataIdentities, present_versions, release, torch_version
 from tools.studies.records import REQUEST, RESULT, describe_outputs, write_record
 from tools.studies.results import study_result
 from tools.studies.runner import _made_from, finished, prepare
@@ -45,9 +45,9 @@ def test_present_versions__are_those_that_pytorch_and_git_say():
 def test_torch_version__without_importing_it(monkeypatch):
     import torch
 
-    modules = dict(tools.studies.provenance.sys.modules)
+    modules = dict(tools.studies.planning.provenance.sys.modules)
     del modules["torch"]
-    monkeypatch.setattr(tools.studies.provenance.sys, "modules", modules)
+    monkeypatch.setattr(tools.studies.planning.provenance.sys, "modules", modules)
     torch_version.cache_clear()
     assert torch_version() == torch.__version__
 
@@ -76,7 +76,7 @@ def test_worker__records_the_versions_that_made_the_numbers(done):
 
 def test_finished__not_of_what_another_pytorch_made(done, monkeypatch, caplog):
     assert list(finished([done])) == ["first"]
-    monkeypatch.setattr(tools.studies.provenance, "torch_version", lambda: "99.1.0")
+    monkeypatch.setattr(tools.studies.planning.provenance, "torch_version", lambda: "99.1.0")
     assert finished([done]) == {}
     assert list(finished([dataclasses.replace(done, accept_code=True)])) == ["first"]
     assert list(finished([dataclasses.replace(done, kind="convert")])) == ["first"]  # which copies numbers
@@ -180,7 +180,9 @@ def test_pictures__a_folder_that_leads_to_itself_ends(pictures):
 def test_pictures__folders_that_have_not_changed_are_not_read_again(pictures, monkeypatch):
     read = []
     real = os.scandir
-    monkeypatch.setattr(tools.studies.provenance.os, "scandir", lambda path: read.append(str(path)) or real(path))
+    monkeypatch.setattr(
+        tools.studies.planning.provenance.os, "scandir", lambda path: read.append(str(path)) or real(path)
+    )
     before = identity(pictures)
     assert len(read) == 6
     assert identity(pictures) == before
@@ -197,7 +199,7 @@ def test_pictures__folders_that_have_not_changed_are_not_read_again(pictures, mo
 
 def test_identity__found_once_and_unknown_where_there_is_none(pictures, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(tools.studies.provenance, "_identity", lambda *key: calls.append(key) or "hash")
+    monkeypatch.setattr(tools.studies.planning.provenance, "_identity", lambda *key: calls.append(key) or "hash")
     data = DataIdentities()
     assert [data.of_stage("pretrain", {"data": "a"}) for _ in "xyz"] == ["hash"] * 3
     assert data.of_stage("comparison", {"data": "a", "split": "t"}) == "hash"
@@ -264,7 +266,7 @@ def test_scenes__annotations_that_have_not_changed_are_not_read_again(devkit, mo
     assert identity(devkit, "fine_tune", **inputs) != before
     settle(devkit)
     before = identity(devkit, "fine_tune", **inputs)
-    monkeypatch.setattr(tools.studies.provenance, "sha256", None)
+    monkeypatch.setattr(tools.studies.planning.provenance, "sha256", None)
     assert identity(devkit, "fine_tune", **inputs) == before
 
 

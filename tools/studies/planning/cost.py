@@ -9,9 +9,9 @@ from statistics import median
 from fvcore.common.config import CfgNode
 
 from pretrain.run.cli import format_seconds
-from tools.studies.plan import Plan
+from tools.studies.planning.plan import Plan
+from tools.studies.planning.stages import Stage
 from tools.studies.records import REQUEST, Result
-from tools.studies.stages import Stage
 
 RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
 

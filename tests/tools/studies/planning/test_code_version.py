@@ -2,8 +2,8 @@
 
 import pytest
 
-from tools.studies.code_version import STAGES, code_version, reachable, stage_version
 from tools.studies.config import ROOT
+from tools.studies.planning.code_version import STAGES, code_version, reachable, stage_version
 
 FILES = {
     "pretrain/__init__.py": "",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -16,12 +14,12 @@ from detection.config import EFFECTS as DETECTION_EFFECTS
 from detection.config import get_cfg as get_detection_cfg
 from detection.config import read_detection_config
 from detection.datasets.coco import report_name
-from detection.datasets.types import default_root
 from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from pretrain.config import load_pretrain_config
 from tools.studies.config import CHECKPOINTS, Experiment, experiments, get_cfg, repository_file
-from tools.studies.stages import Stage, StageBook, differing, tool, words
+from tools.studies.planning.data import StudyData, scenes_root
+from tools.studies.planning.stages import Stage, StageBook, differing, tool, words
 
 FINAL = CHECKPOINTS["final"]
 ONE_PROCESS = {"processes": 1}  # what a stage ran on where it does not say
@@ -44,7 +42,7 @@ class Plan:
     @property
     def scenes(self) -> Path:
         """The VOC.ROOT of every fine-tuning on data that are not made."""
-        return Path(_scenes_root(self.cfg, self.detection))
+        return Path(scenes_root(self.cfg, self.detection))
 
     @property
     def folder(self) -> Path:
@@ -75,7 +73,6 @@ class _Planner:
         self.taken = {"CHECKPOINT": cfg.PRETRAIN.CHECKPOINT}  # an input of the stages that take it
         self.taken_defaults = {"CHECKPOINT": self.defaults.PRETRAIN.CHECKPOINT}
         self.experiments = experiments(cfg)
-        self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
         self.engine = cfg.DETECTION.ENGINE
         if self.engine == "auto":
             self.engine = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
@@ -88,6 +85,7 @@ class _Planner:
             largest = ["SEED", str(max(cfg.SEEDS))]  # refused where too large
             read_detection_config(config, [*self.detection_opts, *largest])
             self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
+        self.data = StudyData(cfg, book, self.detection)
 
     def stages(self) -> list[Stage]:
         make = {
@@ -114,7 +112,7 @@ class _Planner:
         attack = self.cfg.ATTACK
         for experiment, seed, pretrained in self._pretrained():
             flags = {
-                "--data-root": self._pictures(),
+                "--data-root": self.data.pictures(),
                 "--attacks": attack.METHODS,
                 "--epsilons": [f"{value:g}" for value in attack.EPSILONS],
                 "--steps": attack.STEPS,
@@ -130,9 +128,9 @@ class _Planner:
                     *words({**flags, "--output": folder / "attack.json"}),
                 ],
                 outputs=("attack.json",),
-                inputs={**attack, **self.taken, **self._real_data()},
+                inputs={**attack, **self.taken, **self.data.real_pictures()},
                 defaults={**self.defaults.ATTACK, **self.taken_defaults},
-                parents=self._with_pictures(pretrained),
+                parents=self.data.with_pictures(pretrained),
                 experiment=experiment,
                 seed=seed,
             )
@@ -144,7 +142,10 @@ class _Planner:
 
         def command(folder: Path) -> list[str]:
             runs = [["--run", one.name, str(one.config), *one.opts] for one in self.experiments]
-            opts = [*map(str, self.cfg.PRETRAIN.OPTS), *(["DATA.ROOT", self._pictures()] if self._pictures() else [])]
+            opts = [
+                *map(str, self.cfg.PRETRAIN.OPTS),
+                *(["DATA.ROOT", self.data.pictures()] if self.data.pictures() else []),
+            ]
             return [
                 *tool("bench_methods"),
                 *(word for run in runs for word in run),
@@ -158,9 +159,9 @@ class _Planner:
             "timing",
             command,
             outputs=("timing.json",),
-            inputs={"runs": timed, **self.cfg.TIMING, "threads": self.cfg.THREADS, **self._real_data()},
+            inputs={"runs": timed, **self.cfg.TIMING, "threads": self.cfg.THREADS, **self.data.real_pictures()},
             defaults={**self.defaults.TIMING, "threads": self.defaults.THREADS},
-            parents=self._with_pictures(),
+            parents=self.data.with_pictures(),
         )
 
     def _cam(self) -> None:
@@ -168,7 +169,7 @@ class _Planner:
         pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
         flags = {
             "--checkpoints": [f"{name}={stage.folder / self.checkpoint}" for name, stage in pretrained.items()],
-            "--data-root": self._pictures(),
+            "--data-root": self.data.pictures(),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
             "--seed": seed,
         }
@@ -177,9 +178,9 @@ class _Planner:
             "cam",
             lambda folder: [*tool("show_cam"), *words({**flags, "--output": folder / "cam.png"})],
             outputs=("cam.png", "cam.json"),
-            inputs={**self.cfg.CAM, "seed": seed, **self.taken, **self._real_data()},
+            inputs={**self.cfg.CAM, "seed": seed, **self.taken, **self.data.real_pictures()},
             defaults={**self.defaults.CAM, **self.taken_defaults},
-            parents=self._with_pictures(*pretrained.values()),
+            parents=self.data.with_pictures(*pretrained.values()),
             seed=seed,
         )
 
@@ -213,12 +214,12 @@ class _Planner:
                 *words({"--config-file": experiment.config}),
                 "--resume",
                 *given,
-                *words({"DATA.ROOT": self._pictures(), "OUTPUT_DIR": folder, "SEED": used}),
+                *words({"DATA.ROOT": self.data.pictures(), "OUTPUT_DIR": folder, "SEED": used}),
             ],
             outputs=tuple(dict.fromkeys((FINAL, self.checkpoint))),
-            inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self._real_data()},
+            inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self.data.real_pictures()},
             defaults=PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS,
-            parents=self._with_pictures(),
+            parents=self.data.with_pictures(),
             work=cfg.SOLVER.EPOCHS * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
             processes=self.cfg.GPUS,
             experiment=experiment,
@@ -260,10 +261,10 @@ class _Planner:
                 "SEED": seed,
                 "engine": self.engine,
                 "processes": processes,
-                **self._real_scenes(),
+                **self.data.real_scenes(),
             },
             defaults=self.detection_defaults,
-            parents=self._with_scenes(backbone),
+            parents=self.data.with_scenes(backbone),
             work=solver.MAX_ITER * solver.IMS_PER_BATCH,
             processes=processes,
             experiment=experiment,
@@ -284,10 +285,10 @@ class _Planner:
             inputs={
                 **DETECTION_EFFECTS.of_testing(self.detection),
                 "engine": self.engine,
-                **self._real_scenes(),
+                **self.data.real_scenes(),
             },
             defaults=self.detection_defaults,
-            parents=self._with_scenes(trained),
+            parents=self.data.with_scenes(trained),
             work=self.cfg.DIGITS.TEST_SCENES or self.cfg.COST.TEST_PICTURES,
             processes=1,
             experiment=experiment,
@@ -299,7 +300,7 @@ class _Planner:
         methods = [self._label(run.experiment) for run in runs]
         classes = tuple(self.detection.VOC.CLASSES)
         flags = {
-            "--devkit": self._scenes(),
+            "--devkit": self.data.scenes(),
             "--split": split,
             **({"--classes": _class_list(classes)} if classes else {}),
         }
@@ -309,8 +310,8 @@ class _Planner:
             "comparison",
             lambda folder: [*tool("voc_map"), *words({**flags, "--output": folder, "--compare": compared})],
             outputs=("comparison.json", "comparison.html"),
-            inputs={"methods": methods, "split": split, **self._real_scenes()},
-            parents=self._with_scenes(*runs),
+            inputs={"methods": methods, "split": split, **self.data.real_scenes()},
+            parents=self.data.with_scenes(*runs),
         )
 
     def _label(self, experiment: Experiment) -> str:
@@ -319,63 +320,9 @@ class _Planner:
         return experiment.name.replace("/", " ") if several else experiment.method
 
     def _detection_command(self, weights: Path, folder: Path, seed: int) -> list[str]:
-        place = {"VOC.ROOT": self._scenes(), "MODEL.WEIGHTS": weights, "OUTPUT_DIR": folder, "SEED": seed}
+        place = {"VOC.ROOT": self.data.scenes(), "MODEL.WEIGHTS": weights, "OUTPUT_DIR": folder, "SEED": seed}
         file = repository_file(self.cfg.DETECTION.CONFIG)
         return [*words({"--config-file": file}), *self.detection_opts, *words(place)]
-
-    # Data -------------------------------------------------------------------------------------------------------------
-
-    def _with_pictures(self, *parents: Stage) -> tuple[Stage, ...]:
-        return (self._made_pictures(), *parents) if self.made else parents
-
-    def _with_scenes(self, *parents: Stage) -> tuple[Stage, ...]:
-        return (self._made_scenes(), *parents) if self.made else parents
-
-    def _made_pictures(self) -> Stage:
-        digits = self.cfg.DIGITS
-        counts = {"--train-per-class": digits.TRAIN_PER_CLASS, "--val-per-class": digits.VAL_PER_CLASS}
-        return self._make("pictures", {**counts, "--side": digits.SIDE}, ("--scenes", "--test-scenes"))
-
-    def _made_scenes(self) -> Stage:
-        digits = self.cfg.DIGITS
-        counts = {"--scenes": digits.SCENES, "--test-scenes": digits.TEST_SCENES}
-        return self._make(
-            "VOCdevkit", {**counts, "--scene-side": digits.SCENE_SIDE}, ("--train-per-class", "--val-per-class")
-        )
-
-    def _make(self, output: str, flags: Mapping[str, int], nothing_of: Sequence[str]) -> Stage:
-        flags = {"--seed": self.cfg.DIGITS.SEED, **flags}
-        return self.book.add(
-            f"data/{output}",
-            "data",
-            lambda folder: [
-                *tool("make_digits"),
-                *words({"--output": folder, **flags, **dict.fromkeys(nothing_of, 0)}),
-            ],
-            outputs=(output,),
-            inputs=flags,
-        )
-
-    def _pictures(self) -> str:
-        if self.made:
-            return str(self._made_pictures().folder / "pictures")
-        return _absolute(self.cfg.PRETRAIN.DATA_ROOT)
-
-    def _scenes(self) -> str:
-        if self.made:
-            return str(self._made_scenes().folder / "VOCdevkit")
-        return _scenes_root(self.cfg, self.detection)
-
-    def _real_data(self) -> dict[str, Any]:
-        """A real data set is known by its path; made data is a parent."""
-        return {} if self.made else {"data": _absolute(self.cfg.PRETRAIN.DATA_ROOT)}
-
-    def _real_scenes(self) -> dict[str, Any]:
-        return {} if self.made else {"data": self._scenes()}
-
-
-def _scenes_root(cfg: CfgNode, detection: CfgNode) -> str:
-    return _absolute(cfg.DETECTION.VOC_ROOT or detection.VOC.ROOT or str(default_root()))
 
 
 def _check_data_named(detection: CfgNode) -> None:
@@ -391,7 +338,3 @@ def _check_data_named(detection: CfgNode) -> None:
 def _class_list(classes: Sequence[str]) -> str:
     """Return ``classes`` as ``read_class_list`` takes them."""
     return json.dumps(classes) if any("," in name for name in classes) else ",".join(classes)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(os.path.expanduser(path)).resolve()) if path else ""

@@ -4,8 +4,8 @@ import pytest
 
 import detection.config
 import pretrain.config
-import tools.studies.plan
-import tools.studies.stages
+import tools.studies.planning.plan
+import tools.studies.planning.stages
 from detection.config import load_detection_config
 from pretrain.config import load_pretrain_config
 from tools.studies.records import REQUEST, write_record
@@ -181,8 +181,8 @@ def test_make_plan__a_new_key_makes_nothing_stale(plan_of, monkeypatch):
     before = plan_of()
     for module in (pretrain.config, detection.config):
         monkeypatch.setattr(module, "get_cfg", with_new_key(module.get_cfg))
-    monkeypatch.setattr(tools.studies.plan, "get_pretrain_cfg", pretrain.config.get_cfg)
-    monkeypatch.setattr(tools.studies.plan, "get_detection_cfg", detection.config.get_cfg)
+    monkeypatch.setattr(tools.studies.planning.plan, "get_pretrain_cfg", pretrain.config.get_cfg)
+    monkeypatch.setattr(tools.studies.planning.plan, "get_detection_cfg", detection.config.get_cfg)
     assert changed_names(before, plan_of()) == set()
     set_it = plan_of(["PRETRAIN.OPTS", "['SOLVER.NEW', '1']"])
     assert "cutmix/seed0/pretrain" in changed_names(before, set_it)
@@ -199,9 +199,9 @@ def with_new_key(get_cfg):
 
 def test_make_plan__the_code_of_a_stage_reaches_it_and_what_follows(plan_of, monkeypatch):
     before = plan_of()
-    real = tools.studies.stages.stage_version
+    real = tools.studies.planning.stages.stage_version
     monkeypatch.setattr(
-        tools.studies.stages,
+        tools.studies.planning.stages,
         "stage_version",
         lambda kind, engine: "changed" if kind == "convert" else real(kind, engine),
     )
@@ -223,7 +223,7 @@ def test_make_plan__one_pretraining_for_all_seeds(plan_of):
 def test_make_plan__the_last_checkpoint_is_what_conversions_had_before_there_was_a_choice(plan_of):
     stage = next(stage for stage in plan_of().stages if stage.kind == "convert")
     before = {"kind": "convert", "inputs": {}, "parents": [parent.meaning for parent in stage.parents]}
-    assert stage.meaning == tools.studies.stages._hash(before)
+    assert stage.meaning == tools.studies.planning.stages._hash(before)
 
 
 @pytest.mark.parametrize("kind, changed", [
@@ -326,7 +326,7 @@ def test_make_plan__accepts_other_code_if_asked(plan_of, monkeypatch):
                     "made_from": {},
                 },
             )
-    monkeypatch.setattr(tools.studies.stages, "stage_version", lambda kind, engine: "newer")
+    monkeypatch.setattr(tools.studies.planning.stages, "stage_version", lambda kind, engine: "newer")
     assert changed_names(before, plan_of()) == names(before)
     accepted = {stage.name: stage for stage in plan_of(accept_code=True).stages}
     kept = {stage.name for stage in before.stages if accepted[stage.name].folder == stage.folder}
