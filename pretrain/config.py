@@ -14,6 +14,7 @@ from pretrain.names import (
     CROPS,
     DATASETS,
     DECODERS,
+    INTERPOLATIONS,
     METHODS,
     PLACEMENTS,
     PRECISIONS,
@@ -69,6 +70,7 @@ def get_cfg() -> CfgNode:
     cfg.DATA.NUM_WORKERS = 4  # loading processes; 0 loads in the training process. Results do not depend on it
     cfg.DATA.IMAGE_SIZE = 224  # side of the square that the network sees, pixels
     cfg.DATA.EVAL_RESIZE = 256  # shorter side before the centre crop of evaluation, pixels
+    cfg.DATA.EVAL_INTERPOLATION = "bilinear"  # of that resizing: one of INTERPOLATIONS
     cfg.DATA.CROP = "resized"  # of training: "resized" (any part and size), "padded" (shifted by up to PADDING), "none"
     cfg.DATA.CROP_SCALE = (0.08, 1.0)  # resized: share of the picture's area that a crop covers
     cfg.DATA.PADDING = 4  # padded: black pixels put around the picture
@@ -146,6 +148,7 @@ RULES: dict[str, Rule] = {
     "DATA.NUM_WORKERS": at_least(0),
     "DATA.IMAGE_SIZE": at_least(1),
     "DATA.EVAL_RESIZE": at_least(1),
+    "DATA.EVAL_INTERPOLATION": one_of(*INTERPOLATIONS),
     "DATA.CROP": one_of(*CROPS),
     "DATA.CROP_SCALE": Rule(_crop_scale, "0 < low <= high <= 1"),
     "DATA.PADDING": at_least(0),

@@ -14,6 +14,7 @@ ARCHITECTURES = (
 DATASETS = ("image_folder", "cifar10", "cifar100")
 CROPS = ("resized", "padded", "none")
 DECODERS = ("opencv", "pillow")
+INTERPOLATIONS = ("bilinear", "bicubic")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Where the patch is cut from and where it is pasted (paper, section 3.4).

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measure the top-1 accuracy of a pretrained network under attack (Table 4 of the paper); write JSON, print a table.
 
-Network, classes and preprocessing come from the checkpoint. Epsilons are in levels of 255, max-norm; the paper's,
-by way of CutMix's, is 8 (pretrain/inspect/attacks.py says what is known of it).
+CHECKPOINT is a file of tools/pretrain.py, which says everything itself, or any other ResNet checkpoint with a
+classifier: torchvision's, timm's, the authors' and CutMix's releases. Epsilons are in levels of 255, max-norm; the
+paper's, by way of CutMix's, is 8 (pretrain/inspect/attacks.py says what is known of it).
 
 Example:
   python tools/attack.py output/r50_saliencymix/model_final.pth --data-root /data/imagenet --output attack.json
@@ -17,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.run.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_evaluation_arguments, make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -30,19 +31,27 @@ def main(argv: list[str] | None = None) -> int | None:
         if getattr(args, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 0")
 
+    from pretrain.inspect.accuracy import open_validation
     from pretrain.inspect.attacks import Attack
-    from pretrain.inspect.robustness import measure_robustness
+    from pretrain.inspect.pretrained import open_pretrained, reading_of
+    from pretrain.inspect.robustness import check_attacks, measure_robustness
     from pretrain.run.files import atomic_write
     from pretrain.run.processes import select_device
 
     attacks = [Attack(name, epsilon, args.steps, args.step_size) for name in args.attacks for epsilon in args.epsilons]
+    check_attacks(attacks)
+    pretrained = open_pretrained(args.checkpoint, reading_of(args))
+    for note in pretrained.notes:
+        print(f"note: {note}")
     report = measure_robustness(
-        args.checkpoint,
-        args.data_root,
+        open_validation(
+            pretrained,
+            args.data_root,
+            num_images=args.num_images,
+            batch_size=args.batch_size,
+            device=select_device(args.device),
+        ),
         attacks,
-        num_images=args.num_images,
-        batch_size=args.batch_size,
-        device=select_device(args.device),
         seed=args.seed,
         on_result=print_result,
     )
@@ -59,7 +68,7 @@ def print_result(name: str, epsilon: float, top1: float) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file of tools/pretrain.py")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights file; nothing in it is executed")
     parser.add_argument(
         "--data-root",
         required=True,
@@ -85,6 +94,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--batch-size", type=int, default=0, metavar="N", help="0: that of the checkpoint's evaluation")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of PGD's random starts")
+    add_evaluation_arguments(parser)
     return parser.parse_args(argv)
 
 

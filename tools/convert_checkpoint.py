@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.run.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_weights_arguments, make_parser, run_tool, setup_logging
 
 
 def make_arguments() -> argparse.ArgumentParser:
@@ -23,8 +23,7 @@ def make_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "target", metavar="TARGET", type=Path, help=".pth (safe to load) or .pkl (Detectron2's older convention)"
     )
-    parser.add_argument("--prefix", help="take the network under this prefix and drop what lies beside it")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights of a checkpoint that has them")
+    says = add_weights_arguments(parser)
     parser.add_argument("--reverse", action="store_true", help="from Detectron2's names to torchvision's")
     parser.add_argument(
         "--no-verify",
@@ -33,11 +32,6 @@ def make_arguments() -> argparse.ArgumentParser:
         help="do not run the two networks; names, shapes and values are checked even so",
     )
     parser.add_argument("--explain", action="store_true", help="also print the YAML that fits the backbone")
-    says = parser.add_argument_group("what the file does not say; without these it is assumed, and a note says so")
-    for name in ("mean", "std"):
-        says.add_argument(
-            f"--pixel-{name}", nargs=3, type=float, metavar=("R", "G", "B"), help="of 0..255 pixels, in this order"
-        )
     says.add_argument("--channel-order", choices=("RGB", "BGR"), help="in which the network reads a picture")
     says.add_argument(
         "--stride-in-1x1",
@@ -57,8 +51,9 @@ def main(argv: list[str] | None = None) -> int | None:
     import json
 
     from detection.convert.backbone_file import convert_file
-    from detection.convert.card import Preprocessing, yaml_fragment
+    from detection.convert.card import yaml_fragment
     from detection.convert.verify import describe
+    from pretrain.weights.description import Preprocessing
 
     conversion = convert_file(
         args.source,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.convert.card import NOTHING_SAID, TOOLKIT, Preprocessing, assumptions, in_rgb, make_card
+from detection.convert.card import TOOLKIT, in_rgb, make_card
 from pretrain.run.files import sha256
+from pretrain.weights.description import NOTHING_SAID, Preprocessing, assumptions
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import check_backbone, convert_state_dict, count_dropped, dropped_by, revert_state_dict
-from pretrain.weights.networks import DETECTRON2, TORCHVISION, find_network
+from pretrain.weights.networks import DETECTRON2, TORCHVISION, as_float32, find_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ def _convert(
 ) -> Conversion:
     network = find_network(content, DETECTRON2 if reverse else TORCHVISION, prefix=prefix, ema=ema)
     notes = list(network.notes)
-    state = _as_float32({key: value for key, value in network.state.items() if dropped_by(key) is None}, notes)
+    state = as_float32({key: value for key, value in network.state.items() if dropped_by(key) is None}, notes)
     torchvision_state, detectron2_state = (
         (revert_state_dict(state), state) if reverse else (state, convert_state_dict(state))
     )
@@ -175,27 +176,6 @@ def _check_target(source: Path, target: Path, *, reverse: bool) -> None:
         raise ValueError(f"target {target} is a folder; expected a file name")
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise ValueError(f"source and target are the same file, {source}")
-
-
-def _as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
-    """Return copies of tensors or NumPy arrays as float32, each with memory of its own."""
-    import numpy as np
-    import torch
-
-    tensors, types = {}, set()
-    for key, value in state.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
-            kind = getattr(value, "dtype", type(value).__name__)
-            raise ValueError(f"{key!r} holds {kind} values; expected a dense floating-point tensor")
-        if value.is_meta:
-            raise ValueError(f"{key!r} has no values (it lies on the meta device)")
-        types.add(value.dtype)
-        tensors[key] = value.detach().to(torch.float32, copy=True).contiguous()
-    if types - {torch.float32}:
-        notes.append(f"{', '.join(sorted(map(str, types - {torch.float32})))} converted to torch.float32")
-    return tensors
 
 
 def _verify(

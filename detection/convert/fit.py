@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from detection.convert.card import brief, check_card
+from detection.convert.card import check_card
+from pretrain.weights.description import brief
 from pretrain.weights.files import read_weights
 from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS
 

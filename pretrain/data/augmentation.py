@@ -40,8 +40,13 @@ def train_transform(cfg: CfgNode) -> v2.Compose:
 
 def eval_transform(cfg: CfgNode) -> v2.Compose:
     """Picture as above -> the centre ``uint8 (3, S, S)`` of the picture resized to DATA.EVAL_RESIZE."""
+    interpolation = v2.InterpolationMode(cfg.DATA.EVAL_INTERPOLATION)
     return v2.Compose(
-        [v2.Resize(cfg.DATA.EVAL_RESIZE, antialias=True), v2.CenterCrop(cfg.DATA.IMAGE_SIZE), v2.PILToTensor()]
+        [
+            v2.Resize(cfg.DATA.EVAL_RESIZE, interpolation, antialias=True),
+            v2.CenterCrop(cfg.DATA.IMAGE_SIZE),
+            v2.PILToTensor(),
+        ]
     )
 
 

@@ -57,6 +57,26 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, example: str) -> No
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys set after the file")
 
 
+def add_weights_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add which network of a weights file is meant, and a group for what the file does not say; return that."""
+    parser.add_argument("--prefix", help="take the network under this prefix and drop what lies beside it")
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights of a checkpoint that has them")
+    says = parser.add_argument_group("what the file does not say; without these it is assumed, and a note says so")
+    for name in ("mean", "std"):
+        says.add_argument(
+            f"--pixel-{name}", nargs=3, type=float, metavar=("R", "G", "B"), help="of 0..255 pixels, in this order"
+        )
+    return says
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``add_weights_arguments`` and how a classifier is shown its validation pictures."""
+    says = add_weights_arguments(parser)
+    says.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the centre crop that is evaluated")
+    says.add_argument("--eval-resize", type=int, metavar="PIXELS", help="shorter side before the centre crop")
+    says.add_argument("--interpolation", metavar="NAME", help="of that resizing: bilinear, bicubic")
+
+
 def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) -> None:
     """Send the toolkit's log to stderr and, with ``output_dir``, append it to ``output_dir/log.txt``.
 

@@ -11,9 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pretrain.weights.namings import CIFAR_STEM, TRAINING_ONLY, convert_state_dict, revert_state_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A dict of this name holds the moving average of the weights: ours, torchvision's reference script, timm.
 EMA_NAMES = ("ema", "model_ema", "state_dict_ema")
@@ -121,6 +124,33 @@ def find_network(
     others = [other for other in candidates if other.fault is None and other is not match]
     beside = _count_beside(match, others, explicit=prefix is not None)
     return Network(match.state(), match.full_prefix, match.ema, beside, tuple(notes), _metadata(content))
+
+
+def as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+    """Return copies of tensors or NumPy arrays as float32, each with memory of its own.
+
+    ``notes`` gets a sentence where they were of another type.
+
+    Raises:
+        ValueError: a value is no dense floating-point tensor, or has no values.
+    """
+    import numpy as np
+    import torch
+
+    tensors, types = {}, set()
+    for key, value in state.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"{key!r} holds {kind} values; expected a dense floating-point tensor")
+        if value.is_meta:
+            raise ValueError(f"{key!r} has no values (it lies on the meta device)")
+        types.add(value.dtype)
+        tensors[key] = value.detach().to(torch.float32, copy=True).contiguous()
+    if types - {torch.float32}:
+        notes.append(f"{', '.join(sorted(map(str, types - {torch.float32})))} converted to torch.float32")
+    return tensors
 
 
 @dataclass

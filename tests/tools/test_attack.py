@@ -185,14 +185,13 @@ def test_attack__refuses(attack, tmp_path, monkeypatch, arguments, message):
 
 
 @pytest.mark.parametrize("content, message", [
-    (None, r"checkpoint .*x\.pth does not exist"),
-    ({"state_dict": {}}, r"x\.pth is not a checkpoint of tools/pretrain\.py: it lacks model, config, arch, method"),
-    ([1], r"x\.pth is not a checkpoint of tools/pretrain\.py"),
+    (None, r"weights file .*x\.pth does not exist"),
+    ({"state_dict": {}}, r"x\.pth: no ResNet in torchvision's names: none of 0 keys"),
     ({"config": "NO_SUCH_KEY: 1"}, r"x\.pth: its config cannot be used \(.*NO_SUCH_KEY"),
     ({"arch": "resnet18"}, r"x\.pth holds a resnet18, but MODEL\.ARCH is resnet50"),
     ({"model": {"conv.weight": torch.zeros(1)}}, r"x\.pth does not fit resnet50"),
 ])  # fmt: skip
-def test_attack__refuses_what_is_no_checkpoint_of_ours(load_tool, run, tmp_path, content, message):
+def test_attack__refuses_what_is_no_checkpoint(load_tool, run, tmp_path, content, message):
     if isinstance(content, dict) and "state_dict" not in content:
         content = {**load_checkpoint(run / "run" / "model_final.pth"), **content}
     if content is not None:

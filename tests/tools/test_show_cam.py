@@ -140,7 +140,7 @@ DRAWN = ["--data-root", "."]
     ([*DRAWN, "--method", "cutout"], "--method is 'cutout'; expected one of saliencymix, cutmix, mixup"),
     ([*DRAWN, "--checkpoints", "one.pth"], r"--checkpoints: expected NAME=FILE, but got 'one\.pth'"),
     ([*DRAWN, "--checkpoints", "a=one.pth", "a=two.pth"], "--checkpoints: the name 'a' is given twice"),
-    ([*DRAWN, "--checkpoints", "a=three.pth"], r"checkpoint three\.pth does not exist"),
+    ([*DRAWN, "--checkpoints", "a=three.pth"], r"weights file three\.pth does not exist"),
     (["--data-root", "nowhere"], "nowhere.val: no such folder"),
     (["--pictures", "val/dark/0.png"], "--pictures are pairs, source and target, but got 1 files"),
     (["--pictures", "val/dark/0.png", "val/dark/1.png"], "are both of the class dark; mix two classes"),

@@ -7,8 +7,9 @@ import torch
 import torchvision
 
 from detection.convert.backbone_file import convert_file
-from detection.convert.card import Preprocessing, load_card
+from detection.convert.card import load_card
 from pretrain.run.files import sha256
+from pretrain.weights.description import Preprocessing
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import convert_state_dict
 

@@ -7,14 +7,13 @@ import yaml
 
 from detection.config import get_cfg
 from detection.convert.card import (
-    Preprocessing,
-    assumptions,
     check_card,
     in_rgb,
     load_card,
     make_card,
     yaml_fragment,
 )
+from pretrain.weights.description import Preprocessing, assumptions
 from pretrain.weights.networks import find_network
 
 
