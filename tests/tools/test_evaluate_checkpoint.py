@@ -21,6 +21,18 @@ CLASSES = [f"n{number:08}" for number in range(7)]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
+@pytest.fixture(autouse=True)
+def load_in_this_process(monkeypatch):
+    """Starting loading processes takes longer than reading 21 pictures."""
+
+    def without_workers():
+        cfg = get_cfg()
+        cfg.DATA.NUM_WORKERS = 0
+        return cfg
+
+    monkeypatch.setattr(pretrain.inspect.pretrained, "get_cfg", without_workers)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Return a folder with val/: seven classes of three JPEGs each, of sizes around 300 pixels."""
@@ -38,6 +50,13 @@ def data(tmp_path_factory):
 def pictures(data):
     """Return (picture, label) of every file, as torchvision's ImageFolder has them."""
     return list(torchvision.datasets.ImageFolder(str(data / "val")))
+
+
+SMALL = ("--image-size", "96", "--eval-resize", "112")  # in a fifth of the time
+
+
+def small_view():
+    return reference_view(112, 96)
 
 
 def reference_view(resize=256, crop=224, interpolation=transforms.InterpolationMode.BILINEAR):
@@ -129,11 +148,11 @@ def test_evaluate__as_the_user_says(evaluate, data, model):
     (["--pixel-mean", "0", "0", "0"], {"mean": [0, 0, 0]}), (["--pixel-std", "255", "255", "255"], {"std": [1, 1, 1]}),
 ], ids=["mean", "std"])  # fmt: skip
 def test_evaluate__with_another_mean_or_std(evaluate, data, model, says, change):
-    view = reference_view()
+    view = small_view()
     view.transforms[-1] = transforms.Normalize(**{"mean": MEAN, "std": STD, **change})
     expected = reference_hits(model, data, view)
-    assert expected != reference_hits(model, data, reference_view())
-    report = evaluate(model.state_dict(), *says)
+    assert expected != reference_hits(model, data, small_view())
+    report = evaluate(model.state_dict(), *says, *SMALL)
     assert [report["top1"], report["top5"]] == pytest.approx(expected, abs=1e-5)
 
 
@@ -154,7 +173,7 @@ def test_evaluate__a_release_is_known_by_its_hash(evaluate, model, monkeypatch, 
 
 def test_attack__fgsm_on_published_weights_is_a_few_lines(evaluate, data, model):
     """Eight levels of 255 along the sign of the gradient, in pixels, clipped to what a picture can hold."""
-    view = reference_view()
+    view = small_view()
     normalise = view.transforms.pop()
     hits = 0
     for picture, label in pictures(data):
@@ -162,9 +181,9 @@ def test_attack__fgsm_on_published_weights_is_a_few_lines(evaluate, data, model)
         functional.cross_entropy(model(normalise(image)), torch.tensor([label])).backward()
         attacked = (image.detach() + 8 / 255 * image.grad.sign()).clamp(0, 1)
         hits += int(model(normalise(attacked)).argmax() == label)
-    report = evaluate(model.state_dict(), "--attacks", "fgsm", "--epsilons", "8", tool="attack")
+    report = evaluate(model.state_dict(), "--attacks", "fgsm", "--epsilons", "8", *SMALL, tool="attack")
     assert report["attacks"][0]["top1"] == pytest.approx(100 * hits / 21)
-    assert report["clean_top1"] == pytest.approx(reference_hits(model, data, reference_view())[0], abs=1e-5)
+    assert report["clean_top1"] == pytest.approx(reference_hits(model, data, small_view())[0], abs=1e-5)
     assert hits / 21 != report["clean_top1"] / 100
     assert report["protocol"]["arch"] == "resnet18"
     assert report["protocol"]["method"] is None
@@ -175,13 +194,13 @@ def test_evaluate__averaged_weights_and_those_under_a_prefix(evaluate, data, mod
     other["fc.bias"] = other["fc.bias"].roll(1)
     rolled = torchvision.models.resnet18(num_classes=7).eval()
     rolled.load_state_dict(other)
-    expected = reference_hits(rolled, data, reference_view())
-    assert expected != reference_hits(model, data, reference_view())
+    expected = reference_hits(rolled, data, small_view())
+    assert expected != reference_hits(model, data, small_view())
     content = {"model": model.state_dict(), "model_ema": other}
-    assert evaluate(content)["top1"] == pytest.approx(reference_hits(model, data, reference_view())[0], abs=1e-5)
-    assert evaluate(content, "--ema")["top1"] == pytest.approx(expected[0], abs=1e-5)
+    assert evaluate(content, *SMALL)["top1"] == pytest.approx(reference_hits(model, data, small_view())[0], abs=1e-5)
+    assert evaluate(content, "--ema", *SMALL)["top1"] == pytest.approx(expected[0], abs=1e-5)
     two = {"a." + key: value for key, value in model.state_dict().items()} | {"b." + key: other[key] for key in other}
-    assert evaluate(two, "--prefix", "b.")["top1"] == pytest.approx(expected[0], abs=1e-5)
+    assert evaluate(two, "--prefix", "b.", *SMALL)["top1"] == pytest.approx(expected[0], abs=1e-5)
 
 
 def own_checkpoint(model, folder, **entries):
@@ -195,13 +214,13 @@ def own_checkpoint(model, folder, **entries):
 
 
 def test_evaluate__a_checkpoint_of_ours(evaluate, data, model, tmp_path):
-    expected = reference_hits(model, data, reference_view())
-    report = evaluate(own_checkpoint(model, tmp_path, top1=55.5, top5=88.25))
+    expected = reference_hits(model, data, small_view())
+    report = evaluate(own_checkpoint(model, tmp_path, top1=55.5, top5=88.25), *SMALL)
     assert [report["top1"], report["top5"]] == pytest.approx(expected, abs=1e-5)
     assert report["stated"] == {"top1": 55.5, "top5": 88.25}
     assert report["protocol"]["notes"] == []
     worse = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
-    averaged = evaluate(own_checkpoint(model, tmp_path, top1=55.5, ema=worse), "--ema")
+    averaged = evaluate(own_checkpoint(model, tmp_path, top1=55.5, ema=worse), "--ema", *SMALL)
     assert averaged["top1"] == pytest.approx(100 / 7)  # the first class, always
     assert averaged["stated"] == {"top1": None, "top5": None}
 
