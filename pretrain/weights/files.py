@@ -37,12 +37,46 @@ def read_weights(path: Path | str) -> Any:
     return {TORCH: _read_torch, PICKLE: _read_pickle, SAFETENSORS: _read_safetensors}[kind](path)
 
 
+def refuse_address(path: Path | str) -> None:
+    """Refuse an address where a file is meant: nothing is fetched behind the user's back.
+
+    Raises:
+        AddressError: with the two lines that fetch it.
+    """
+    found = re.fullmatch(r"(https?|detectron2|hf):/{1,2}(.+)", str(path))  # a Path has lost one of the slashes
+    if not found:
+        return
+    scheme, rest = found.groups()
+    if scheme == "detectron2":
+        scheme, rest = "https", f"dl.fbaipublicfiles.com/detectron2/{rest}"
+    if scheme == "hf":
+        owner, _, name = rest.partition("/")
+        name, _, file = name.partition("/")
+        fetch = f"hf download {_quoted(f'{owner}/{name}')} {_quoted(file)} --local-dir ."
+    else:
+        fetch = f"curl --fail --location --remote-name {_quoted(f'{scheme}://{rest}')}"
+    raise AddressError(str(path), fetch, rest.rpartition("/")[2].partition("?")[0])
+
+
+class AddressError(ValueError):
+    """An address where a file is meant; ``faults`` are the lines that a tool shows."""
+
+    def __init__(self, address: str, fetch: str, file: str):
+        self.faults = (
+            f"{address} is an address, and nothing is fetched without being asked; fetch it, then name the file:",
+            fetch,
+            f"... {_quoted(file)}",
+        )
+        super().__init__("\n".join(self.faults))
+
+
 def file_kind(path: Path) -> str:
     """Return which of `TORCH`, `PICKLE` and `SAFETENSORS` the first bytes of a file show.
 
     Raises:
         FileNotFoundError, ValueError: as `read_weights`.
     """
+    refuse_address(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a weights file")
     if not path.is_file():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -22,37 +19,10 @@ from pretrain.run.settings import (
     one_of,
     refuse_faults,
 )
-from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_metric
-
-ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
+from tools.studies.experiments import experiments, faults_of_opts, refuse_shared_names
 
 CHECKPOINTS = {"final": "model_final.pth", "best": "model_best.pth"}  # PRETRAIN.CHECKPOINT -> file of a pretraining
 KINDS = ("transfer", "classification", "robustness", "timing", "cam")
-MAX_LABEL_BYTES = 200  # of 255 that a folder's name may have
-EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", "CONFIG", "OPTS", "PAPER", "PAPER_STD", "PAPER_ONLY")
-# Keys that the study sets for every run, and where it takes them from. OPTS must not set them: it would be in vain.
-SET_BY_STUDY = {
-    "SEED": "set SEEDS", "OUTPUT_DIR": "set OUTPUT_DIR of the study", "DATA.ROOT": "set PRETRAIN.DATA_ROOT",
-    "VOC.ROOT": "set DETECTION.VOC_ROOT", "MODEL.WEIGHTS": "add a row to EXPERIMENTS",
-}  # fmt: skip
-
-
-class Experiment(NamedTuple):
-    """A row of a study's table: how its networks are pretrained, and what the paper reports for it."""
-
-    method: str  # the row's label; more than MIXING.METHOD where a study compares variants of one method
-    model: str
-    data: str
-    config: Path
-    opts: tuple[str, ...]  # KEY VALUE pairs
-    paper: dict[str, float]  # metric -> published number
-    paper_std: dict[str, float]  # metric -> standard deviation of that number
-    paper_only: dict[str, float]  # name of a column that only the paper has -> its number
-
-    @property
-    def name(self) -> str:
-        """The labels as a path, such as ``ResNet-50/ImageNet/cutmix``."""
-        return "/".join(label for label in (self.model, self.data, self.method) if label)
 
 
 def get_cfg() -> CfgNode:
@@ -68,6 +38,11 @@ def get_cfg() -> CfgNode:
     # A list of mappings with EXPERIMENT_KEYS: METHOD, MODEL and DATA label the row; CONFIG is a file of pretraining,
     # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers, PAPER_STD to their
     # standard deviations, PAPER_ONLY names of further columns of the paper's table to their numbers.
+    # Instead of CONFIG a row may have WEIGHTS: a file of weights that are there already, from the working folder, or
+    # "random" (kind transfer: a detector trained from nothing, the calibrator). What such a file does not say stands
+    # beside it, READING_KEYS: PREFIX, EMA, PIXEL_MEAN and so on, as the options of the tools are called. EPOCH (kind
+    # classification) says of which epoch they are, "last" or "best"; DETECTION_OPTS (kind transfer) are the KEY VALUE
+    # pairs by which the detector reads pictures as these weights want them (DETECTION_KEYS).
     cfg.EXPERIMENTS = []
     cfg.PAPER = CfgNode()
     cfg.PAPER.TABLE = ""  # which of the paper's tables or figures this is
@@ -183,113 +158,17 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = load_config(get_cfg(), config_file, opts)
     refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
-    _refuse_shared_names([experiment.name for experiment in experiments(cfg)])
+    refuse_shared_names([experiment.name for experiment in experiments(cfg)])
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
     cfg.freeze()
     return cfg
 
 
-def folder_name(name: str) -> str:
-    """Return ``name``, of an experiment or a stage, as the path of its folder."""
-    return re.sub(r"[^\w./+-]", "_", name)
-
-
-def _refuse_shared_names(names: Sequence[str]) -> None:
-    """Refuse rows that the study could not tell apart: in its list, in its folder or on its page."""
-    remedy = "give every row its own METHOD, MODEL or DATA"
-    by_folder: dict[str, str] = {}
-    by_label: dict[str, str] = {}
-    for name in names:
-        if name in by_folder.values():
-            raise ValueError(f"EXPERIMENTS: {name} stands there twice; {remedy}")
-        label = name.replace("/", " ")
-        if label in by_label:
-            raise ValueError(f"EXPERIMENTS: {by_label[label]} and {name} have one name, {label}, on the page; {remedy}")
-        # Some file systems do not tell apart large and small letters, nor the ways to write an accent.
-        folder = unicodedata.normalize("NFC", folder_name(unicodedata.normalize("NFC", name)).casefold())
-        if folder in by_folder:
-            raise ValueError(
-                f"EXPERIMENTS: {by_folder[folder]} and {name} would share the folder {folder_name(name)}, or do on "
-                f"some file systems; {remedy}"
-            )
-        by_folder[folder] = by_label[label] = name
-
-
-def experiments(cfg: CfgNode) -> list[Experiment]:
-    """Return EXPERIMENTS in order.
-
-    Raises:
-        ValueError: an entry with a missing, unknown or wrong key; its number, from 1, and the key are named.
-    """
-    if not cfg.EXPERIMENTS:
-        raise ValueError("EXPERIMENTS is empty; list at least one, with METHOD and CONFIG")
-    return [_experiment(number, entry) for number, entry in enumerate(cfg.EXPERIMENTS, start=1)]
-
-
-def _experiment(number: int, entry: Any) -> Experiment:
-    where = f"EXPERIMENTS, entry {number}"
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected a mapping with METHOD and CONFIG, but got {entry!r}")
-    unknown = [key for key in entry if key not in EXPERIMENT_KEYS]
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]}; expected {', '.join(EXPERIMENT_KEYS)}")
-    for key in ("METHOD", "CONFIG"):
-        if not entry.get(key):
-            raise ValueError(f"{where} has no {key}")
-    opts = entry.get("OPTS", [])
-    if not isinstance(opts, list) or len(opts) % 2:
-        raise ValueError(f"{where}: OPTS expects a list of KEY VALUE pairs, but got {opts!r}")
-    refuse_faults([f"{where}: {fault}" for fault in _faults_of_opts("OPTS", opts)])
-    paper = _numbers(where, entry, "PAPER", "metrics")
-    paper_std = _numbers(where, entry, "PAPER_STD", "metrics")
-    paper_only = _numbers(where, entry, "PAPER_ONLY", "names of columns")
-    for name, std in paper_std.items():
-        if name not in paper:
-            raise ValueError(f"{where}: PAPER_STD names {name}, of which PAPER has no number")
-        if std < 0:
-            raise ValueError(f"{where}: PAPER_STD has {std} for {name}; expected at least 0")
-    for name in paper:
-        if not has_metric(str(name)):
-            known = [metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)]
-            near = difflib.get_close_matches(str(name), [*known, "clean_top1", "fgsm_8"], n=1, cutoff=0.0)
-            raise ValueError(f"{where}: PAPER names {name}, which no table has; did you mean {near[0]}?")
-    labels = [str(entry.get(key, "")) for key in ("METHOD", "MODEL", "DATA")]
-    for label in labels:
-        if "/" in label or label.startswith("."):
-            raise ValueError(f"{where}: {label!r} names a folder and must not hold a slash or begin with a dot")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
-            raise ValueError(f"{where}: {label!r} names a folder and must not hold a control character")
-        if len(label.encode()) > MAX_LABEL_BYTES:
-            raise ValueError(f"{where}: {label[:40]!r}... names a folder and has more than {MAX_LABEL_BYTES} bytes")
-    return Experiment(*labels, repository_file(entry["CONFIG"]), tuple(map(str, opts)), paper, paper_std, paper_only)
-
-
-def _numbers(where: str, entry: dict[str, Any], key: str, names: str) -> dict[str, float]:
-    numbers = entry.get(key, {})
-    if not isinstance(numbers, dict) or not all(map(is_number, numbers.values())):
-        raise ValueError(f"{where}: {key} expects a mapping from {names} to numbers, but got {numbers!r}")
-    return {str(name): number for name, number in numbers.items()}
-
-
-def repository_file(path: Path | str) -> Path:
-    """Return the absolute path of a config that a study names: from here, else from the repository's root."""
-    return path.resolve() if (path := Path(path)).is_file() else ROOT / path
-
-
-def _faults_of_opts(where: str, opts: Sequence[Any]) -> list[str]:
-    keys = [str(key) for key in opts[::2]]
-    return [
-        f"{where} sets {key}, which the study sets for every run; {SET_BY_STUDY[key]} instead"
-        for key in dict.fromkeys(keys)
-        if key in SET_BY_STUDY
-    ]
-
-
 def _contradictions(cfg: CfgNode) -> list[str]:
     made = cfg.DIGITS.TRAIN_PER_CLASS > 0
     faults = [
-        *_faults_of_opts("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS),
-        *_faults_of_opts("DETECTION.OPTS", cfg.DETECTION.OPTS),
+        *faults_of_opts("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS),
+        *faults_of_opts("DETECTION.OPTS", cfg.DETECTION.OPTS),
     ]
     if made and cfg.PRETRAIN.DATA_ROOT:
         faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypedDict
 
 from fvcore.common.config import CfgNode
 
-from tools.studies.config import ROOT
+from tools.studies.experiments import ROOT
 from tools.studies.planning.stages import Stage
 from tools.studies.records import find_record, write_record
 from tools.studies.worker import GRACE_SECONDS, StageJob

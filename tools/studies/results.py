@@ -11,12 +11,12 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from detection.evaluation.intervals import difference, judge, summarise
-from tools.studies.config import Experiment, experiments
+from tools.studies.experiments import Experiment, experiments
 from tools.studies.pages import write_pages
-from tools.studies.planning.plan import Plan
+from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
 from tools.studies.records import LOG, Result, failure_message
-from tools.studies.values import FINAL_STAGE, Metric, metrics_of, numbers_of, with_best_epoch
+from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
 
 BASELINE = "baseline"
 NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
@@ -137,12 +137,14 @@ def _row(
         "paper": dict(experiment.paper),
         "paper_std": dict(experiment.paper_std),
         "paper_only": dict(experiment.paper_only),
-        "runs": [_run(plan, experiment, seed, results, failed) for seed in _seeds(plan)],
+        "runs": [_run(plan, experiment, seed, results, failed) for seed in _seeds(plan, experiment)],
     }
 
 
-def _seeds(plan: Plan) -> Sequence[int]:
-    return (0,) if plan.cfg.KIND == "timing" else plan.cfg.SEEDS  # times are repeated in rounds, not over seeds
+def _seeds(plan: Plan, experiment: Experiment) -> Sequence[int]:
+    if plan.cfg.KIND == "timing":
+        return (0,)  # times are repeated in rounds, not over seeds
+    return seeds_of(plan.cfg, experiment)
 
 
 def _run(
@@ -160,6 +162,8 @@ def _run(
     values = numbers_of(plan.cfg.KIND, result["values"], experiment.name)
     if chain[-1].kind == "pretrain":
         values = with_best_epoch(values, chain[-1].folder)
+    if chain[-1].kind == "accuracy" and experiment.epoch == "best":
+        values = {f"best_{name}": value for name, value in values.items()}
     link = _href(plan, chain[-1], result["link"] or LOG)
     whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
     seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
@@ -170,13 +174,13 @@ def _chain(plan: Plan, experiment: Experiment, seed: int) -> list[Stage]:
     """Return the stages that are this run's alone, the last one with its numbers last."""
     if plan.cfg.KIND == "timing":
         return [plan.stages[-1]]
-    final = FINAL_STAGE[plan.cfg.KIND]
+    final = FINAL_STAGES[plan.cfg.KIND]
     chain = [
         stage
         for stage in plan.stages
         if stage.experiment is not None and stage.experiment.name == experiment.name and stage.seed in (seed, None)
     ]
-    return [stage for stage in chain if stage.kind != final] + [stage for stage in chain if stage.kind == final]
+    return sorted(chain, key=lambda stage: stage.kind in final)
 
 
 def _reference(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -219,7 +223,8 @@ def _protocol(plan: Plan) -> dict[str, Any]:
                     value = None  # the settings of every run of a timing, which stand in its JSON
                 _keep_if_shared(protocol, f"{stage.kind}: {key}", value)
     for experiment in experiments(cfg):
-        protocol[f"config of {experiment.name}"] = " ".join([experiment.config.name, *experiment.opts])
+        if experiment.config:
+            protocol[f"config of {experiment.name}"] = " ".join([experiment.config.name, *experiment.opts])
     return {key: value for key, value in protocol.items() if value is not None}
 
 

@@ -41,6 +41,13 @@ class Report(TypedDict):
     coco: AveragePrecision
 
 
+class Accuracy(TypedDict):
+    """What a table shows of the JSON of tools/evaluate_checkpoint.py."""
+
+    top1_error: Finite
+    top5_error: Finite
+
+
 class OneAttack(TypedDict):
     attack: str
     epsilon: Finite
@@ -92,7 +99,11 @@ TIMING = (
     Metric("seconds_per_iteration", "time of an iteration", "s", True),
     Metric("relative_time", "relative to the first", "", True),
 )
-FINAL_STAGE = {"transfer": "evaluate", "classification": "pretrain", "robustness": "attack"}  # has a row's numbers
+FINAL_STAGES = {  # KIND -> kinds of stages that a row's numbers come from
+    "transfer": ("evaluate",),
+    "classification": ("pretrain", "accuracy"),
+    "robustness": ("attack",),
+}
 
 
 def has_metric(name: str) -> bool:
@@ -139,6 +150,9 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values
             "coco_AP75": report["coco"]["AP75"],
         }
         return values, str(Path(outputs[0]).with_name("report.html"))
+    if kind == "accuracy":
+        errors = read_record(folder / outputs[0], Accuracy, "the JSON of tools/evaluate_checkpoint.py")
+        return dict(errors), outputs[0]
     if kind == "attack":
         content = read_record(folder / outputs[0], Robustness, "the JSON of tools/attack.py")
         attacks = {f"{one['attack']}_{one['epsilon']:g}": one["top1"] for one in content["attacks"]}

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pretrain.run.cli import one_line
-from tools.studies.config import ROOT
+from tools.studies.experiments import ROOT
 from tools.studies.planning.code_version import STAGES, stage_version
 from tools.studies.planning.provenance import present_versions
 from tools.studies.records import (

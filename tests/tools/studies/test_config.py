@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from tools.studies.config import ROOT, experiments, load_study
+from tools.studies.config import load_study
+from tools.studies.experiments import ROOT, experiments
 
 CONFIG = "pretrain/configs/imagenet_r50_baseline.yaml"
 STUDY = {

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools.studies.config import ROOT, get_cfg
+from tools.studies.config import get_cfg
+from tools.studies.experiments import ROOT
 from tools.studies.launchers import LocalLauncher
 from tools.studies.planning.cost import Estimates
 from tools.studies.records import FAILURE, LOG, RESULT

@@ -10,7 +10,8 @@ from detection.config import load_detection_config
 from detection.evaluation.comparison import PAPER_PROTOCOL, PAPER_TABLE
 from pretrain.config import load_pretrain_config
 from pretrain.names import SALIENCIES
-from tools.studies.config import experiments, load_study
+from tools.studies.config import load_study
+from tools.studies.experiments import experiments
 from tools.studies.planning.plan import make_plan
 from tools.studies.values import metrics_of
 

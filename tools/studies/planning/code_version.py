@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tools.studies.config import ROOT
+from tools.studies.experiments import ROOT
 
 # Where the code of a stage begins. A long stage does not begin at its tool, whose help is text that counts.
 STAGES = {
@@ -23,6 +23,7 @@ STAGES = {
     "fine_tune": ("detection.engines.{engine}",),
     "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
     "comparison": ("detection.evaluation.comparison", "detection.report.comparison"),
+    "accuracy": ("pretrain.inspect.accuracy",),
     "attack": ("pretrain.inspect.robustness",),
     "timing": ("tools.benchmarks.methods",),
     "cam": ("pretrain.inspect.cam_sheet",),

@@ -16,13 +16,13 @@ from detection.config import read_detection_config
 from detection.datasets.coco import report_name
 from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
-from pretrain.config import load_pretrain_config
-from tools.studies.config import CHECKPOINTS, Experiment, experiments, get_cfg, repository_file
+from tools.studies.config import get_cfg
+from tools.studies.experiments import RANDOM, Experiment, experiments, repository_file
 from tools.studies.planning.data import StudyData, scenes_root
+from tools.studies.planning.networks import FINAL, ONE_PROCESS, Networks
 from tools.studies.planning.stages import Stage, StageBook, differing, tool, words
 
-FINAL = CHECKPOINTS["final"]
-ONE_PROCESS = {"processes": 1}  # what a stage ran on where it does not say
+TRAINS_NORMS = "detection/configs/voc_r50_c4_moco.yaml"  # the protocol in which checkpoints are compared
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,6 @@ class _Planner:
     def __init__(self, cfg: CfgNode, study: str, book: StageBook):
         self.cfg, self.study, self.book = cfg, study, book
         self.defaults = get_cfg()
-        self.checkpoint = CHECKPOINTS[cfg.PRETRAIN.CHECKPOINT]
-        self.taken = {"CHECKPOINT": cfg.PRETRAIN.CHECKPOINT}  # an input of the stages that take it
-        self.taken_defaults = {"CHECKPOINT": self.defaults.PRETRAIN.CHECKPOINT}
         self.experiments = experiments(cfg)
         self.engine = cfg.DETECTION.ENGINE
         if self.engine == "auto":
@@ -82,15 +79,18 @@ class _Planner:
             config = repository_file(cfg.DETECTION.CONFIG)
             self.detection = read_detection_config(config, self.detection_opts)
             _check_data_named(self.detection)
+            if any(one.weights == RANDOM for one in self.experiments):
+                _check_trainable(self.detection)
             largest = ["SEED", str(max(cfg.SEEDS))]  # refused where too large
             read_detection_config(config, [*self.detection_opts, *largest])
             self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
         self.data = StudyData(cfg, book, self.detection)
+        self.networks = Networks(cfg, book, self.data)
 
     def stages(self) -> list[Stage]:
         make = {
             "transfer": self._transfer,
-            "classification": self._pretrained,
+            "classification": self._classification,
             "robustness": self._robustness,
             "timing": self._timing,
             "cam": self._cam,
@@ -102,15 +102,23 @@ class _Planner:
 
     def _transfer(self) -> None:
         runs = [
-            self._evaluate(experiment, seed, self._fine_tune(experiment, seed, self._convert(pretrained)))
-            for experiment, seed, pretrained in self._pretrained()
+            self._evaluate(experiment, seed, self._fine_tune(experiment, seed, self.networks.convert(experiment, seed)))
+            for experiment, seed in self._by_seed()
         ]
         if len(runs) > 1:
             self._comparison(runs)
 
+    def _classification(self) -> None:
+        for experiment, seed in self._by_seed():
+            if experiment.config:
+                self.networks.pretrain(experiment, seed)
+            else:
+                self._accuracy(experiment, seed)
+
     def _robustness(self) -> None:
         attack = self.cfg.ATTACK
-        for experiment, seed, pretrained in self._pretrained():
+        for experiment, seed in self._by_seed():
+            checkpoint = self.networks.checkpoint(experiment, seed)
             flags = {
                 "--data-root": self.data.pictures(),
                 "--attacks": attack.METHODS,
@@ -122,21 +130,22 @@ class _Planner:
             self.book.add(
                 f"{experiment.name}/seed{seed}/attack",
                 "attack",
-                lambda folder, model=pretrained.folder / self.checkpoint, flags=flags: [
+                lambda folder, checkpoint=checkpoint, flags=flags: [
                     *tool("attack"),
-                    str(model),
+                    str(checkpoint.path),
+                    *checkpoint.flags,
                     *words({**flags, "--output": folder / "attack.json"}),
                 ],
                 outputs=("attack.json",),
-                inputs={**attack, **self.taken, **self.data.real_pictures()},
-                defaults={**self.defaults.ATTACK, **self.taken_defaults},
-                parents=self.data.with_pictures(pretrained),
+                inputs={**attack, **checkpoint.inputs, **self.data.real_pictures()},
+                defaults={**self.defaults.ATTACK, **self.networks.taken_defaults},
+                parents=self.data.with_pictures(*checkpoint.parents),
                 experiment=experiment,
                 seed=seed,
             )
 
     def _timing(self) -> None:
-        configs = {experiment.name: self._pretrain_config(experiment, 0) for experiment in self.experiments}
+        configs = {experiment.name: self.networks.pretrain_config(experiment, 0) for experiment in self.experiments}
         defaults = PRETRAIN_EFFECTS.first_values(get_pretrain_cfg())
         timed = {name: differing(PRETRAIN_EFFECTS.of_timing(cfg), defaults) for name, cfg in configs.items()}
 
@@ -166,9 +175,10 @@ class _Planner:
 
     def _cam(self) -> None:
         seed = self.cfg.SEEDS[0]
-        pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
+        shown = {self._label(one): self.networks.checkpoint(one, seed) for one in self.experiments}
+        weights = {name: one.inputs["weights"] for name, one in shown.items() if not one.parents}
         flags = {
-            "--checkpoints": [f"{name}={stage.folder / self.checkpoint}" for name, stage in pretrained.items()],
+            "--checkpoints": [f"{name}={one.path}" for name, one in shown.items()],
             "--data-root": self.data.pictures(),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
             "--seed": seed,
@@ -178,71 +188,49 @@ class _Planner:
             "cam",
             lambda folder: [*tool("show_cam"), *words({**flags, "--output": folder / "cam.png"})],
             outputs=("cam.png", "cam.json"),
-            inputs={**self.cfg.CAM, "seed": seed, **self.taken, **self.data.real_pictures()},
-            defaults={**self.defaults.CAM, **self.taken_defaults},
-            parents=self.data.with_pictures(*pretrained.values()),
+            inputs={
+                **self.cfg.CAM,
+                "seed": seed,
+                "weights": weights,
+                **self.networks.taken,
+                **self.data.real_pictures(),
+            },
+            defaults={**self.defaults.CAM, "weights": {}, **self.networks.taken_defaults},
+            parents=self.data.with_pictures(*(stage for one in shown.values() for stage in one.parents)),
             seed=seed,
         )
 
     # Their stages -----------------------------------------------------------------------------------------------------
 
-    def _pretrained(self) -> list[tuple[Experiment, int, Stage]]:
-        """Return every experiment with every seed, seed by seed, so that each method gets its first number early."""
+    def _by_seed(self) -> list[tuple[Experiment, int]]:
+        """Return every experiment with its seeds, seed by seed, so that each method gets its first number early."""
         return [
-            (experiment, seed, self._pretrain(experiment, seed))
+            (experiment, seed)
             for seed in self.cfg.SEEDS
             for experiment in self.experiments
+            if seed in seeds_of(self.cfg, experiment)
         ]
 
-    def _pretrain_config(self, experiment: Experiment, seed: int) -> CfgNode:
-        opts = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts, "SEED", str(seed)]
-        try:
-            return load_pretrain_config(experiment.config, opts)
-        except ValueError as error:
-            raise ValueError(f"experiment {experiment.name}: {error}") from error
-
-    def _pretrain(self, experiment: Experiment, seed: int) -> Stage:
-        shared = self.cfg.PRETRAIN.SEED >= 0
-        used = self.cfg.PRETRAIN.SEED if shared else seed
-        cfg = self._pretrain_config(experiment, used)
-        given = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts]
+    def _accuracy(self, experiment: Experiment, seed: int) -> Stage:
+        checkpoint = self.networks.checkpoint(experiment, seed)
         return self.book.add(
-            f"{experiment.name}/seed{used}/pretrain",
-            "pretrain",
+            f"{experiment.name}/accuracy",
+            "accuracy",
             lambda folder: [
-                *tool("pretrain", processes=self.cfg.GPUS),
-                *words({"--config-file": experiment.config}),
-                "--resume",
-                *given,
-                *words({"DATA.ROOT": self.data.pictures(), "OUTPUT_DIR": folder, "SEED": used}),
+                *tool("evaluate_checkpoint"),
+                str(checkpoint.path),
+                *checkpoint.flags,
+                *words({"--data-root": self.data.pictures(), "--output": folder / "accuracy.json"}),
             ],
-            outputs=tuple(dict.fromkeys((FINAL, self.checkpoint))),
-            inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self.data.real_pictures()},
-            defaults=PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS,
+            outputs=("accuracy.json",),
+            inputs={**checkpoint.inputs, **self.data.real_pictures()},
             parents=self.data.with_pictures(),
-            work=cfg.SOLVER.EPOCHS * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
-            processes=self.cfg.GPUS,
             experiment=experiment,
-            seed=None if shared else seed,
+            seed=seed,
         )
 
-    def _convert(self, pretrained: Stage) -> Stage:
-        return self.book.add(
-            f"{pretrained.name.rpartition('/')[0]}/convert",
-            "convert",
-            lambda folder: [
-                *tool("convert_checkpoint"),
-                *(str(path) for path in (pretrained.folder / self.checkpoint, folder / "backbone.pth")),
-            ],
-            outputs=("backbone.pth",),
-            inputs=self.taken,
-            defaults=self.taken_defaults,
-            parents=(pretrained,),
-            experiment=pretrained.experiment,
-            seed=pretrained.seed,
-        )
-
-    def _fine_tune(self, experiment: Experiment, seed: int, backbone: Stage) -> Stage:
+    def _fine_tune(self, experiment: Experiment, seed: int, backbone: Stage | None) -> Stage:
+        weights = backbone.folder / "backbone.pth" if backbone else ""
         solver, processes = self.detection.SOLVER, self.cfg.GPUS
         own_processes = self.engine == "detectron2" and processes > 1  # Detectron2 starts them itself
         return self.book.add(
@@ -252,19 +240,19 @@ class _Planner:
                 *tool("train_net", processes=1 if own_processes else processes),
                 *words({"--engine": self.engine, **({"--num-gpus": processes} if own_processes else {})}),
                 "--resume",
-                *self._detection_command(backbone.folder / "backbone.pth", folder, seed),
+                *self._detection_command(experiment, weights, folder, seed),
                 *words({"DATASETS.TEST": "()"}),
             ],
             outputs=(FINAL,),
             inputs={
-                **DETECTION_EFFECTS.of_training(self.detection),
+                **DETECTION_EFFECTS.of_training(self._detection_of(experiment)),
                 "SEED": seed,
                 "engine": self.engine,
                 "processes": processes,
                 **self.data.real_scenes(),
             },
             defaults=self.detection_defaults,
-            parents=self.data.with_scenes(backbone),
+            parents=self.data.with_scenes(*([backbone] if backbone else [])),
             work=solver.MAX_ITER * solver.IMS_PER_BATCH,
             processes=processes,
             experiment=experiment,
@@ -279,11 +267,11 @@ class _Planner:
                 *tool("train_net"),
                 *words({"--engine": self.engine}),
                 "--eval-only",
-                *self._detection_command(trained.folder / FINAL, folder, seed),
+                *self._detection_command(experiment, trained.folder / FINAL, folder, seed),
             ],
             outputs=(f"inference/{report_name(self.detection.DATASETS.TEST[0])}/report.json",),
             inputs={
-                **DETECTION_EFFECTS.of_testing(self.detection),
+                **DETECTION_EFFECTS.of_testing(self._detection_of(experiment)),
                 "engine": self.engine,
                 **self.data.real_scenes(),
             },
@@ -319,10 +307,22 @@ class _Planner:
         several = len({(one.model, one.data) for one in self.experiments}) > 1
         return experiment.name.replace("/", " ") if several else experiment.method
 
-    def _detection_command(self, weights: Path, folder: Path, seed: int) -> list[str]:
+    def _detection_of(self, experiment: Experiment) -> CfgNode:
+        """Return the config of a row's fine-tuning: the study's, reading pictures as the row's backbone wants it."""
+        if not experiment.detection_opts:
+            return self.detection
+        opts = [*self.detection_opts, *experiment.detection_opts]
+        return read_detection_config(repository_file(self.cfg.DETECTION.CONFIG), opts)
+
+    def _detection_command(self, experiment: Experiment, weights: Path | str, folder: Path, seed: int) -> list[str]:
         place = {"VOC.ROOT": self.data.scenes(), "MODEL.WEIGHTS": weights, "OUTPUT_DIR": folder, "SEED": seed}
         file = repository_file(self.cfg.DETECTION.CONFIG)
-        return [*words({"--config-file": file}), *self.detection_opts, *words(place)]
+        return [*words({"--config-file": file}), *self.detection_opts, *experiment.detection_opts, *words(place)]
+
+
+def seeds_of(cfg: CfgNode, experiment: Experiment) -> Sequence[int]:
+    """Return the seeds of a row's runs; weights that are there already differ by none before they are fine-tuned."""
+    return cfg.SEEDS if cfg.KIND == "transfer" or experiment.config else cfg.SEEDS[:1]
 
 
 def _check_data_named(detection: CfgNode) -> None:
@@ -333,6 +333,17 @@ def _check_data_named(detection: CfgNode) -> None:
                 f"DETECTION: DATASETS.{key} is (); expected {expected} to {verb} the detectors of a study on, such as "
                 f"\"('voc_2007_{'trainval' if key == 'TRAIN' else 'test'}',)\""
             )
+
+
+def _check_trainable(detection: CfgNode) -> None:
+    """Refuse a config that keeps what a network that starts from nothing has to learn."""
+    norm, frozen = detection.MODEL.RESNETS.NORM, detection.MODEL.BACKBONE.FREEZE_AT
+    if norm == "FrozenBN" or frozen > 0:
+        kept = "MODEL.RESNETS.NORM is FrozenBN" if norm == "FrozenBN" else f"MODEL.BACKBONE.FREEZE_AT is {frozen}"
+        raise ValueError(
+            f"DETECTION: {kept}: what is kept of random weights means nothing, and favours those that were trained; "
+            f"take a config that trains all of it for every row, such as {TRAINS_NORMS}"
+        )
 
 
 def _class_list(classes: Sequence[str]) -> str:

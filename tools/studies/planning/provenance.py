@@ -27,14 +27,22 @@ from pretrain.run.files import sha256
 from pretrain.run.pictures import is_no_data
 from pretrain.run.run_folder import package_versions
 from pretrain.run.text import read_record, read_text
-from tools.studies.config import ROOT
+from tools.studies.experiments import ROOT
 from tools.studies.records import Made, write_record
 
 PACKAGES = (
     "python", "detection-transfer-toolkit", "torch", "torchvision", "detectron2", "numpy", "opencv-contrib-python",
     "pillow",
 )  # fmt: skip
-COMPUTED = ("pretrain", "fine_tune", "evaluate", "attack", "timing", "cam")  # kinds of stages that PyTorch computes
+COMPUTED = (
+    "pretrain",
+    "fine_tune",
+    "evaluate",
+    "accuracy",
+    "attack",
+    "timing",
+    "cam",
+)  # kinds of stages that PyTorch computes
 OF_SCENES = {"fine_tune": "DATASETS.TRAIN", "evaluate": "DATASETS.TEST", "comparison": "split"}  # kind -> input
 BUILT_FOR = re.compile(r"\+(cpu|xpu|cu\d+|rocm[\d.]+)$")
 MANY_FILES = 100_000  # after which reading them is worth a word

@@ -19,7 +19,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from tools.studies.config import ROOT, Experiment, folder_name
+from tools.studies.experiments import ROOT, Experiment, folder_name
 from tools.studies.planning.code_version import stage_version
 from tools.studies.planning.provenance import DataIdentities, differences
 from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record, made_from

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.studies.config import ROOT
+from tools.studies.experiments import ROOT
 from tools.studies.planning.code_version import STAGES, code_version, reachable, stage_version
 
 FILES = {
