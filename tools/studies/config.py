@@ -32,6 +32,7 @@ def get_cfg() -> CfgNode:
     cfg.KIND = "transfer"  # one of KINDS: what is done with the pretrained networks, and which numbers are reported
     cfg.OUTPUT_DIR = "output/studies"  # studies in one folder share stages, and each has its page there
     cfg.SEEDS = (0, 1, 2)
+    cfg.BASELINE = "baseline"  # METHOD of the row that the others of its model and data are compared with
     cfg.NOTES = []  # sentences for the page
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
     cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
@@ -63,7 +64,7 @@ def get_cfg() -> CfgNode:
     cfg.DETECTION.VOC_ROOT = ""  # VOC.ROOT; empty: $DETECTRON2_DATASETS, or what DIGITS makes
 
     cfg.DIGITS = CfgNode()  # data that is made, for a look without a download (see detection/digits.py)
-    cfg.DIGITS.TRAIN_PER_CLASS = 0  # 0: real data
+    cfg.DIGITS.TRAIN_PER_CLASS = 0  # 0: real data, unless all rows have WEIGHTS and SCENES is set
     cfg.DIGITS.VAL_PER_CLASS = 0
     cfg.DIGITS.SIDE = 32  # pixels
     cfg.DIGITS.SCENES = 0  # of each trainval set; kind transfer only, as are the two below
@@ -164,8 +165,19 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def is_made(cfg: CfgNode) -> bool:
+    """Return whether the study makes its data: pictures of classes, or scenes alone where it needs no others."""
+    return cfg.DIGITS.TRAIN_PER_CLASS > 0 or (cfg.DIGITS.SCENES > 0 and not reads_pictures(cfg))
+
+
+def reads_pictures(cfg: CfgNode) -> bool:
+    """Return whether anything in the study is trained or evaluated on pictures of classes."""
+    return cfg.KIND != "transfer" or any(row.config for row in experiments(cfg))
+
+
 def _contradictions(cfg: CfgNode) -> list[str]:
-    made = cfg.DIGITS.TRAIN_PER_CLASS > 0
+    made = is_made(cfg)
+    rows = experiments(cfg)
     faults = [
         *faults_of_opts("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS),
         *faults_of_opts("DETECTION.OPTS", cfg.DETECTION.OPTS),
@@ -174,8 +186,11 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
     if made and cfg.DETECTION.VOC_ROOT:
         faults.append("DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
-    if made and cfg.DIGITS.VAL_PER_CLASS < 1:
+    if made and reads_pictures(cfg) and cfg.DIGITS.VAL_PER_CLASS < 1:
         faults.append("DIGITS.VAL_PER_CLASS is 0; expected at least 1, since the networks are evaluated on them")
+    if cfg.BASELINE != get_cfg().BASELINE and cfg.BASELINE not in [row.method for row in rows]:
+        known = ", ".join(dict.fromkeys(row.method for row in rows))
+        faults.append(f"BASELINE is {cfg.BASELINE}, which is no METHOD of EXPERIMENTS; expected one of {known}")
     if cfg.PRETRAIN.SEED >= 0 and cfg.KIND != "transfer":
         faults.append(
             f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "

@@ -18,7 +18,6 @@ from tools.studies.planning.stages import Stage
 from tools.studies.records import LOG, Result, failure_message
 from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
 
-BASELINE = "baseline"
 NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
 
 
@@ -38,13 +37,14 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
     Every row has the paper's numbers of its metrics, their standard deviations and those that only the paper has,
     ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 % interval of
     the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model and data
-    whose method is ``baseline``, as ``intervals.difference`` says it, judged together with the other methods of that
+    whose method is BASELINE, as ``intervals.difference`` says it, judged together with the other methods of that
     model and data (``intervals.judge``).
     """
     cfg, metrics = plan.cfg, metrics_of(plan.cfg, plan.detection)
     rows = [_row(plan, experiment, results, failed) for experiment in experiments(cfg)] if metrics else []
     for row in rows:
-        row["summary"] = {metric.key: _summary(row, _reference(row, rows), metric) for metric in metrics}
+        reference = _reference(row, rows, cfg.BASELINE)
+        row["summary"] = {metric.key: _summary(row, reference, metric) for metric in metrics}
     for family in _families(rows):
         for metric in metrics:
             summaries = filter(None, (row["summary"][metric.key] for row in family))
@@ -61,7 +61,7 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "notes": [*cfg.NOTES, *_varied(cfg), *_chosen(cfg), *_accepted(plan, results)],
         "protocol": _protocol(plan) | _data(plan, results),
         "versions": _versions(results),
-        "baseline": BASELINE if any(row["method"] == BASELINE for row in rows) else None,
+        "baseline": cfg.BASELINE if any(row["method"] == cfg.BASELINE for row in rows) else None,
         "rows": rows,
         "links": _links(plan, results),
         "figures": _figures(plan, results),
@@ -183,9 +183,9 @@ def _chain(plan: Plan, experiment: Experiment, seed: int) -> list[Stage]:
     return sorted(chain, key=lambda stage: stage.kind in final)
 
 
-def _reference(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _reference(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], baseline: str) -> Mapping[str, Any] | None:
     for other in rows:
-        if (other["method"], other["model"], other["data"]) == (BASELINE, row["model"], row["data"]):
+        if (other["method"], other["model"], other["data"]) == (baseline, row["model"], row["data"]):
             return other if other is not row else None
     return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from detection.engines import select as select_engine
 from pretrain.run.cli import format_seconds, one_line
 from pretrain.run.run_folder import read_metrics
+from tools.studies.config import is_made, reads_pictures
 from tools.studies.launchers import SUBMITIT, Launcher
 from tools.studies.planning.cost import Estimates
 from tools.studies.planning.plan import Plan
@@ -76,7 +77,7 @@ def find_obstacles(plan: Plan, *, trust_group: bool = False) -> list[str]:
     OUTPUT_DIR in which others, its own group left out with ``trust_group``, could put what the study would run.
     """
     cfg = plan.cfg
-    found = [] if cfg.DIGITS.TRAIN_PER_CLASS else _absent_data(plan)
+    found = [] if is_made(cfg) else _absent_data(plan)
     found += _open_to_others(Path(cfg.OUTPUT_DIR), trust_group)
     if plan.detection is not None:
         engine = next(stage.inputs["engine"] for stage in plan.stages if stage.kind == "fine_tune")
@@ -108,7 +109,8 @@ def _absent_data(plan: Plan) -> list[str]:
     root, found = plan.cfg.PRETRAIN.DATA_ROOT, []
     if root and not os.path.isdir(os.path.expanduser(root)):
         found.append(f"PRETRAIN.DATA_ROOT {root} is no folder")
-    if not root and plan.cfg.KIND != "timing":  # times are measured on noise where there is no data
+    # Times are measured on noise where there is no data.
+    if not root and plan.cfg.KIND != "timing" and reads_pictures(plan.cfg):
         found.append(
             "PRETRAIN.DATA_ROOT is empty; give the pictures to pretrain on, such as PRETRAIN.DATA_ROOT /data/imagenet"
         )

@@ -10,6 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from detection.datasets.types import default_root
+from tools.studies.config import is_made
 from tools.studies.planning.stages import Stage, StageBook, tool, words
 
 
@@ -22,7 +23,7 @@ class StudyData:
 
     def __init__(self, cfg: CfgNode, book: StageBook, detection: CfgNode | None):
         self.cfg, self.book, self.detection = cfg, book, detection
-        self.made = cfg.DIGITS.TRAIN_PER_CLASS > 0
+        self.made = is_made(cfg)
 
     def pictures(self) -> str:
         """Return the DATA.ROOT of pretraining; empty where none is set."""

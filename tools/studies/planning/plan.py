@@ -291,6 +291,7 @@ class _Planner:
             "--devkit": self.data.scenes(),
             "--split": split,
             **({"--classes": _class_list(classes)} if classes else {}),
+            **({"--baseline": self.cfg.BASELINE} if self.cfg.BASELINE in methods else {}),
         }
         compared = [f"{method}={run.folder}" for method, run in zip(methods, runs, strict=True)]
         self.book.add(
@@ -298,7 +299,8 @@ class _Planner:
             "comparison",
             lambda folder: [*tool("voc_map"), *words({**flags, "--output": folder, "--compare": compared})],
             outputs=("comparison.json", "comparison.html"),
-            inputs={"methods": methods, "split": split, **self.data.real_scenes()},
+            inputs={"methods": methods, "split": split, "baseline": self.cfg.BASELINE, **self.data.real_scenes()},
+            defaults={"baseline": self.defaults.BASELINE},
             parents=self.data.with_scenes(*runs),
         )
 
