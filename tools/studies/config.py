@@ -157,7 +157,12 @@ def load_study(config_file: Path | str, opts: Sequence[str] = ()) -> CfgNode:
         FileNotFoundError: the file does not exist.
         ValueError: the key, its value and what would be right.
     """
-    cfg = load_config(get_cfg(), config_file, opts)
+    return check_study(load_config(get_cfg(), config_file, opts))
+
+
+def check_study(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """Return ``cfg`` with the ``KEY VALUE`` pairs ``opts``, checked and frozen as ``load_study`` does."""
+    cfg = load_config(cfg, None, opts)
     refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
     refuse_shared_names([experiment.name for experiment in experiments(cfg)])
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
