@@ -33,6 +33,7 @@ from pretrain.run.settings import (
     one_of,
 )
 from pretrain.run.text import read_yaml
+from pretrain.weights.files import address_faults
 
 # TEST.PRECISE_BN is not among the test's: it writes statistics into the weights.
 EFFECTS = Effects(
@@ -113,8 +114,8 @@ def missing_weights(cfg: CN, *, resume: bool = False) -> list[str]:
     weights = cfg.MODEL.WEIGHTS
     if not weights or (resume and any(Path(cfg.OUTPUT_DIR).glob("*.pth"))):
         return []
-    if "://" in weights:
-        return [f"MODEL.WEIGHTS {weights} is an address; download the file and give its path"]
+    if faults := address_faults(weights):
+        return faults
     if Path(weights).is_dir():
         return [f"MODEL.WEIGHTS {weights} is a folder; expected a file, such as {Path(weights) / 'model_final.pth'}"]
     if not Path(weights).is_file():

@@ -105,8 +105,9 @@ def _convert(
     )
     depth = check_backbone(detectron2_state)
     card = make_card(network, depth, source=source, source_sha256=sha256(source), said=said)
-    if (note := assumptions(network, depth, said)) is not None:
-        notes.append(note)
+    card["assumed"] = assumptions(network, depth, said)
+    if card["assumed"] is not None:
+        notes.append(card["assumed"])
 
     from detection.convert.verify import check_values
 

@@ -27,8 +27,6 @@ def read_model_file(cfg: CfgNode) -> dict[str, Any]:
             contradicts ``cfg``, or blocks of a ResNet of another depth. The text names the file.
     """
     path = cfg.MODEL.WEIGHTS
-    if "://" in path:
-        raise ValueError(f"MODEL.WEIGHTS {path} is an address; download the file and give its path")
     content = read_weights(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no weights, but a {type(content).__name__}")

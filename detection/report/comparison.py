@@ -149,7 +149,7 @@ def _group_title(comparison: Mapping[str, Any], number: int) -> str:
 
 def _group_notes(group: Mapping[str, Any], across: Collection[str]) -> list[str]:
     """Return what is to be said of the protocol of a group, in sentences."""
-    notes = [_protocol_line(group["protocol"]["training"], across)]
+    notes = [protocol_line(group["protocol"]["training"], across)]
     if len(group["incomplete"]) == sum(entry["n"] for entry in group["methods"]):
         notes.append("Only the main settings of these runs are recorded; they may differ in others.")
     elif group["incomplete"]:
@@ -171,7 +171,7 @@ def _group_notes(group: Mapping[str, Any], across: Collection[str]) -> list[str]
     return notes
 
 
-def _protocol_line(training: Mapping[str, Any] | None, across: Collection[str]) -> str:
+def protocol_line(training: Mapping[str, Any] | None, across: Collection[str]) -> str:
     """Return the protocol in a sentence; runs without a report have none, and keys of ``across`` vary."""
     if not training:
         return "How these detectors were trained is not recorded."

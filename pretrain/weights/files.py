@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from pretrain.run.settings import refuse_faults
 from pretrain.run.unpickling.plain import Call, PlainUnpickler, UnsafeTypeError, check_amount, reason
 
 TORCH, PICKLE, SAFETENSORS = "torch", "pickle", "safetensors"
@@ -32,6 +33,7 @@ def read_weights(path: Path | str) -> Any:
             then names the type and a command that makes a safe copy.
         ImportError: a safetensors file, and the package of that name is not installed.
     """
+    refuse_address(path)
     path = Path(path)
     kind = file_kind(path)
     return {TORCH: _read_torch, PICKLE: _read_pickle, SAFETENSORS: _read_safetensors}[kind](path)
@@ -41,33 +43,29 @@ def refuse_address(path: Path | str) -> None:
     """Refuse an address where a file is meant: nothing is fetched behind the user's back.
 
     Raises:
-        AddressError: with the two lines that fetch it.
+        ConfigError: as ``address_faults`` says it.
     """
-    found = re.fullmatch(r"(https?|detectron2|hf):/{1,2}(.+)", str(path))  # a Path has lost one of the slashes
+    refuse_faults(address_faults(str(path)))
+
+
+def address_faults(path: str) -> list[str]:
+    """Return, for an address, that it is one and the line that fetches it; nothing for a path."""
+    found = re.fullmatch(r"(https?|detectron2|hf):/{1,2}(.+)", path)  # a Path has lost one of the slashes
     if not found:
-        return
+        return []
     scheme, rest = found.groups()
     if scheme == "detectron2":
         scheme, rest = "https", f"dl.fbaipublicfiles.com/detectron2/{rest}"
+    file = rest.partition("?")[0].rpartition("/")[2]
+    fetch = f"curl --fail --location --output {_quoted(file)} {_quoted(f'{scheme}://{rest}')}"
     if scheme == "hf":
         owner, _, name = rest.partition("/")
         name, _, file = name.partition("/")
         fetch = f"hf download {_quoted(f'{owner}/{name}')} {_quoted(file)} --local-dir ."
-    else:
-        fetch = f"curl --fail --location --remote-name {_quoted(f'{scheme}://{rest}')}"
-    raise AddressError(str(path), fetch, rest.rpartition("/")[2].partition("?")[0])
-
-
-class AddressError(ValueError):
-    """An address where a file is meant; ``faults`` are the lines that a tool shows."""
-
-    def __init__(self, address: str, fetch: str, file: str):
-        self.faults = (
-            f"{address} is an address, and nothing is fetched without being asked; fetch it, then name the file:",
-            fetch,
-            f"... {_quoted(file)}",
-        )
-        super().__init__("\n".join(self.faults))
+    return [
+        f"{path} is an address, and nothing is fetched unasked; fetch it, then name the file {_quoted(file)}:",
+        fetch,
+    ]
 
 
 def file_kind(path: Path) -> str:

@@ -162,7 +162,7 @@ def test_effects__name_keys_that_exist_once():
         (["SEED", str(2**63)], r"SEED is 9223372036854775808; expected a whole number below 2\*\*63"),
         (["MODEL.WEIGHTS", "nowhere.pth"], r"MODEL.WEIGHTS: weights file nowhere.pth does not exist"),
         (["MODEL.WEIGHTS", "/"], r"MODEL.WEIGHTS / is a folder; expected a file"),
-        (["MODEL.WEIGHTS", "https://a/b.pkl"], r"is an address; download the file and give its path"),
+        (["MODEL.WEIGHTS", "https://a/b.pkl"], r"is an address, and nothing is fetched unasked"),
         (["SOLVER.IMS_PER_BATCH", "0"], r"SOLVER.IMS_PER_BATCH is 0; expected more than 0"),
     ],
 )  # fmt: skip

@@ -57,9 +57,8 @@ def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Seque
             weights are meant.
 
     Raises:
-        AddressError: a file is an address.
-        ConfigError: everything else that is wrong at once: no rows, a word that is none, a name given twice or not at
-            all, a KEY without VALUE.
+        ConfigError: an address where a file is meant; or everything else that is wrong at once: no rows, a word that is
+            none, a name given twice, no such file, a KEY without VALUE.
     """
     faults: list[str] = []
     end = next((place for place, word in enumerate(words) if KEY.fullmatch(word)), len(words))

@@ -16,7 +16,9 @@ from tools.studies.pages import write_pages
 from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
 from tools.studies.records import LOG, Result, failure_message
+from tools.studies.sources import comparison_of, over_pictures, per_class, protocol_of, published_of, sources_of
 from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
+from tools.studies.verdict import find_verdict
 
 NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
 
@@ -33,6 +35,9 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
 
     ``results`` are those of finished stages by name, ``failed`` the reasons of those that failed. ``versions`` says of
     every package which version made the numbers, and of which stages where that differs or was not recorded.
+
+    ``verdicts`` say who wins, one for each model and data set (see ``find_verdict``); ``transfer`` what is to be told
+    of the backbones in a study that fine-tunes.
 
     Every row has the paper's numbers of its metrics, their standard deviations and those that only the paper has,
     ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 % interval of
@@ -63,6 +68,8 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "versions": _versions(results),
         "baseline": cfg.BASELINE if any(row["method"] == cfg.BASELINE for row in rows) else None,
         "rows": rows,
+        "verdicts": [one for family in _families(rows) if (one := _verdict(family, metrics[0])) is not None],
+        "transfer": _transfer(plan, results),
         "links": _links(plan, results),
         "figures": _figures(plan, results),
         "paper": {"table": cfg.PAPER.TABLE, "protocol": cfg.PAPER.PROTOCOL} if cfg.PAPER.TABLE else None,
@@ -203,6 +210,29 @@ def _families(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each model and data set: the methods that stand beside one baseline."""
     for model, data in dict.fromkeys((row["model"], row["data"]) for row in rows):
         yield [row for row in rows if (row["model"], row["data"]) == (model, data)]
+
+
+def _verdict(family: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any] | None:
+    """Return who wins among the rows of a model and data set, by the study's first metric."""
+    values = {row["method"]: _values(row, metric) for row in family}
+    verdict = find_verdict(values, metric, expected=sum(len(row["runs"]) for row in family))
+    if verdict is None:
+        return None
+    return {"of": " ".join(filter(None, (family[0]["model"], family[0]["data"]))), **verdict}
+
+
+def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None:
+    """Return what a study that fine-tunes tells besides its table; None of other kinds."""
+    if plan.cfg.KIND != "transfer":
+        return None
+    comparison = comparison_of(plan, results)
+    return {
+        "protocol": protocol_of(plan),
+        "sources": sources_of(plan, results),
+        "over_pictures": over_pictures(comparison),
+        "per_class": per_class(comparison),
+        "published": published_of(plan),
+    }
 
 
 def _values(row: Mapping[str, Any], metric: Metric) -> dict[int, float]:

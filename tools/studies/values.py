@@ -79,6 +79,7 @@ TRANSFER = (
     Metric("voc07_AP50", "mAP, 11 points", "%", False),
     Metric("voc10_AP50", "mAP, area", "%", False),
     Metric("voc10_AP", "AP .50:.95", "%", False),
+    Metric("coco_AP", "COCO AP", "%", False),
 )
 COCO = (
     Metric("coco_AP", "COCO AP", "%", False),
@@ -143,6 +144,8 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values
         report = read_record(folder / outputs[0], Report, "a report")
         values: Values = {
             "voc07_AP50": report["voc07"]["AP50"],
+            "voc07_AP": report["voc07"]["AP"],
+            "voc07_AP75": report["voc07"]["AP75"],
             "voc10_AP50": report["voc10"]["AP50"],
             "voc10_AP": report["voc10"]["AP"],
             "coco_AP": report["coco"]["AP"],

@@ -73,8 +73,8 @@ def test_read_model_file__names_in_torchvisions_way(resnet18, cfg_of):
     [
         ("none.pth", FileNotFoundError, r"none\.pth does not exist"),
         (".", ValueError, r"is a folder; expected a weights file"),
-        ("https://example.org/w.pth", ValueError, r"MODEL\.WEIGHTS https://\S+ is an address; download the file"),
-        ("detectron2://x.pkl", ValueError, r"is an address; download the file"),
+        ("https://example.org/w.pth", ValueError, r"https://\S+ is an address, and nothing is fetched unasked"),
+        ("detectron2://x.pkl", ValueError, r"is an address, and nothing is fetched unasked"),
     ],
 )
 def test_read_model_file__no_file(weights, error, message):

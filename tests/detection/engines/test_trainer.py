@@ -264,7 +264,7 @@ def test_train__stops_at_a_loss_that_is_not_finite(configure):
     [
         (("MODEL.RESNETS.NORM", "GN"), r"MODEL.RESNETS.NORM is 'GN', which the torchvision engine does not support"),
         (("DATASETS.TRAIN", "()"), r"DATASETS.TRAIN is empty"),
-        (("MODEL.WEIGHTS", "detectron2://a.pkl"), r"detectron2://a.pkl is an address; download the file"),
+        (("MODEL.WEIGHTS", "detectron2://a.pkl"), r"detectron2://a.pkl is an address, and nothing is fetched unasked"),
     ],
 )
 def test_train__refuses_by_name(configure, opts, text):

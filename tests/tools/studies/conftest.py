@@ -150,6 +150,8 @@ def result():
         "versions": {"torch": "2.6"},
         "baseline": "baseline",
         "rows": rows,
+        "verdicts": [],
+        "transfer": None,
         "links": [{"label": "Comparison", "href": "comparison/comparison.html"}],
         "figures": [],
         "paper": {"table": "Table 3", "protocol": "41K iterations."},

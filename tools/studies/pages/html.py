@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from detection.report.comparison import CLAIM
 from detection.report.markdown import flatten
 from detection.report.templates import render
+from tools.studies.pages.findings import class_rows, on_pictures, sources_in_words, verdicts_in_words
 from tools.studies.pages.tables import (
     Column,
     Gain,
@@ -86,6 +87,11 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
     return render(
         Path(__file__).with_name("study.html.jinja"),
         result=result,
+        verdicts=verdicts_in_words(result),
+        transfer=result["transfer"],
+        sources=sources_in_words(result),
+        pictures=on_pictures(result, tables),
+        by_class=class_rows(result),
         progress=progress_sentence(result),
         failed=[stage for stage in result["stages"] if stage["state"] == "failed"],
         setting=_setting(result),

@@ -10,6 +10,7 @@ from typing import Any
 from detection.report.comparison import CLAIM
 from detection.report.markdown import bold, flatten, inert, linked, paragraph, plain, table
 from pretrain.run.files import atomic_write
+from tools.studies.pages.findings import class_rows, on_pictures, sources_in_words, verdicts_in_words
 from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
     Column,
@@ -40,6 +41,9 @@ from tools.studies.pages.tables import (
     unit_and_direction,
 )
 from tools.studies.records import RESULT_OF_STUDY
+
+SOURCE_HEADS = ("method", "from", "SHA-256", "network", "reads", "taken for granted")
+PUBLISHED_KEYS = ("AP50", "AP", "AP75")
 
 
 def write_pages(result: Mapping[str, Any], folder: Path | str) -> None:
@@ -87,9 +91,12 @@ def render_markdown(result: Mapping[str, Any]) -> str:
     parts = [
         [f"# {plain(result['title'])}"],
         [f"{progress_sentence(result)} Written {plain(result['written'])} from {plain(result['config_file'])}."],
+        *_verdicts(result),
+        [paragraph(result["transfer"]["protocol"])] if result["transfer"] else [],
         [paragraph(" ".join(result["notes"]))],
         *_failed(result),
         *_results(result),
+        *_transfer(result),
         *_titled("Figures", [f"!{linked(figure['label'], figure['src'])}" for figure in result["figures"]]),
         *_titled("Links", [f"- {linked(link['label'], link['href'])}" for link in result["links"]]),
         *(part for key in ("protocol", "versions") for part in _settings(key, result[key])),
@@ -176,6 +183,36 @@ def _interval_rows(result: Mapping[str, Any], one: Table, column: Column) -> Ite
             if column.published:
                 row += (published_gain(line, column, baseline),)
         yield row
+
+
+def _verdicts(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    for of, headline, said in verdicts_in_words(result):
+        yield [bold(plain(headline))]
+        yield [paragraph(f"{of}. {said}" if of else said)]
+
+
+def _transfer(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield what a study that fine-tunes tells besides its tables."""
+    if not result["transfer"]:
+        return
+    if lines := on_pictures(result, lay_out(result)):
+        rows = [(one.method, bold(one.difference) if one.clear else one.difference, *one[2:6]) for one in lines]
+        head = ("method", "difference", "over seeds", "over pictures", "over both", "seeds needed")
+        yield from _titled(f"Difference to {plain(result['baseline'])} over seeds and pictures", table([head, *rows]))
+    if sources := sources_in_words(result):
+        rows = [tuple(text or "-" for text in one) for one in sources]
+        yield from _titled("Where each row comes from", table([SOURCE_HEADS, *rows]))
+    if published := result["transfer"]["published"]:
+        rows = [
+            (one["NAME"], *(f"{one[key]:.1f}" for key in PUBLISHED_KEYS), one["SOURCE"]) for one in published["rows"]
+        ]
+        yield ["## Published under this protocol"]
+        yield [paragraph(f"{published['protocol']}.")]
+        yield table([("", *PUBLISHED_KEYS, "source"), *rows])
+    methods, classes = class_rows(result)
+    if classes:
+        rows = [(name, *row) for name, row in classes]
+        yield from _titled("AP50 by class, 11 points, means over seeds", table([("class", *methods), *rows]))
 
 
 def _run_rows(result: Mapping[str, Any], tables: list[Table]) -> Iterator[tuple[str, ...]]:

@@ -157,10 +157,11 @@ def test_experiments__refuses(plan_of, weights, kind, entry, message):
 
 
 @pytest.mark.parametrize("address, fetch, file", [
-    ("https://a.org/x/resnet50-0676ba61.pth", "curl --fail --location --remote-name https://a.org/x/resnet50-0676ba61.pth",
+    ("https://a.org/x/resnet50-0676ba61.pth", "curl --fail --location --output resnet50-0676ba61.pth https://a.org/x/resnet50-0676ba61.pth",
      "resnet50-0676ba61.pth"),
     ("detectron2://ImageNetPretrained/MSRA/R-50.pkl",
-     "curl --fail --location --remote-name https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl",
+     "curl --fail --location --output R-50.pkl "
+     "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl",
      "R-50.pkl"),
     ("hf://timm/resnet50.a1_in1k/model.safetensors",
      "hf download timm/resnet50.a1_in1k model.safetensors --local-dir .", "model.safetensors"),
@@ -168,7 +169,8 @@ def test_experiments__refuses(plan_of, weights, kind, entry, message):
 def test_experiments__an_address_is_answered_with_what_fetches_it(plan_of, address, fetch, file):
     with pytest.raises(ValueError, match=f"^{re.escape(address)} is an address") as error:
         plan_of(EXPERIMENTS=[{**GOOD, "WEIGHTS": address}])
-    assert error.value.faults[1:] == (fetch, f"... {file}")
+    assert error.value.faults[0].endswith(f"fetch it, then name the file {file}:")
+    assert error.value.faults[1:] == (fetch,)
 
 
 @pytest.mark.parametrize("opts, kept", [

@@ -1,0 +1,146 @@
+"""What a transfer study tells of its rows beside their numbers: where each backbone comes from and how it reads
+pictures, what other pictures would change, AP by class, and numbers that others published under the same protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import yaml
+
+from detection.config import EFFECTS, read_detection_config
+from detection.report.comparison import protocol_line
+from pretrain.run.text import Finite, read_record
+from tools.studies.experiments import RANDOM, ROOT, Experiment, experiments
+from tools.studies.planning.plan import Plan
+from tools.studies.records import Number, Result
+
+PUBLISHED = Path(__file__).with_name("published")
+
+
+class Card(TypedDict):
+    """What a page shows of a backbone's card; ``assumed`` is what was taken for granted, None where nothing was."""
+
+    source: str
+    source_sha256: str
+    source_prefix: str
+    arch: str
+    top1: Number
+    channel_order: str
+    pixel_mean: list[Finite]
+    pixel_std: list[Finite]
+    assumed: NotRequired[str | None]
+
+
+class _Interval(TypedDict):
+    interval: list[Finite] | None
+
+
+class _AP50(TypedDict):
+    mean: Finite
+    difference: _Interval | None
+    over_both: NotRequired[_Interval | None]
+
+
+class _Metric(TypedDict):
+    AP50: _AP50
+
+
+class _Method(TypedDict):
+    method: str
+    per_class: dict[str, Number]
+    voc07: _Metric
+
+
+class _Group(TypedDict):
+    baseline: str
+    methods: list[_Method]
+
+
+class Comparison(TypedDict):
+    """What is used of comparison.json."""
+
+    groups: list[_Group]
+
+
+def protocol_of(plan: Plan) -> str | None:
+    """Return the protocol of all rows in a sentence; None in a study that does not fine-tune."""
+    if plan.detection is None:
+        return None
+    name = Path(plan.cfg.DETECTION.CONFIG).name
+    return f"One protocol for all rows, {name}: {protocol_line(EFFECTS.of_training(plan.detection), ())}"
+
+
+def sources_of(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Return of each row that is fine-tuned what its backbone is; ``card`` is None before it is converted."""
+    if plan.cfg.KIND != "transfer":
+        return []
+    return [_source(plan, experiment, results) for experiment in experiments(plan.cfg)]
+
+
+def _source(plan: Plan, experiment: Experiment, results: Mapping[str, Result]) -> dict[str, Any]:
+    stage = next(
+        (one for one in plan.stages if one.kind == "convert" and one.experiment == experiment and one.name in results),
+        None,
+    )
+    try:
+        card = None if stage is None else read_record(stage.folder / "backbone.card.json", Card, "a card")
+    except (OSError, ValueError):
+        card = None
+    file = experiment.config.name if experiment.config else Path(experiment.weights).name
+    return {
+        "method": experiment.name.replace("/", " "),
+        "from": "nothing" if experiment.weights == RANDOM else "pretraining" if experiment.config else "file",
+        "file": "" if experiment.weights == RANDOM else file,
+        "card": None if card is None else dict(card),
+    }
+
+
+def comparison_of(plan: Plan, results: Mapping[str, Result]) -> Comparison | None:
+    """Return the comparison of the detectors on the test pictures; None before it is made."""
+    stage = next((one for one in plan.stages if one.kind == "comparison" and one.name in results), None)
+    if stage is None:
+        return None
+    try:
+        return read_record(stage.folder / "comparison.json", Comparison, "a comparison")
+    except (OSError, ValueError):
+        return None
+
+
+def over_pictures(comparison: Comparison | None) -> dict[str, dict[str, list[float] | None]]:
+    """Return method -> intervals of its difference in mAP (11 points) to the baseline, over pictures and over both."""
+    found = {}
+    for group in comparison["groups"] if comparison else ():
+        for method in group["methods"]:
+            ap = method["voc07"]["AP50"]
+            if ap["difference"] is not None:
+                both = ap.get("over_both")
+                found[method["method"]] = {
+                    "pictures": ap["difference"]["interval"],
+                    "both": both["interval"] if both else None,
+                }
+    return found
+
+
+def per_class(comparison: Comparison | None) -> dict[str, dict[str, float | None]]:
+    """Return class -> method -> mean AP50 (11 points) over its runs."""
+    methods = [method for group in comparison["groups"] for method in group["methods"]] if comparison else []
+    names = list(dict.fromkeys(name for method in methods for name in method["per_class"]))
+    return {name: {method["method"]: method["per_class"].get(name) for method in methods} for name in names}
+
+
+def published_of(plan: Plan) -> dict[str, Any] | None:
+    """Return what others published under the very protocol of the study's fine-tuning, or None.
+
+    It is that of a config which a file in PUBLISHED names: every key that affects training or test is the same.
+    """
+    if plan.detection is None:
+        return None
+    for path in sorted(PUBLISHED.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text("utf-8"))
+        config = read_detection_config(ROOT / content["CONFIG"], [])
+        if EFFECTS.of_testing(config) == EFFECTS.of_testing(plan.detection):
+            return {"protocol": content["PROTOCOL"], "rows": content["ROWS"]}
+    return None
