@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from detection.engines import ENGINES
-from pretrain.names import ATTACKS
+from pretrain.names import ATTACKS, PAIR_METHODS
 from pretrain.run.settings import (
     Rule,
     at_least,
@@ -108,7 +108,12 @@ def get_cfg() -> CfgNode:
     cfg.TIMING.ITERATIONS = 20  # of a turn
 
     cfg.CAM = CfgNode()  # kind cam only
-    cfg.CAM.NUM_IMAGES = 4  # mixed pictures on the contact sheet
+    # Of PAIR_METHODS: one, by which every experiment's network sees the pairs mixed; or several, a column each, for the
+    # network of a single experiment, as the paper has it
+    cfg.CAM.METHODS = ("saliencymix",)
+    cfg.CAM.NUM_IMAGES = 4  # pairs on the contact sheet, drawn from the validation pictures
+    # Files to take instead: source, target, source, target, ...; the folder that a file is in names its class
+    cfg.CAM.PICTURES = ()
 
     cfg.COST = CfgNode()  # for the estimates before anything is measured; what this study has measured comes first
     cfg.COST.TRAIN_PICTURES = 0  # of an epoch of pretraining
@@ -139,6 +144,14 @@ def _attacks(values: Sequence[Any]) -> bool:
     return bool(values) and set(values) <= set(ATTACKS) and _different(values)
 
 
+def _pair_methods(values: Sequence[Any]) -> bool:
+    return bool(values) and set(values) <= set(PAIR_METHODS) and _different(values)
+
+
+def _pairs_of_files(values: Sequence[Any]) -> bool:
+    return len(values) % 2 == 0 and all(isinstance(value, str) and value for value in values)
+
+
 def _different(values: Sequence[Any]) -> bool:
     return len(set(values)) == len(values)
 
@@ -162,7 +175,9 @@ RULES: dict[str, Rule] = {
     "ATTACK.NUM_IMAGES": at_least(0),
     "TIMING.ROUNDS": AT_LEAST_1,
     "TIMING.ITERATIONS": AT_LEAST_1,
+    "CAM.METHODS": Rule(_pair_methods, f"one or more of {', '.join(PAIR_METHODS)}, each once"),
     "CAM.NUM_IMAGES": AT_LEAST_1,
+    "CAM.PICTURES": Rule(_pairs_of_files, "files: source, target, source, target, ..."),
     "SLURM.MINUTES": AT_LEAST_1,
     "SLURM.CPUS": AT_LEAST_1,
     "SLURM.MEM_GB": AT_LEAST_1,
@@ -307,6 +322,11 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(
             f"PRETRAIN.CHECKPOINT is {cfg.PRETRAIN.CHECKPOINT}: what goes on from pretraining, but KIND {cfg.KIND} "
             f"{why}; leave it at final"
+        )
+    if cfg.KIND == "cam" and len(cfg.CAM.METHODS) > 1 and len(cfg.EXPERIMENTS) > 1:
+        faults.append(
+            f"CAM.METHODS are {len(cfg.CAM.METHODS)} and EXPERIMENTS {len(cfg.EXPERIMENTS)}; expected one experiment, "
+            "whose network looks at the pictures of several methods, or one method, for the networks of several"
         )
     if cfg.KIND == "transfer":
         if not cfg.DETECTION.CONFIG:

@@ -25,7 +25,7 @@ STAGES = {
     "comparison": ("detection.evaluation.comparison", "detection.report.comparison"),
     "attack": ("pretrain.inspect.robustness",),
     "timing": ("tools.benchmarks.methods",),
-    "cam": ("pretrain.inspect.cam_sheet",),
+    "cam": ("pretrain.inspect.cam_sheet", "pretrain.inspect.cam_numbers"),
 }
 NOT_OF_TRAINING = frozenset({"detection.evaluation.voc"})  # scores on the way do not change what training computes
 PACKAGES = ("pretrain", "detection", "tools")

@@ -18,7 +18,7 @@ from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from pretrain.config import load_pretrain_config
 from tools.studies.config import CHECKPOINTS, Experiment, experiments, get_cfg, repository_file
-from tools.studies.planning.data import StudyData, scenes_root
+from tools.studies.planning.data import StudyData, given_pictures, scenes_root
 from tools.studies.planning.stages import Stage, StageBook, differing, tool, words
 
 FINAL = CHECKPOINTS["final"]
@@ -167,10 +167,13 @@ class _Planner:
     def _cam(self) -> None:
         seed = self.cfg.SEEDS[0]
         pretrained = {self._label(experiment): self._pretrain(experiment, seed) for experiment in self.experiments}
+        pictures = given_pictures(self.cfg)
         flags = {
             "--checkpoints": [f"{name}={stage.folder / self.checkpoint}" for name, stage in pretrained.items()],
+            "--methods": self.cfg.CAM.METHODS,
             "--data-root": self.data.pictures(),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
+            **({"--pictures": [path for path, _ in pictures]} if pictures else {}),
             "--seed": seed,
         }
         self.book.add(
@@ -178,7 +181,7 @@ class _Planner:
             "cam",
             lambda folder: [*tool("show_cam"), *words({**flags, "--output": folder / "cam.png"})],
             outputs=("cam.png", "cam.json"),
-            inputs={**self.cfg.CAM, "seed": seed, **self.taken, **self.data.real_pictures()},
+            inputs={**self.cfg.CAM, "PICTURES": pictures, "seed": seed, **self.taken, **self.data.real_pictures()},
             defaults={**self.defaults.CAM, **self.taken_defaults},
             parents=self.data.with_pictures(*pretrained.values()),
             seed=seed,
