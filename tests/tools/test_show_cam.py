@@ -106,6 +106,10 @@ def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
     assert sorted(path.name for path in folder.iterdir()) == ["one.pth", "sheet.json", "sheet.png", "two.pth", "val"]
 
 
+def test_show_cam__takes_the_flag_of_the_first_version(show_cam):
+    assert show_cam("--data-root", ".", "--num-images", "1", "--method", "mixup")["method"] == "mixup"
+
+
 def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder):
     from pretrain.inspect.pretrained import open_pretrained
     from pretrain.learner import Preparation
