@@ -41,12 +41,13 @@ def write_sheet_by_network(views: Sequence[View], classes: Sequence[str], path: 
 def write_sheet_by_method(views: Sequence[View], classes: Sequence[str], path: Path | str) -> None:
     """Draw three lines for each pair: the pictures that the methods make of it, the target's class, the source's class.
 
-    From the left: the two pictures themselves, and for every method its picture and the maps of the classes in it.
-    ``views`` are of one network. The PNG is written whole or not at all.
+    From the left: the two pictures themselves, below the network's name, and for every method its picture and the maps
+    of the classes in it. ``views`` are of one network. The PNG is written whole or not at all.
     """
     titles = ["input" if view.method == "baseline" else view.method for view in views]
     sheet = _Sheet(["picture", *titles], len(views[0].pairs), lines=3)
     for number in range(len(views[0].pairs)):
+        sheet.cell(number, 0, 0).text(0.5, 0.5, f"seen by\n{_wrapped(views[0].network)}", ha="center", va="center")
         for col, view in enumerate(views, start=1):
             _show_mixed(sheet.cell(number, 0, col), view.pairs[number])
         _show_class_lines(sheet, number, views, classes, first_line=1, first_col=1)

@@ -50,7 +50,7 @@ def test_write_sheet_by_method__the_pictures_above_the_maps_of_both_classes(draw
     titles, cells = drawn(write_sheet_by_method, views)
     assert titles == ["picture", "input", "cutmix"]
     assert cells == [
-        [["1.00 target"], ["0.75 target + 0.25 source"]],
+        [["seen by\nplain"], ["1.00 target"], ["0.75 target + 0.25 source"]],
         [LABELS[0], ["probability 0.90"], ["probability 0.70"]],
         [LABELS[1], ["probability 0.10, seen nowhere"], ["probability 0.30"]],
     ]
