@@ -140,12 +140,11 @@ def _epsilons(values: Sequence[Any]) -> bool:
     return bool(values) and all(is_number(value) and 0 < value <= 255 for value in values) and _different(values)
 
 
-def _attacks(values: Sequence[Any]) -> bool:
-    return bool(values) and set(values) <= set(ATTACKS) and _different(values)
+def _some_of(known: Sequence[str]) -> Rule:
+    def is_some(values: Sequence[Any]) -> bool:
+        return bool(values) and all(value in known for value in values) and _different(values)
 
-
-def _pair_methods(values: Sequence[Any]) -> bool:
-    return bool(values) and set(values) <= set(PAIR_METHODS) and _different(values)
+    return Rule(is_some, f"one or more of {', '.join(known)}, each once")
 
 
 def _pairs_of_files(values: Sequence[Any]) -> bool:
@@ -168,14 +167,14 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
-    "ATTACK.METHODS": Rule(_attacks, f"one or more of {', '.join(ATTACKS)}, each once"),
+    "ATTACK.METHODS": _some_of(ATTACKS),
     "ATTACK.EPSILONS": Rule(_epsilons, "different numbers above 0, levels of 255"),
     "ATTACK.STEPS": AT_LEAST_1,
     "ATTACK.STEP_SIZE": at_least(0),
     "ATTACK.NUM_IMAGES": at_least(0),
     "TIMING.ROUNDS": AT_LEAST_1,
     "TIMING.ITERATIONS": AT_LEAST_1,
-    "CAM.METHODS": Rule(_pair_methods, f"one or more of {', '.join(PAIR_METHODS)}, each once"),
+    "CAM.METHODS": _some_of(PAIR_METHODS),
     "CAM.NUM_IMAGES": AT_LEAST_1,
     "CAM.PICTURES": Rule(_pairs_of_files, "files: source, target, source, target, ..."),
     "SLURM.MINUTES": AT_LEAST_1,

@@ -112,6 +112,7 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["CAM.METHODS", "()"], r"CAM.METHODS is \(\); expected one or more of baseline, cutout, mixup"),
     (["CAM.METHODS", "('dropblock',)"], r"CAM.METHODS is \('dropblock',\); expected one or more of baseline, cutout"),
     (["CAM.METHODS", "('mixup', 'mixup')"], r"CAM.METHODS is \('mixup', 'mixup'\); expected .*, each once"),
+    (["CAM.METHODS", "(['mixup'],)"], r"CAM.METHODS is \(\['mixup'\],\); expected one or more of baseline"),
     (["CAM.PICTURES", "('a.jpg',)"], r"CAM.PICTURES is \('a.jpg',\); expected files: source, target, source"),
     (["CAM.PICTURES", "('a.jpg', 1)"], r"CAM.PICTURES is \('a.jpg', 1\); expected files"),
     (["PRETRAIN.OPTS", "['SEED']"], r"PRETRAIN.OPTS is \['SEED'\]; expected KEY VALUE pairs"),
