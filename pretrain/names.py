@@ -6,6 +6,7 @@ No import here, so that a wrong name is refused before anything heavy is loaded 
 METHODS = (
     "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
 )  # fmt: skip
+PAIR_METHODS = ("baseline", "cutout", "mixup", "cutmix", "saliencymix")  # whose pictures of a pair can be shown
 # torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
 ARCHITECTURES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",

@@ -1,203 +1,131 @@
-"""Class activation maps of mixed pictures, several networks side by side (Figure 5 of the paper)."""
+"""Sheets of class activation maps: one mixed picture seen by several networks, or a picture by each method seen by one
+(Figure 5 of the paper).
+
+A map is drawn over the mixed picture in grey, cut off at 0, where cells begin to speak against the class, and up to its
+own maximum. Patches are outlined.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from pretrain.inspect.class_activation import class_activation_maps
-from pretrain.inspect.contact_sheet import CELL_INCHES, CUT_COLOUR, PASTE_COLOUR, PatchBox, Row, rows_of, show_picture
-from pretrain.inspect.pairs import LabelledPicture
-from pretrain.inspect.pretrained import Pretrained
-from pretrain.learner import Preparation
-from pretrain.run.files import atomic_write, sha256
+from pretrain.inspect.contact_sheet import CELL_INCHES, CUT_COLOUR, PASTE_COLOUR, show_picture
+from pretrain.inspect.mixed_pairs import Pair, Seen, View
+from pretrain.run.files import atomic_write
 
-PAIR_METHODS = ("saliencymix", "cutmix", "mixup")  # those that mix two pictures
 CAPTION_INCHES, MARGIN_INCHES, HEADER_INCHES, GAP_INCHES = 0.24, 1.15, 0.55, 0.18
+LINE_INCHES, COLUMN_INCHES = CELL_INCHES + CAPTION_INCHES, CELL_INCHES + 0.08
 HEAT_ALPHA = 0.55
 
 
-class Pair(NamedTuple):
-    """Two pictures and what mixing makes of them: ``uint8 (3, S, S)``, ``share`` of its label being the target's."""
-
-    source: LabelledPicture
-    target: LabelledPicture
-    mixed: Tensor
-    share: float
-    box: PatchBox | None  # the source's patch; None where the method tells of none
-
-
-class Seen(NamedTuple):
-    """What a network sees in a mixed picture: the maps of both classes, ``(h, w)``, and every class's probability."""
-
-    source_map: Tensor
-    target_map: Tensor
-    probabilities: Tensor  # (num_classes,)
-
-
-def mix_pairs(
-    pairs: Sequence[tuple[LabelledPicture, LabelledPicture]], method: str, *, seed: int, share: float | None = None
-) -> list[Pair]:
-    """Mix each (source, target) by ``method``, one of ``PAIR_METHODS``; ``share`` as for ``contact_sheet.rows_of``."""
-    images = torch.stack([picture.image for pair in pairs for picture in pair])
-    rows: list[Row] = rows_of(method, images, seed=seed, share=share)[1::2]  # a row's source is the picture before it
-    return [
-        Pair(source, target, row.mixed, row.weights[row.target], row.target_box)
-        for (source, target), row in zip(pairs, rows, strict=True)
-    ]
-
-
-@torch.no_grad()
-def look(model: nn.Module, pairs: Sequence[Pair], prepare: Callable[[Tensor], Tensor]) -> list[Seen]:
-    """Return what ``model``, in evaluation mode, sees in every mixed picture; all on the CPU."""
-    images = prepare(torch.stack([pair.mixed for pair in pairs]))
-    sources, targets = (
-        torch.tensor(labels) for labels in zip(*((pair.source.label, pair.target.label) for pair in pairs), strict=True)
-    )
-    maps = [class_activation_maps(model, images, classes).cpu() for classes in (sources, targets)]
-    probabilities = model(images).float().softmax(dim=1).cpu()
-    return [Seen(*seen) for seen in zip(*maps, probabilities, strict=True)]
-
-
-def look_with_each(
-    networks: Mapping[str, Pretrained], pairs: Sequence[Pair], classes: Sequence[str], device: torch.device
-) -> dict[str, list[Seen]]:
-    """Return name -> what that network sees in every mixed picture, computed on ``device`` one network at a time.
-
-    Raises:
-        ValueError: a network does not know ``classes``, or its weights do not fit its config.
-    """
-    return {
-        name: look(pretrained.network(device, list(classes)), pairs, Preparation(pretrained.cfg, device))
-        for name, pretrained in networks.items()
-    }
-
-
-def numbers_of(
-    networks: Mapping[str, Pretrained],
-    pairs: Sequence[Pair],
-    columns: Mapping[str, Sequence[Seen]],
-    classes: Sequence[str],
-    *,
-    method: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Return the numbers behind the sheet and where they come from, ready for JSON.
-
-    ``columns``: network's name -> its view of every pair. ``method`` and ``seed`` are those of ``mix_pairs``.
-    """
-    return {
-        "pairs": _numbers_of_pairs(pairs, columns, classes),
-        "networks": [
-            {
-                "name": name,
-                "checkpoint": str(network.path),
-                "checkpoint_sha256": sha256(network.path),
-                "arch": network.cfg.MODEL.ARCH,
-                "method": network.state["method"],
-            }
-            for name, network in networks.items()
-        ],
-        "method": method,
-        "seed": seed,
-    }
-
-
-def _numbers_of_pairs(
-    pairs: Sequence[Pair], columns: Mapping[str, Sequence[Seen]], classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "source": {"picture": pair.source.name, "class": classes[pair.source.label]},
-            "target": {"picture": pair.target.name, "class": classes[pair.target.label]},
-            "share_of_target": pair.share,
-            "patch": pair.box._asdict() if pair.box else None,
-            "networks": [
-                {
-                    "name": name,
-                    "top2": [
-                        {"class": classes[label], "probability": probability}
-                        for probability, label in zip(*_top2(seen[number].probabilities), strict=True)
-                    ],
-                    "source": _numbers_of_map(seen[number].source_map, seen[number].probabilities, pair.source.label),
-                    "target": _numbers_of_map(seen[number].target_map, seen[number].probabilities, pair.target.label),
-                }
-                for name, seen in columns.items()
-            ],
-        }
-        for number, pair in enumerate(pairs)
-    ]
-
-
-def _top2(probabilities: Tensor) -> tuple[list[float], list[int]]:
-    top = probabilities.topk(min(2, len(probabilities)))
-    return top.values.tolist(), top.indices.tolist()
-
-
-def _numbers_of_map(map_: Tensor, probabilities: Tensor, label: int) -> dict[str, float]:
-    return {"probability": float(probabilities[label]), "least": float(map_.min()), "most": float(map_.max())}
-
-
-def write_cam_sheet(
-    pairs: Sequence[Pair], columns: Mapping[str, Sequence[Seen]], classes: Sequence[str], path: Path | str
-) -> None:
+def write_sheet_by_network(views: Sequence[View], classes: Sequence[str], path: Path | str) -> None:
     """Draw two lines for each pair, the target's class above the source's, and write a PNG, whole or not at all.
 
-    From the left: the picture itself, the mixed picture, and for every network the map of the line's class over the
-    mixed picture in grey. A map is cut off at 0, where cells begin to speak against the class, and drawn up to its own
-    maximum. The source's patch is outlined.
+    From the left: the picture itself, the mixed picture, and for every network the map of the line's class. ``views``
+    are of one method.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    sheet = _Sheet(["picture", "mixed", *(view.network for view in views)], len(views[0].pairs), lines=2)
+    for number, pair in enumerate(views[0].pairs):
+        _show_mixed(sheet.cell(number, 0.5, 1), pair)
+        _show_class_lines(sheet, number, views, classes, first_line=0, first_col=2)
+    sheet.write(path)
 
-    line_inches = CELL_INCHES + CAPTION_INCHES
-    pair_inches = 2 * line_inches + GAP_INCHES
-    width = MARGIN_INCHES + (2 + len(columns)) * (CELL_INCHES + 0.08) + 0.08
-    height = HEADER_INCHES + len(pairs) * pair_inches
-    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
 
-    def cell(col: int, top_inches: float) -> Any:
-        left = MARGIN_INCHES + col * (CELL_INCHES + 0.08)
-        bottom = height - top_inches - CELL_INCHES
-        axis = figure.add_axes((left / width, bottom / height, CELL_INCHES / width, CELL_INCHES / height))
+def write_sheet_by_method(views: Sequence[View], classes: Sequence[str], path: Path | str) -> None:
+    """Draw three lines for each pair: the pictures that the methods make of it, the target's class, the source's class.
+
+    From the left: the two pictures themselves, below the network's name, and for every method its picture and the maps
+    of the classes in it. ``views`` are of one network. The PNG is written whole or not at all.
+    """
+    titles = ["input" if view.method == "baseline" else view.method for view in views]
+    sheet = _Sheet(["picture", *titles], len(views[0].pairs), lines=3)
+    for number in range(len(views[0].pairs)):
+        sheet.cell(number, 0, 0).text(0.5, 0.5, f"seen by\n{_wrapped(views[0].network)}", ha="center", va="center")
+        for col, view in enumerate(views, start=1):
+            _show_mixed(sheet.cell(number, 0, col), view.pairs[number])
+        _show_class_lines(sheet, number, views, classes, first_line=1, first_col=1)
+    sheet.write(path)
+
+
+class _Sheet:
+    """A figure of cells below column titles; each pair has ``lines`` lines of them."""
+
+    def __init__(self, titles: Sequence[str], num_pairs: int, *, lines: int):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self._pair_inches = lines * LINE_INCHES + GAP_INCHES
+        self._width = MARGIN_INCHES + len(titles) * COLUMN_INCHES + 0.08
+        self._height = HEADER_INCHES + num_pairs * self._pair_inches
+        self._figure = Figure(figsize=(self._width, self._height), dpi=110, facecolor="white")
+        FigureCanvasAgg(self._figure)
+        for col, title in enumerate(titles):
+            self._figure.text(
+                (MARGIN_INCHES + col * COLUMN_INCHES + CELL_INCHES / 2) / self._width,
+                1 - 0.3 / self._height,
+                _wrapped(title),
+                ha="center",
+                va="center",
+                fontsize=10,
+                fontweight="bold",
+            )
+
+    def cell(self, number: int, line: float, col: int) -> Any:
+        """Return the axis of a cell of pair ``number``; a ``line`` of 0.5 is halfway between the first two."""
+        left = MARGIN_INCHES + col * COLUMN_INCHES
+        top = HEADER_INCHES + number * self._pair_inches + CAPTION_INCHES + line * LINE_INCHES
+        bottom = self._height - top - CELL_INCHES
+        axis = self._figure.add_axes(
+            (left / self._width, bottom / self._height, CELL_INCHES / self._width, CELL_INCHES / self._height)
+        )
         axis.set_axis_off()
         return axis
 
-    for col, name in enumerate(("picture", "mixed", *columns)):
-        centre = MARGIN_INCHES + col * (CELL_INCHES + 0.08) + CELL_INCHES / 2
-        title = _wrapped(name)
-        figure.text(centre / width, 1 - 0.3 / height, title, ha="center", va="center", fontsize=10, fontweight="bold")
-    for number, pair in enumerate(pairs):
-        top = HEADER_INCHES + number * pair_inches + CAPTION_INCHES
-        mixed = cell(1, top + line_inches / 2)
-        share = f"{pair.share:.2f} {classes[pair.target.label]} + {1 - pair.share:.2f} {classes[pair.source.label]}"
-        show_picture(mixed, pair.mixed, _shortened(share), pair.box, CUT_COLOUR)
-        for picture, role, colour in ((pair.target, "target", PASTE_COLOUR), (pair.source, "source", CUT_COLOUR)):
-            axis = cell(0, top)
-            show_picture(axis, picture.image, _shortened(Path(picture.name).stem), None, colour)
-            axis.text(
-                -0.06,
-                0.5,
-                f"{_wrapped(classes[picture.label], 14)}\n({role})",
-                transform=axis.transAxes,
-                ha="right",
-                va="center",
-                fontsize=9,
-            )
-            for col, seen in enumerate(columns.values(), start=2):
-                map_ = seen[number].target_map if role == "target" else seen[number].source_map
-                caption = f"probability {float(seen[number].probabilities[picture.label]):.2f}"
-                _show_heat(cell(col, top), pair, map_, caption if map_.max() > 0 else f"{caption}, seen nowhere")
-            top += line_inches
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
+    def write(self, path: Path | str) -> None:
+        with atomic_write(path, "wb") as file:
+            self._figure.savefig(file, format="png")
+
+
+def _show_mixed(axis: Any, pair: Pair) -> None:
+    shares = ((pair.share, "target"), (1 - pair.share, "source"))
+    label = " + ".join(f"{share:.2f} {role}" for share, role in shares if share)
+    show_picture(axis, pair.mixed, label, pair.box, CUT_COLOUR)
+
+
+def _show_class_lines(
+    sheet: _Sheet, number: int, views: Sequence[View], classes: Sequence[str], *, first_line: int, first_col: int
+) -> None:
+    """Draw for both classes of a pair the picture itself, at the left, and from ``first_col`` on a map a view."""
+    pair = views[0].pairs[number]
+    roles = ((pair.target, "target", PASTE_COLOUR), (pair.source, "source", CUT_COLOUR))
+    for line, (picture, role, colour) in enumerate(roles, start=first_line):
+        axis = sheet.cell(number, line, 0)
+        show_picture(axis, picture.image, _shortened(Path(picture.name).stem), None, colour)
+        axis.text(
+            -0.06,
+            0.5,
+            f"{_wrapped(classes[picture.label], 14)}\n({role})",
+            transform=axis.transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
+        for col, view in enumerate(views, start=first_col):
+            seen = view.seen[number]
+            map_ = seen.target_map if role == "target" else seen.source_map
+            _show_heat(sheet.cell(number, line, col), view.pairs[number], map_, _caption(seen, map_, picture.label))
+
+
+def _caption(seen: Seen, map_: Tensor, label: int) -> str:
+    caption = f"probability {float(seen.probabilities[label]):.2f}"
+    return caption if map_.max() > 0 else f"{caption}, seen nowhere"
 
 
 def _show_heat(axis: Any, pair: Pair, map_: Tensor, caption: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.mixing import make_mixing
 from pretrain.mixing.saliencymix import SaliencyMix, extremes
@@ -97,10 +97,13 @@ def rows_of(method: str, images: Tensor, *, seed: int, share: float | None = Non
         return _saliencymix_rows(mix, images, share)
     mixed, weights = mix(images, torch.arange(len(images)))
     mixed = mixed.round().clamp(0, 255).to(torch.uint8)
-    return [
-        Row(method, None if method == "cutout" else (target - 1) % len(images), target, mixed[target], weight)
-        for target, weight in enumerate(weights.tolist())
-    ]
+    boxes = [None] * len(images) if method == "mixup" else _replaced(mix, images.shape, seed)
+    rows = []
+    for target, (weight, box) in enumerate(zip(weights.tolist(), boxes, strict=True)):
+        # CutMix cuts where it pastes; Cutout's square comes from nowhere.
+        source, source_box = (None, None) if method == "cutout" else ((target - 1) % len(images), box)
+        rows.append(Row(method, source, target, mixed[target], weight, source_box, box))
+    return rows
 
 
 def rows_of_each(
@@ -142,6 +145,23 @@ def rows_of_each(
                     **options,
                 )[:num_targets]
     return rows
+
+
+def _replaced(mix: nn.Module, shape: Sequence[int], seed: int) -> list[PatchBox | None]:
+    """Return the box in which ``mix`` replaces each picture of a batch of ``shape`` when seeded so; None for no pixel.
+
+    CutMix and Cutout draw it from seed and sizes alone. So it is where pictures of one colour each get another colour.
+    """
+    number = torch.arange(shape[0])
+    blue = torch.full_like(number, 255)  # which Cutout does not paint with
+    colours = torch.stack([number % 256, number // 256, blue], dim=1).to(torch.uint8)[:, :, None, None]
+    torch.manual_seed(seed)
+    mixed, _ = mix(colours.expand(*shape).contiguous(), number)
+    boxes: list[PatchBox | None] = []
+    for changed in (mixed != colours).any(dim=1):
+        rows, cols = (changed.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+        boxes.append(PatchBox(rows[0], cols[0], len(rows), len(cols)) if rows else None)
+    return boxes
 
 
 def _saliencymix_rows(mix: SaliencyMix, images: Tensor, share: float | None) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Pairs of validation pictures of two classes, drawn or given by name, to be mixed and shown to several networks."""
+"""Pairs of validation pictures of two classes, drawn or given by name, to be mixed and shown to networks."""
 
 from __future__ import annotations
 
@@ -88,33 +88,42 @@ def drawn_pairs(
         return LabelledPicture(source.name(index), label, transform(picture))
 
     pairs = choose_pairs(labels_of(source), count, seed=seed)
-    return [(read(one), read(other)) for one, other in pairs], source.classes
+    return [(read(one), read(other)) for one, other in pairs], pretrained.shown_classes(source.classes)
 
 
-def given_pairs(pretrained: Pretrained, paths: Sequence[str]) -> list[tuple[LabelledPicture, LabelledPicture]]:
-    """Return the pairs of ``paths`` (source, target, source, target, ...); a file's class is the name of its folder.
+def given_pairs(
+    pretrained: Pretrained, paths: Sequence[str], root: Path | str | None = None
+) -> tuple[list[tuple[LabelledPicture, LabelledPicture]], list[str]]:
+    """Return the pairs of ``paths`` (source, target, source, target, ...), and the classes.
+
+    A file's class is the name of its folder, in which an underscore may stand for a blank. The classes are the
+    checkpoint's; with ``root``, those of the validation pictures there.
 
     Raises:
-        ValueError: the number of files is odd, a folder is none of the checkpoint's classes, a file cannot be read as a
-            picture, or the two of a pair are of one class.
+        FileNotFoundError: there is no such data in ``root``.
+        ValueError: the number of files is odd, a folder is none of the classes, a file cannot be read as a picture, the
+            two of a pair are of one class, or the checkpoint does not name its classes and there is no ``root``.
     """
+    classes = pretrained.classes if root is None else pretrained.validation_source(root).classes
+    if classes is None:
+        raise ValueError(f"{pretrained.path} does not name its classes; give --data-root too, whose folders do")
+    known_by = pretrained.path if root is None else root
+    numbers = {name.replace(" ", "_"): number for number, name in enumerate(classes)}  # as one calls a folder
     transform, pictures = eval_transform(pretrained.cfg), []
     for path in paths:
         name = Path(path).resolve().parent.name
-        if name not in pretrained.classes:
-            raise ValueError(
-                f"{path}: its folder {name} is none of the {len(pretrained.classes)} classes of {pretrained.path}"
-            )
+        number = numbers.get(name.replace(" ", "_"))
+        if number is None:
+            raise ValueError(f"{path}: its folder {name} is none of the {len(classes)} classes of {known_by}")
         try:
             picture = read_picture(path, pretrained.cfg.DATA.DECODER)
         except UnreadablePicture as error:
             raise ValueError(f"{path}: cannot be read as a picture ({error.reason})") from error
-        pictures.append(LabelledPicture(path, pretrained.classes.index(name), transform(picture)))
+        pictures.append(LabelledPicture(path, number, transform(picture)))
     pairs = list(zip(pictures[::2], pictures[1::2], strict=True))
     for source, target in pairs:
         if source.label == target.label:
             raise ValueError(
-                f"{source.name} and {target.name} are both of the class "
-                f"{pretrained.classes[source.label]}; mix two classes"
+                f"{source.name} and {target.name} are both of the class {classes[source.label]}; mix two classes"
             )
-    return pairs
+    return pairs, pretrained.shown_classes(classes)

@@ -111,6 +111,11 @@ class Pretrained:
 
         return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
+    def shown_classes(self, classes: list[str]) -> list[str]:
+        """Return names for the ``classes`` of data: ImageNet's where the file names none and they are as many."""
+        known = self.classes
+        return known if self.state["classes"] is None and known and len(known) == len(classes) else classes
+
     def network(self, device: torch.device, classes: list[str]) -> nn.Module:
         """Return the network in evaluation mode, for data whose classes are ``classes``.
 

@@ -11,6 +11,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from pretrain import learner
 from pretrain.config import load_pretrain_config
+from pretrain.names import PAIR_METHODS
 from pretrain.run.checkpoint import save_checkpoint
 
 CLASSES = ["dark", "grey", "light"]
@@ -80,9 +81,9 @@ def show_cam(load_tool, folder, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("method", ["saliencymix", "cutmix", "mixup"])
+@pytest.mark.parametrize("method", PAIR_METHODS)
 def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
-    numbers = show_cam("--data-root", ".", "--num-images", "2", "--method", method)
+    numbers = show_cam("--data-root", ".", "--num-images", "2", "--methods", method)
     assert [network["name"] for network in numbers["networks"]] == ["first", "second"]
     assert [network["checkpoint"] for network in numbers["networks"]] == ["one.pth", "two.pth"]
     assert len(numbers["pairs"]) == 2
@@ -90,7 +91,7 @@ def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
         assert pair["source"]["class"] != pair["target"]["class"]
         assert pair["source"]["picture"].split("/")[-2] == pair["source"]["class"]
         assert 0 <= pair["share_of_target"] <= 1
-        assert (pair["patch"] is not None) == (method == "saliencymix")
+        assert (pair["patch"] is not None) == (method in ("cutout", "cutmix", "saliencymix"))
         for network in pair["networks"]:
             best, second = network["top2"]
             assert 1 >= best["probability"] >= second["probability"] >= 0
@@ -100,9 +101,13 @@ def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
     with Image.open(folder / "sheet.png") as sheet:
         sheet.load()
         assert sheet.width > 600
-    again = show_cam("--data-root", ".", "--num-images", "2", "--method", method)
+    again = show_cam("--data-root", ".", "--num-images", "2", "--methods", method)
     assert again == numbers
     assert sorted(path.name for path in folder.iterdir()) == ["one.pth", "sheet.json", "sheet.png", "two.pth", "val"]
+
+
+def test_show_cam__takes_the_flag_of_the_first_version(show_cam):
+    assert show_cam("--data-root", ".", "--num-images", "1", "--method", "mixup")["method"] == "mixup"
 
 
 def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder):
@@ -127,6 +132,28 @@ def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder
     assert pair["networks"][1]["target"]["probability"] != seen["target"]["probability"]
 
 
+def test_show_cam__one_network_sees_the_picture_of_each_method(show_cam, folder):
+    alone = ("--data-root", ".", "--num-images", "2", "--checkpoints", "first=one.pth")
+    order = ["baseline", "mixup", "cutout", "cutmix", "saliencymix"]
+    numbers = show_cam(*alone, "--methods", *order)
+    assert numbers["methods"] == order
+    assert [network["checkpoint"] for network in numbers["networks"]] == ["one.pth"]
+    with Image.open(folder / "sheet.png") as sheet:
+        sheet.load()
+        assert sheet.width > 1200
+    for column, method in enumerate(order):
+        single = show_cam(*alone, "--methods", method)
+        assert single["seed"] == numbers["seed"]
+        for pair, expected in zip(numbers["pairs"], single["pairs"], strict=True):
+            assert [pair[role] for role in ("source", "target")] == [expected[role] for role in ("source", "target")]
+            (network,) = expected["networks"]
+            own = {key: expected[key] for key in ("share_of_target", "patch")}
+            assert pair["methods"][column] == network | own | {"name": method}
+    shares = [one["share_of_target"] for one in numbers["pairs"][0]["methods"]]
+    assert shares[0] == shares[2] == 1  # neither the input nor Cutout's picture has a part of the source
+    assert all(0 < share < 1 for share in (shares[1], *shares[3:]))
+
+
 DRAWN = ["--data-root", "."]
 
 
@@ -137,7 +164,11 @@ DRAWN = ["--data-root", "."]
     ([*DRAWN, "--num-images", "5"], "5 pairs .* but 9 pictures of 3 classes give only 4"),
     ([*DRAWN, "--seed", "-1"], "--seed is -1; expected at least 0"),
     ([*DRAWN, "--share", "nan"], r"--share must be in 0\.\.1, but got nan"),
-    ([*DRAWN, "--method", "cutout"], "--method is 'cutout'; expected one of saliencymix, cutmix, mixup"),
+    ([*DRAWN, "--methods", "dropblock"], "--methods is 'dropblock'; expected one of baseline, cutout, mixup, cutmix"),
+    ([*DRAWN, "--checkpoints", "a=one.pth", "--methods", "mixup", "cutmix", "mixup"],
+     "--methods are mixup, cutmix, mixup; expected each once"),
+    ([*DRAWN, "--methods", "mixup", "cutmix"], "2 --checkpoints and 2 --methods are too much for a sheet; give one"),
+    ([], "no pictures; give --data-root to draw pairs of its validation pictures, or --pictures"),
     ([*DRAWN, "--checkpoints", "one.pth"], r"--checkpoints: expected NAME=FILE, but got 'one\.pth'"),
     ([*DRAWN, "--checkpoints", "a=one.pth", "a=two.pth"], "--checkpoints: the name 'a' is given twice"),
     ([*DRAWN, "--checkpoints", "a=three.pth"], r"weights file three\.pth does not exist"),
@@ -146,6 +177,8 @@ DRAWN = ["--data-root", "."]
     (["--pictures", "val/dark/0.png", "val/dark/1.png"], "are both of the class dark; mix two classes"),
     (["--pictures", "val/dark/0.png", "val/grey/9.png"], r"val/grey/9\.png: cannot be read as a picture"),
     (["--pictures", "val/dark/0.png", "one.pth"], r"one\.pth: its folder .* is none of the 3 classes of one\.pth"),
+    (["--pictures", "val/dark/0.png", "one.pth", *DRAWN], r"one\.pth: its folder .* is none of the 3 classes of \."),
+    (["--pictures", "val/dark/0.png", "val/grey/0.png", "--data-root", "nowhere"], "nowhere.val: no such folder"),
 ])  # fmt: skip
 def test_show_cam__refuses(show_cam, folder, arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):

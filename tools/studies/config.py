@@ -9,7 +9,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from detection.engines import ENGINES
-from pretrain.names import ATTACKS
+from pretrain.names import ATTACKS, PAIR_METHODS
 from pretrain.run.settings import (
     Rule,
     at_least,
@@ -84,7 +84,12 @@ def get_cfg() -> CfgNode:
     cfg.TIMING.ITERATIONS = 20  # of a turn
 
     cfg.CAM = CfgNode()  # kind cam only
-    cfg.CAM.NUM_IMAGES = 4  # mixed pictures on the contact sheet
+    # Of PAIR_METHODS: one, by which every experiment's network sees the pairs mixed; or several, a column each, for the
+    # network of a single experiment, as the paper has it
+    cfg.CAM.METHODS = ("saliencymix",)
+    cfg.CAM.NUM_IMAGES = 4  # pairs on the contact sheet, drawn from the validation pictures
+    # Files to take instead: source, target, source, target, ...; the folder that a file is in names its class
+    cfg.CAM.PICTURES = ()
 
     cfg.COST = CfgNode()  # for the estimates before anything is measured; what this study has measured comes first
     cfg.COST.TRAIN_PICTURES = 0  # of an epoch of pretraining
@@ -111,8 +116,15 @@ def _epsilons(values: Sequence[Any]) -> bool:
     return bool(values) and all(is_number(value) and 0 < value <= 255 for value in values) and _different(values)
 
 
-def _attacks(values: Sequence[Any]) -> bool:
-    return bool(values) and set(values) <= set(ATTACKS) and _different(values)
+def _some_of(known: Sequence[str]) -> Rule:
+    def is_some(values: Sequence[Any]) -> bool:
+        return bool(values) and all(value in known for value in values) and _different(values)
+
+    return Rule(is_some, f"one or more of {', '.join(known)}, each once")
+
+
+def _pairs_of_files(values: Sequence[Any]) -> bool:
+    return len(values) % 2 == 0 and all(isinstance(value, str) and value for value in values)
 
 
 def _different(values: Sequence[Any]) -> bool:
@@ -131,14 +143,16 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
-    "ATTACK.METHODS": Rule(_attacks, f"one or more of {', '.join(ATTACKS)}, each once"),
+    "ATTACK.METHODS": _some_of(ATTACKS),
     "ATTACK.EPSILONS": Rule(_epsilons, "different numbers above 0, levels of 255"),
     "ATTACK.STEPS": AT_LEAST_1,
     "ATTACK.STEP_SIZE": at_least(0),
     "ATTACK.NUM_IMAGES": at_least(0),
     "TIMING.ROUNDS": AT_LEAST_1,
     "TIMING.ITERATIONS": AT_LEAST_1,
+    "CAM.METHODS": _some_of(PAIR_METHODS),
     "CAM.NUM_IMAGES": AT_LEAST_1,
+    "CAM.PICTURES": Rule(_pairs_of_files, "files: source, target, source, target, ..."),
     "SLURM.MINUTES": AT_LEAST_1,
     "SLURM.CPUS": AT_LEAST_1,
     "SLURM.MEM_GB": AT_LEAST_1,
@@ -177,7 +191,8 @@ def is_made(cfg: CfgNode) -> bool:
 
 def reads_pictures(cfg: CfgNode) -> bool:
     """Return whether anything in the study is trained or evaluated on pictures of classes."""
-    return cfg.KIND != "transfer" or any(row.config for row in experiments(cfg))
+    given = cfg.KIND == "transfer" or (cfg.KIND == "cam" and cfg.CAM.PICTURES)  # or shown such as are given by name
+    return not given or any(row.config for row in experiments(cfg))
 
 
 def _contradictions(cfg: CfgNode) -> list[str]:
@@ -206,6 +221,11 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(
             f"PRETRAIN.CHECKPOINT is {cfg.PRETRAIN.CHECKPOINT}: what goes on from pretraining, but KIND {cfg.KIND} "
             f"{why}; leave it at final"
+        )
+    if cfg.KIND == "cam" and len(cfg.CAM.METHODS) > 1 and len(cfg.EXPERIMENTS) > 1:
+        faults.append(
+            f"CAM.METHODS are {len(cfg.CAM.METHODS)} and EXPERIMENTS {len(cfg.EXPERIMENTS)}; expected one experiment, "
+            "whose network looks at the pictures of several methods, or one method, for the networks of several"
         )
     if cfg.KIND == "transfer":
         if not cfg.DETECTION.CONFIG:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pretrain.inspect.contact_sheet import load_pictures, rows_of, rows_of_each
@@ -31,6 +32,25 @@ def test_rows_of__the_boxes_are_where_the_pixels_come_from(pictures):
         assert row.source == (row.target - 1) % 3
         moved += cut != paste
     assert moved
+
+
+@pytest.mark.parametrize("method", ["cutmix", "cutout"])
+def test_rows_of__the_box_of_a_method_that_draws_it(method):
+    """Pictures share no value, nor has the hole one of theirs: what differs from the target was replaced."""
+    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 24, 20).contiguous()
+    found = set()
+    for seed in range(20):
+        for row in rows_of(method, images, seed=seed):
+            replaced = torch.zeros(24, 20, dtype=torch.bool)
+            if box := row.target_box:
+                replaced[box.top : box.top + box.height, box.left : box.left + box.width] = True
+            assert torch.equal((row.mixed != images[row.target]).any(dim=0), replaced)
+            assert row.source_box == (row.target_box if method == "cutmix" else None)
+            if method == "cutmix":
+                assert row.weights[row.source] == pytest.approx(replaced.sum() / 480, abs=1e-6)
+            found.add(box)
+    assert len(found) > 10
+    assert rows_of("mixup", images, seed=0)[0].target_box is None
 
 
 def test_rows_of_each__methods_in_turn_and_every_saliency_and_style_of_saliencymix(pictures):

@@ -110,6 +110,12 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["SLURM.MINUTES", "0"], "SLURM.MINUTES is 0; expected at least 1"),
     (["ATTACK.EPSILONS", "(0.0,)"], r"ATTACK.EPSILONS is \(0.0,\); expected different numbers above 0"),
     (["ATTACK.METHODS", "('cw',)"], r"ATTACK.METHODS is \('cw',\); expected one or more of fgsm, pgd"),
+    (["CAM.METHODS", "()"], r"CAM.METHODS is \(\); expected one or more of baseline, cutout, mixup"),
+    (["CAM.METHODS", "('dropblock',)"], r"CAM.METHODS is \('dropblock',\); expected one or more of baseline, cutout"),
+    (["CAM.METHODS", "('mixup', 'mixup')"], r"CAM.METHODS is \('mixup', 'mixup'\); expected .*, each once"),
+    (["CAM.METHODS", "(['mixup'],)"], r"CAM.METHODS is \(\['mixup'\],\); expected one or more of baseline"),
+    (["CAM.PICTURES", "('a.jpg',)"], r"CAM.PICTURES is \('a.jpg',\); expected files: source, target, source"),
+    (["CAM.PICTURES", "('a.jpg', 1)"], r"CAM.PICTURES is \('a.jpg', 1\); expected files"),
     (["PRETRAIN.OPTS", "['SEED']"], r"PRETRAIN.OPTS is \['SEED'\]; expected KEY VALUE pairs"),
     (["PRETRAIN.OPTS", "['SEED', 1]"], "PRETRAIN.OPTS sets SEED, which the study sets .* set SEEDS instead"),
     (["PRETRAIN.OPTS", "['OUTPUT_DIR', 'x']"], "PRETRAIN.OPTS sets OUTPUT_DIR, .* set OUTPUT_DIR of the study"),
@@ -140,6 +146,16 @@ def test_load_study__refuses_values_by_name(load, opts, message):
 def test_load_study__names_that_differ_by_more_stay_different(load):
     rows = [GOOD | {"METHOD": method} for method in ("cut mix", "cutmix", "cut-mix", "caf\u00e9", "cafe", "x" * 200)]
     assert [experiment.method for experiment in experiments(load(EXPERIMENTS=rows))] == [one["METHOD"] for one in rows]
+
+
+def test_load_study__several_methods_are_for_one_network(load):
+    rows = [GOOD, GOOD | {"METHOD": "cutmix"}]
+    several = ["KIND", "cam", "CAM.METHODS", "('baseline', 'cutmix')"]
+    with pytest.raises(ValueError, match=r"CAM.METHODS are 2 and EXPERIMENTS 2; expected one experiment"):
+        load(several, EXPERIMENTS=rows)
+    assert load(several).CAM.METHODS == ("baseline", "cutmix")
+    assert len(load(["KIND", "cam", "CAM.METHODS", "('cutmix',)"], EXPERIMENTS=rows).EXPERIMENTS) == 2
+    assert load(several[2:], EXPERIMENTS=rows).KIND == "classification"  # which draws no map
 
 
 def test_load_study__made_scenes_are_needed_to_fine_tune(load):

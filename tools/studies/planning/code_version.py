@@ -26,7 +26,7 @@ STAGES = {
     "accuracy": ("pretrain.inspect.accuracy",),
     "attack": ("pretrain.inspect.robustness",),
     "timing": ("tools.benchmarks.methods",),
-    "cam": ("pretrain.inspect.cam_sheet",),
+    "cam": ("pretrain.inspect.cam_sheet", "pretrain.inspect.cam_numbers"),
 }
 NOT_OF_TRAINING = frozenset({"detection.evaluation.voc"})  # scores on the way do not change what training computes
 PACKAGES = ("pretrain", "detection", "tools")

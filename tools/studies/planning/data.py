@@ -10,6 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from detection.datasets.types import default_root
+from pretrain.run.files import sha256
 from tools.studies.config import is_made
 from tools.studies.planning.stages import Stage, StageBook, tool, words
 
@@ -78,6 +79,19 @@ class StudyData:
 def scenes_root(cfg: CfgNode, detection: CfgNode) -> str:
     """Return the VOC.ROOT of fine-tuning on real data: the study's, else that of its config, else Detectron2's."""
     return _absolute(cfg.DETECTION.VOC_ROOT or detection.VOC.ROOT or str(default_root()))
+
+
+def given_pictures(cfg: CfgNode) -> list[tuple[str, str]]:
+    """Return path and SHA-256 of every file of CAM.PICTURES.
+
+    Raises:
+        FileNotFoundError: one of them is no file.
+    """
+    paths = [_absolute(path) for path in cfg.CAM.PICTURES]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"CAM.PICTURES: {path} is no file")
+    return [(path, sha256(path)) for path in paths]
 
 
 def _absolute(path: str) -> str:

@@ -18,7 +18,7 @@ from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from tools.studies.config import get_cfg
 from tools.studies.experiments import RANDOM, Experiment, experiments, repository_file
-from tools.studies.planning.data import StudyData, scenes_root
+from tools.studies.planning.data import StudyData, given_pictures, scenes_root
 from tools.studies.planning.networks import FINAL, ONE_PROCESS, Networks
 from tools.studies.planning.stages import Stage, StageBook, differing, tool, words
 
@@ -177,10 +177,13 @@ class _Planner:
         seed = self.cfg.SEEDS[0]
         shown = {self._label(one): self.networks.checkpoint(one, seed) for one in self.experiments}
         weights = {name: one.inputs["weights"] for name, one in shown.items() if not one.parents}
+        pictures = given_pictures(self.cfg)
         flags = {
             "--checkpoints": [f"{name}={one.path}" for name, one in shown.items()],
-            "--data-root": self.data.pictures(),
+            "--methods": self.cfg.CAM.METHODS,
+            **({"--data-root": self.data.pictures()} if self.data.pictures() else {}),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
+            **({"--pictures": [path for path, _ in pictures]} if pictures else {}),
             "--seed": seed,
         }
         self.book.add(
@@ -190,6 +193,7 @@ class _Planner:
             outputs=("cam.png", "cam.json"),
             inputs={
                 **self.cfg.CAM,
+                "PICTURES": pictures,
                 "seed": seed,
                 "weights": weights,
                 **self.networks.taken,

@@ -262,6 +262,54 @@ def test_make_plan__of_the_other_kinds(plan_of, kind, expected):
     assert names(plan_of(["KIND", kind])) == expected
 
 
+def cam_of(plan):
+    (stage,) = (stage for stage in plan.stages if stage.kind == "cam")
+    return stage
+
+
+def test_make_plan__maps_of_the_first_version_are_those_of_saliencymix_on_drawn_pairs(plan_of):
+    stage = cam_of(plan_of(["KIND", "cam"]))
+    before = {"kind": "cam", "inputs": {"seed": 0}, "parents": [parent.meaning for parent in stage.parents]}
+    assert stage.meaning == tools.studies.planning.stages._hash(before)
+    assert word_after(stage, "--methods") == "saliencymix"
+    assert word_after(stage, "--num-images") == "4"
+    assert "--pictures" not in stage.command
+
+
+ONE_ROW = [{"METHOD": "baseline", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "baseline"]}]
+
+
+def test_make_plan__maps_of_the_pictures_of_several_methods(plan_of):
+    one, two = (
+        cam_of(plan_of(["KIND", "cam", "CAM.METHODS", methods], EXPERIMENTS=ONE_ROW))
+        for methods in ("('cutmix',)", "('baseline', 'cutmix')")
+    )
+    first = two.command.index("--methods") + 1
+    assert two.command[first : first + 3] == ("baseline", "cutmix", "--data-root")
+    assert one.fingerprint != two.fingerprint
+    assert [parent.folder for parent in one.parents] == [parent.folder for parent in two.parents]
+
+
+def test_make_plan__maps_of_given_pictures_depend_on_what_they_hold(plan_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / "cat.jpg", tmp_path / "dog.jpg"]
+    for file in files:
+        file.write_bytes(b"one")
+
+    def plan():
+        return plan_of(["KIND", "cam", "CAM.PICTURES", "('cat.jpg', 'dog.jpg')"])
+
+    before = plan()
+    first = cam_of(before).command.index("--pictures") + 1
+    assert cam_of(before).command[first : first + 3] == (*map(str, files), "--seed")
+    assert "--data-root" in cam_of(before).command  # whose folders are the classes
+    files[1].write_bytes(b"another")
+    assert changed_names(before, plan()) == {"study/cam"}
+    files[0].unlink()
+    with pytest.raises(FileNotFoundError, match=r"CAM.PICTURES: .*/cat\.jpg is no file"):
+        plan()
+
+
 def test_make_plan__several_gpus(plan_of):
     command = {stage.name: list(stage.command) for stage in plan_of(["GPUS", "4"]).stages}
     assert command["cutmix/seed0/pretrain"][1:6] == [
