@@ -5,7 +5,7 @@ SOURCE: a checkpoint of tools/pretrain.py, a torchvision or timm ResNet, MoCo's,
 and CutMix releases, .safetensors; with --reverse a Detectron2 backbone or detector, which becomes a torchvision ResNet.
 
 Example:
-  python tools/convert_checkpoint.py output/pretrain/model_final.pth output/backbone.pth --explain
+  python tools/convert_checkpoint.py output/pretrain/model_final.pth output/backbone.pth
 """
 
 import argparse
@@ -31,7 +31,6 @@ def make_arguments() -> argparse.ArgumentParser:
         action="store_false",
         help="do not run the two networks; names, shapes and values are checked even so",
     )
-    parser.add_argument("--explain", action="store_true", help="also print the YAML that fits the backbone")
     says.add_argument("--channel-order", choices=("RGB", "BGR"), help="in which the network reads a picture")
     says.add_argument(
         "--stride-in-1x1",
@@ -45,13 +44,10 @@ def make_arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int | None:
     args = make_arguments().parse_args(argv)
     setup_logging()
-    if args.explain and args.reverse:
-        raise ValueError("--explain prints a detection config, which a network on its way back (--reverse) has none of")
-
     import json
 
     from detection.convert.backbone_file import convert_file
-    from detection.convert.card import yaml_fragment
+    from detection.convert.card import next_command, yaml_fragment
     from detection.convert.verify import describe
     from pretrain.weights.description import Preprocessing
 
@@ -70,8 +66,10 @@ def main(argv: list[str] | None = None) -> int | None:
     print(describe(conversion.card["verification"]))
     print(json.dumps({key: value for key, value in conversion.card.items() if key != "verification"}, indent=2))
     print(f"written: {conversion.target}, card beside it in {conversion.target.with_suffix('.card.json').name}")
-    if args.explain:
+    if not args.reverse:
+        print("\nIn a detection config it needs:")
         print(yaml_fragment(conversion.card, conversion.target))
+        print(f"\nNext:\n{next_command(conversion.card, conversion.target)}")
     return 0
 
 

@@ -6,6 +6,7 @@ what is right, and fine-tuning refuses a config that says otherwise.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from pretrain.run.settings import Rule, get_value
 from pretrain.weights.description import (
     CHANNEL_ORDERS,
     NOTHING_SAID,
+    PIXEL_MEAN,
+    PIXEL_STD,
     THREE_NUMBERS,
     Preprocessing,
     accuracies,
@@ -154,6 +157,22 @@ def yaml_fragment(card: Mapping[str, Any], weights: Path | str) -> str:
             f'  FORMAT: "{card["channel_order"]}"',
         ]
     )
+
+
+def next_command(card: Mapping[str, Any], weights: Path | str) -> str:
+    """Return the command that fine-tunes the backbone under the paper's schedule, with the keys that it needs set."""
+    config = f"detection/configs/voc_r50_{'fpn' if card['depth'] in BASIC_DEPTHS else 'c4'}_paper.yaml"
+    usual = {
+        "channel_order": "RGB",
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
+        "stride_in_1x1": False,
+        "depth": 50,
+        "res2_out_channels": stage_channels(50)[0],
+    }
+    pairs = [f"{key} {_quoted(card[name])}" for name, key in CONFIG_KEYS.items() if not same(card[name], usual[name])]
+    words = ["MODEL.WEIGHTS", shlex.quote(str(weights)), *pairs, "VOC.ROOT", "/data/VOCdevkit"]
+    return f"python tools/train_net.py --config-file {config} \\\n    {' '.join(words)}"
 
 
 def _shown(value: Any) -> str:

@@ -79,7 +79,7 @@ def test_study_result__what_was_not_run_has_no_number(plan_of):
 
 def test_study_result__leads_with_the_numbers_of_the_data_s_own_kind(plan_of):
     assert [metric["key"] for metric in study_result(plan_of(), {}, {})["metrics"]] == [
-        "voc07_AP50", "voc10_AP50", "voc10_AP",
+        "voc07_AP50", "voc10_AP50", "voc10_AP", "coco_AP",
     ]  # fmt: skip
     plan = plan_of(["DETECTION.OPTS", "['DATASETS.TEST', \"('a/test.json',)\"]"])
     numbers = {("baseline", 0): 40.0, ("cutmix", 0): 41.0}
@@ -184,8 +184,11 @@ def test_read_values__of_what_each_command_leaves(tmp_path):
     part = {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
     (tmp_path / "report.json").write_text(json.dumps({"voc07": part, "voc10": part, "coco": part}))
     assert read_values("evaluate", tmp_path, ["report.json"])[0] == {
-        "voc07_AP50": 2.0, "voc10_AP50": 2.0, "voc10_AP": 1.0, "coco_AP": 1.0, "coco_AP50": 2.0, "coco_AP75": 3.0,
+        "voc07_AP50": 2.0, "voc07_AP": 1.0, "voc07_AP75": 3.0, "voc10_AP50": 2.0, "voc10_AP": 1.0,
+        "coco_AP": 1.0, "coco_AP50": 2.0, "coco_AP75": 3.0,
     }  # fmt: skip
+    (tmp_path / "accuracy.json").write_text(json.dumps({"top1_error": 20.0, "top5_error": 5.0, "num_images": 9}))
+    assert read_values("accuracy", tmp_path, ["accuracy.json"])[0] == {"top1_error": 20.0, "top5_error": 5.0}
     with pytest.raises(ValueError, match=r"metrics\.json has no evaluation"):
         read_values("pretrain", tmp_path, ["model_final.pth"])
 
