@@ -37,7 +37,8 @@ def test_main__prints_tally_figures_card_and_yaml(source, tmp_path, load_tool, c
     assert target.is_file()
     assert printed.endswith(
         "\nNext:\npython tools/train_net.py --config-file detection/configs/voc_r50_fpn_paper.yaml \\\n"
-        f"    MODEL.WEIGHTS {target} MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 VOC.ROOT /data/VOCdevkit\n"
+        f"    MODEL.WEIGHTS {target} MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 "
+        "VOC.ROOT /data/VOCdevkit\n"
     )
 
 
