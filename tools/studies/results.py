@@ -83,8 +83,16 @@ def _varied(cfg: CfgNode) -> list[str]:
         return []
     if cfg.KIND != "transfer":
         return ["The runs of a row differ in the seed of pretraining."]
+    found = [row for row in experiments(cfg) if row.weights]
+    one_file = (
+        "The runs of a row whose weights were there already differ in the seed of fine-tuning alone, those of random "
+        "weights in these weights too: spreads say nothing of another checkpoint of the same kind."
+    )
+    if len(found) == len(cfg.EXPERIMENTS):
+        return [one_file]
     if cfg.PRETRAIN.SEED < 0:
-        return ["The runs of a row differ in the seeds of pretraining and of fine-tuning."]
+        others = "The runs of a row differ in the seeds of pretraining and of fine-tuning."
+        return [others.replace("a row", "a row that is pretrained"), one_file] if found else [others]
     return [
         "The runs of a row differ in the seed of fine-tuning alone: all start from one pretraining, of seed "
         f"{cfg.PRETRAIN.SEED}. Spreads, intervals and differences are about the noise of fine-tuning, and say nothing "

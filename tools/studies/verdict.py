@@ -57,9 +57,9 @@ def verdict_in_words(verdict: Mapping[str, Any], metric: Mapping[str, Any]) -> t
     ranked, means = verdict["ranked"], verdict["means"]
     first, second = ranked[:2]
     percent = metric["unit"] == "%"
-    unit = f" {metric['unit']}" if metric["unit"] else ""
+    unit = f"\u00a0{metric['unit']}" if metric["unit"] else ""  # a number and its unit stay on one line
     side = "below" if metric["lower_is_better"] else "above"
-    best = f"{means[first]:.2f}{unit}"
+    best = f"{means[first]:.2f}{unit} ({metric['label']})"
     gap = f"{abs(means[first] - means[second]):.2f}{' points' if percent else unit} {side} {second}"
     so_far = [] if verdict["complete"] else ["Not all runs are there yet."]
     others = [name for name in ranked[1:] if name not in verdict["beats"]]
@@ -83,7 +83,7 @@ def _unsure(verdict: Mapping[str, Any], gap: str, others: Sequence[str]) -> Iter
         yield f"It is {gap}; whether that means anything is not known: {why}."
     else:
         yield f"It is {gap} ({_interval(found)})."
-        yield f"{_listed(others)} may be as good: what seeds do alone could make this difference."
+        yield f"What seeds do alone could make such a difference: {_listed(others)} may be as good."
         if not found["clear"]:
             needed = found["seeds_needed"]
             many = f"{needed:,} seeds" if needed else f"more than {MAX_SEEDS:,} seeds"

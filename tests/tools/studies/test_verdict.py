@@ -64,7 +64,7 @@ def test_find_verdict__one_row_wins_nothing(rows):
 
 def test_verdict_in_words__a_winner():
     assert words(SURE) == (
-        "whole wins: 80.50 %",
+        "whole wins: 80.50\u00a0% (mAP, 11 points)",
         "It is 19.50 points above half (95 % interval over seeds 18.26 to 20.74), and that means something: it is more "
         "than seeds do. So is the whole order: whole > half > random.",
     )
@@ -72,11 +72,11 @@ def test_verdict_in_words__a_winner():
 
 def test_verdict_in_words__no_winner():
     headline, said = words({**SURE, "half": {0: 79.0, 1: 80.9, 2: 81.0}}, expected=10)  # +1.0, +0.1, -0.5
-    assert headline == "No clear winner: whole is highest, 80.50 %"
+    assert headline == "No clear winner: whole is highest, 80.50\u00a0% (mAP, 11 points)"
     assert said == (
-        "Not all runs are there yet. It is 0.20 points above half (95 % interval over seeds -1.68 to 2.08). half may "
-        "be as good: what seeds do alone could make this difference. To tell it from half would take 153 seeds, if "
-        "what is seen here is the truth. From random it does differ."
+        "Not all runs are there yet. It is 0.20 points above half (95 % interval over seeds -1.68 to 2.08). What "
+        "seeds do alone could make such a difference: half may be as good. To tell it from half would take 153 seeds, "
+        "if what is seen here is the truth. From random it does differ."
     )
 
 
@@ -94,5 +94,5 @@ def test_verdict_in_words__nothing_is_known(rows, why):
 
 def test_verdict_in_words__of_an_error():
     headline, said = words(SURE, ERROR)
-    assert headline == "random wins: 30.33 %"
+    assert headline == "random wins: 30.33\u00a0% (top-1 error, last epoch)"
     assert said.startswith("It is 30.67 points below half")
