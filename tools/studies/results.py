@@ -68,7 +68,7 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "versions": _versions(results),
         "baseline": cfg.BASELINE if any(row["method"] == cfg.BASELINE for row in rows) else None,
         "rows": rows,
-        "verdicts": [one for family in _families(rows) if (one := _verdict(family, metrics[0])) is not None],
+        "verdicts": _verdicts(rows, metrics[0]) if rows else [],
         "transfer": _transfer(plan, results),
         "links": _links(plan, results),
         "figures": _figures(plan, results),
@@ -220,13 +220,17 @@ def _families(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield [row for row in rows if (row["model"], row["data"]) == (model, data)]
 
 
-def _verdict(family: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any] | None:
-    """Return who wins among the rows of a model and data set, by the study's first metric."""
-    values = {row["method"]: _values(row, metric) for row in family}
-    verdict = find_verdict(values, metric, expected=sum(len(row["runs"]) for row in family))
-    if verdict is None:
-        return None
-    return {"of": " ".join(filter(None, (family[0]["model"], family[0]["data"]))), **verdict}
+def _verdicts(rows: Sequence[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
+    """Return who wins among the rows of each model and data set; ``of`` names these where there are several."""
+    families = list(_families(rows))
+    verdicts = []
+    for family in families:
+        values = {row["method"]: _values(row, metric) for row in family}
+        verdict = find_verdict(values, metric, expected=sum(len(row["runs"]) for row in family))
+        name = " ".join(filter(None, (family[0]["model"], family[0]["data"])))
+        if verdict is not None:
+            verdicts.append({"of": name if len(families) > 1 else None, **verdict})
+    return verdicts
 
 
 def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None:

@@ -89,11 +89,11 @@ def _source(plan: Plan, experiment: Experiment, results: Mapping[str, Result]) -
         card = None if stage is None else read_record(stage.folder / "backbone.card.json", Card, "a card")
     except (OSError, ValueError):
         card = None
-    file = experiment.config.name if experiment.config else Path(experiment.weights).name
+    file = None if experiment.weights == RANDOM else Path(experiment.config or experiment.weights).name
     return {
         "method": experiment.name.replace("/", " "),
         "from": "nothing" if experiment.weights == RANDOM else "pretraining" if experiment.config else "file",
-        "file": "" if experiment.weights == RANDOM else file,
+        "file": file,
         "card": None if card is None else dict(card),
     }
 

@@ -157,3 +157,56 @@ def result():
         "paper": {"table": "Table 3", "protocol": "41K iterations."},
         "stages": stages,
     }
+
+
+@pytest.fixture
+def transfer_result(result):
+    """The same as what ``tools/transfer.py`` leads to: a verdict, sources of every kind, pictures, classes, others."""
+    card = {
+        "source": "moco_v2.pth.tar",
+        "source_sha256": "5" * 64,
+        "source_prefix": "state_dict.module.encoder_q.",
+        "arch": "resnet50",
+        "top1": 71.1,
+        "channel_order": "RGB",
+        "pixel_mean": [123.675, 116.28, 103.53],
+        "pixel_std": [58.395, 57.12, 57.375],
+        "assumed": "the source has no card",
+    }
+    own = {"from": "pretraining", "file": "imagenet_r50_cutmix.yaml", "card": None}
+    result["verdicts"] = [
+        {
+            "of": None,
+            "metric": "voc07_AP50",
+            "ranked": ["saliencymix", "baseline"],
+            "means": {"saliencymix": 79.0, "baseline": 77.0},
+            "seeds": {"saliencymix": 3, "baseline": 3},
+            "difference": {"n": 3, "mean": 2.0, "interval": [1.5, 2.5], "clear": True, "seeds_needed": 3},
+            "beats": ["baseline"],
+            "ordered": True,
+            "complete": False,
+        }
+    ]
+    result["transfer"] = {
+        "protocol": "One protocol for all rows, voc_r50_c4_moco.yaml: Batch 16.",
+        "sources": [
+            {"method": "baseline", "from": "file", "file": "moco_v2.pth.tar", "card": card},
+            {"method": "cutout", "from": "file", "file": "not_yet.pth", "card": None},
+            {"method": "cutmix", **own},
+            {"method": "saliencymix", **own, "card": {**card, "top1": None, "source_prefix": "", "assumed": None}},
+            {"method": "official", "from": "nothing", "file": None, "card": None},
+        ],
+        "over_pictures": {
+            "saliencymix": {"pictures": [0.5, 3.5], "both": [0.25, 3.75]},
+            "cutout": {"pictures": [-1.0, 3.5], "both": None},
+        },
+        "per_class": {
+            "cat": {"baseline": 80.0, "saliencymix": 82.125},
+            "dog": {"baseline": None, "saliencymix": None},
+        },
+        "published": {
+            "protocol": "MoCo's",
+            "rows": [{"NAME": "random weights", "AP50": 60.2, "AP": 33.8, "AP75": 33.1, "SOURCE": "MoCo's README"}],
+        },
+    }
+    return result

@@ -9,7 +9,8 @@ LONG = "a_method_whose_name_is_far_too_long_for_a_phone"
 
 
 @pytest.fixture
-def page(result, tmp_path):
+def page(transfer_result, tmp_path):
+    result = transfer_result
     Image.new("RGB", (1200, 300)).save(tmp_path / "sheet.png")
     result["figures"] = [{"label": "Maps", "src": "sheet.png"}]
     result["rows"][3]["method"] = LONG

@@ -1,13 +1,26 @@
 """A study of names that want to be more than text: in a browser, and in Markdown, they are text."""
 
 import copy
+import json
 
 import pytest
 from PIL import Image
 
 from tools.studies.pages.write import render_markdown, write_pages
 
-OWN = {"done", "failed", "running", "not run", "transfer", "pretrain", "%", "voc07_AP50"}
+OWN = {
+    "file",
+    "nothing",
+    "pretraining",
+    "done",
+    "failed",
+    "running",
+    "not run",
+    "transfer",
+    "pretrain",
+    "%",
+    "voc07_AP50",
+}
 UNTYPED = ("protocol", "versions", "processes", "machine")
 
 
@@ -25,7 +38,16 @@ def study(result):
     return result
 
 
-def test_study__hostile_values_are_text(hostile, browser, study, tmp_path):
+@pytest.fixture
+def transfer(transfer_result):
+    """A study of checkpoints; its baseline is called otherwise, because that name is a key, too."""
+    renamed = json.loads(json.dumps(transfer_result).replace('"baseline"', '"first"'))
+    return {"baseline" if key == "first" else key: value for key, value in renamed.items()}
+
+
+@pytest.mark.parametrize("kind", ["study", "transfer"])
+def test_study__hostile_values_are_text(hostile, browser, request, kind, tmp_path):
+    study = request.getfixturevalue(kind)
     for number, payload in enumerate(hostile.PAYLOADS):
         content, texts = hostile.hostile(study, payload, names=OWN, untyped=UNTYPED)
         folder = tmp_path / str(number)
@@ -43,7 +65,9 @@ def test_study__hostile_values_are_text(hostile, browser, study, tmp_path):
         assert browser.evaluate("document.images[0].naturalWidth") == 8
 
 
-def test_markdown__hostile_values_change_nothing_but_words(hostile, study):
+@pytest.mark.parametrize("kind", ["study", "transfer"])
+def test_markdown__hostile_values_change_nothing_but_words(hostile, request, kind):
+    study = request.getfixturevalue(kind)
     for payload in hostile.PAYLOADS:
         content, _ = hostile.hostile(study, payload, names=OWN, untyped=UNTYPED)
         assert hostile.structure(render_markdown(content)) == hostile.structure(render_markdown(study)), payload

@@ -79,12 +79,9 @@ def on_pictures(result: Mapping[str, Any], tables: list[Table]) -> list[OnPictur
     return found
 
 
-def verdicts_in_words(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return of each model and data set its name, empty where there is one, the headline, and how sure it is."""
-    if not result["verdicts"]:
-        return []
-    several = len({(row["model"], row["data"]) for row in result["rows"]}) > 1
-    return [(one["of"] if several else "", *verdict_in_words(one, result["metrics"][0])) for one in result["verdicts"]]
+def verdicts_in_words(result: Mapping[str, Any]) -> list[tuple[str | None, str, str]]:
+    """Return of each model and data set its name, None where there is one, the headline, and how sure it is."""
+    return [(one["of"], *verdict_in_words(one, result["metrics"][0])) for one in result["verdicts"]]
 
 
 def class_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
