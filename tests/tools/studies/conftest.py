@@ -193,7 +193,7 @@ def transfer_result(result):
             {"method": "baseline", "from": "file", "file": "moco_v2.pth.tar", "card": card},
             {"method": "cutout", "from": "file", "file": "not_yet.pth", "card": None},
             {"method": "cutmix", **own},
-            {"method": "saliencymix", **own, "card": {**card, "top1": None, "source_prefix": "", "assumed": None}},
+            {"method": "saliencymix", **own, "card": {**card, "top1": None, "assumed": None}},
             {"method": "official", "from": "nothing", "file": None, "card": None},
         ],
         "over_pictures": {
