@@ -24,6 +24,7 @@ from tools.studies.config import check_study, get_cfg
 from tools.studies.experiments import RANDOM, Experiment, experiments
 from tools.studies.planning.plan import Plan
 from tools.studies.planning.stages import Stage
+from tools.studies.published import published_cost
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 OF_NETWORK = ("depth", "res2_out_channels")  # entries of a card that one table's rows share
@@ -135,6 +136,8 @@ def study_of(given: Given, *, config_file: str, engine: str, seeds: int, baselin
     cfg.DETECTION.OPTS = given.detection_opts
     cfg.DETECTION.ENGINE = engine
     cfg.OUTPUT_DIR = str(output)
+    for key, value in published_cost(config_file).items():
+        cfg.COST[key] = value
     return check_study(cfg, given.study_opts)
 
 

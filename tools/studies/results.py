@@ -15,8 +15,9 @@ from tools.studies.experiments import Experiment, experiments
 from tools.studies.pages import write_pages
 from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
+from tools.studies.published import published_of
 from tools.studies.records import LOG, Result, failure_message
-from tools.studies.sources import comparison_of, over_pictures, per_class, protocol_of, published_of, sources_of
+from tools.studies.sources import comparison_of, over_pictures, per_class, protocol_of, sources_of
 from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
 from tools.studies.verdict import find_verdict
 

@@ -8,16 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import yaml
-
-from detection.config import EFFECTS, read_detection_config
+from detection.config import EFFECTS
 from detection.report.comparison import protocol_line
 from pretrain.run.text import Finite, read_record
-from tools.studies.experiments import RANDOM, ROOT, Experiment, experiments
+from tools.studies.experiments import RANDOM, Experiment, experiments
 from tools.studies.planning.plan import Plan
 from tools.studies.records import Number, Result
-
-PUBLISHED = Path(__file__).with_name("published")
 
 
 class Card(TypedDict):
@@ -129,18 +125,3 @@ def per_class(comparison: Comparison | None) -> dict[str, dict[str, float | None
     methods = [method for group in comparison["groups"] for method in group["methods"]] if comparison else []
     names = list(dict.fromkeys(name for method in methods for name in method["per_class"]))
     return {name: {method["method"]: method["per_class"].get(name) for method in methods} for name in names}
-
-
-def published_of(plan: Plan) -> dict[str, Any] | None:
-    """Return what others published under the very protocol of the study's fine-tuning, or None.
-
-    It is that of a config which a file in PUBLISHED names: every key that affects training or test is the same.
-    """
-    if plan.detection is None:
-        return None
-    for path in sorted(PUBLISHED.glob("*.yaml")):
-        content = yaml.safe_load(path.read_text("utf-8"))
-        config = read_detection_config(ROOT / content["CONFIG"], [])
-        if EFFECTS.of_testing(config) == EFFECTS.of_testing(plan.detection):
-            return {"protocol": content["PROTOCOL"], "rows": content["ROWS"]}
-    return None

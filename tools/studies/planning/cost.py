@@ -54,15 +54,31 @@ def describe_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage],
     lines.append(f"{len(stages)} stages: {done} done, {len(missing)} to run, into {plan.cfg.OUTPUT_DIR}")
     if not missing:
         return lines
+    lines.append(_listed(missing))
     known = {name: value for name, value in seconds.items() if value is not None}
     hours = sum(known[stage.name] * stage.processes for stage in missing if stage.name in known) / 3600
     left_out = f", {len(missing) - len(known)} of unknown duration left out" if len(known) < len(missing) else ""
-    total = format_seconds(sum(known.values()))
-    lines.append(f"{total} one after the other{left_out}; {hours:.1f} GPU hours where there are GPUs")
+    if known:
+        total = format_seconds(sum(known.values()))
+        lines.append(f"{total} one after the other{left_out}; {hours:.1f} GPU hours where there are GPUs")
     measured = ", ".join(sorted(estimates.measured))
     sources = [
         f"measured in this study: {measured}" if measured else "",
         f"rates of the config: {plan.cfg.COST.SOURCE}" if plan.cfg.COST.SOURCE else "",
     ]
-    lines.append("; ".join(filter(None, sources)) or "no rates are known")
+    lines.append(
+        "; ".join(filter(None, sources)) or "how long that takes is not known: no rate was measured or is stated"
+    )
     return lines
+
+
+def _listed(stages: Sequence[Stage]) -> str:
+    """Return how many stages of each kind there are, and over how many pictures those go that train."""
+    counts: dict[str, list[float]] = {}
+    for stage in stages:
+        counts.setdefault(stage.kind, []).append(stage.work)
+    return ", ".join(
+        f"{len(works)} {kind}"
+        + (f" over {sum(works):,.0f} pictures" if kind in ("pretrain", "fine_tune") and sum(works) else "")
+        for kind, works in counts.items()
+    )
