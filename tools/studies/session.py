@@ -71,7 +71,7 @@ def pursue(plan: Plan, args: argparse.Namespace, *, only: Sequence[str] = ()) ->
         ValueError: something would stop it, as far as it shows before anything is run; or ``only`` names nothing.
     """
     from tools.studies.pages import summary_table
-    from tools.studies.planning.cost import Estimates, describe_plan
+    from tools.studies.planning.cost import Estimates, describe_cost, describe_plan
     from tools.studies.results import write_study
     from tools.studies.runner import find_obstacles, finished, refuse_other_study, select
 
@@ -88,6 +88,7 @@ def pursue(plan: Plan, args: argparse.Namespace, *, only: Sequence[str] = ()) ->
         raise ValueError("; ".join(obstacles))
     failed: dict[str, str] = {}
     if missing:
+        print("\n".join(describe_cost(plan, stages, missing, estimates)), flush=True)
         failed = _run(args, plan, stages, results, estimates)
         results = finished(plan.stages)
     print("\n".join(summary_table(write_study(plan, results, failed))))

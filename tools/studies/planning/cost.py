@@ -41,17 +41,22 @@ class Estimates:
 def describe_plan(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage], estimates: Estimates) -> list[str]:
     """Return lines: each of the ``missing`` stages with its command, and what all of them should cost."""
     lines = []
-    seconds = {stage.name: estimates.seconds(stage) for stage in missing}
     for stage in missing:
-        expected = "duration unknown" if seconds[stage.name] is None else format_seconds(seconds[stage.name])
+        seconds = estimates.seconds(stage)
+        expected = "duration unknown" if seconds is None else format_seconds(seconds)
         reason = stage.why_anew()
         begun = ", goes on" if (stage.folder / REQUEST).exists() else ""
         begun = f", begins anew: {reason}" if reason else begun
         lines.append(f"{stage.name}: {expected}{begun}")
         lines.append(f"    {shlex.join(stage.command)}")
+    return [*lines, "", *describe_cost(plan, stages, missing, estimates)]
+
+
+def describe_cost(plan: Plan, stages: Sequence[Stage], missing: Sequence[Stage], estimates: Estimates) -> list[str]:
+    """Return lines: how many of ``stages`` are ``missing``, what they go through, and what they should cost."""
     done = len(stages) - len(missing)
-    lines.append("")
-    lines.append(f"{len(stages)} stages: {done} done, {len(missing)} to run, into {plan.cfg.OUTPUT_DIR}")
+    seconds = {stage.name: estimates.seconds(stage) for stage in missing}
+    lines = [f"{len(stages)} stages: {done} done, {len(missing)} to run, into {plan.cfg.OUTPUT_DIR}"]
     if not missing:
         return lines
     lines.append(_listed(missing))
