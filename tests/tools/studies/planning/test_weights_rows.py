@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from tools.studies.experiments import experiments
+from tools.studies.published import published_cost, published_of
+from tools.studies.results import study_result
 
 CONFIG = "pretrain/configs/demo_r18_saliencymix.yaml"
 
@@ -187,3 +189,49 @@ def test_experiments__a_path_is_that_of_the_working_folder(plan_of, weights, mon
     monkeypatch.chdir(weights.parent)
     (experiment,) = experiments(plan_of(EXPERIMENTS=[{"METHOD": "moco", "WEIGHTS": weights.name}]).cfg)
     assert experiment.weights == str(weights)
+
+
+def test_study_result__published_weights_stand_in_the_column_of_their_epoch(plan_of, weights):
+    rows = [
+        {"METHOD": name, "WEIGHTS": str(weights), "PREFIX": name, "EPOCH": epoch}
+        for name, epoch in (("theirs", "best"), ("torchvision", "last"))
+    ]
+    plan = plan_of(["KIND", "classification"], EXPERIMENTS=rows)
+    values = {"top1_error": 21.5, "top5_error": 5.5}
+    results = {
+        f"{name}/accuracy": {"values": values, "link": "accuracy.json", "seconds": 1.0, "attempts": 1}
+        for name in ("theirs", "torchvision")
+    }
+    told = study_result(plan, results, {})
+    assert [len(row["runs"]) for row in told["rows"]] == [1, 1]  # of two seeds
+    assert told["rows"][0]["runs"][0]["values"] == {"best_top1_error": 21.5, "best_top5_error": 5.5}
+    assert told["rows"][1]["runs"][0]["values"] == values
+
+
+def test_study_result__says_what_varies_where_weights_were_there_already(plan_of, weights):
+    row = {"METHOD": "moco", "WEIGHTS": str(weights)}
+    (alone,) = (note for note in study_result(plan_of(EXPERIMENTS=[row]), {}, {})["notes"] if "runs of a row" in note)
+    assert "the seed of fine-tuning alone" in alone
+    both = study_result(plan_of(EXPERIMENTS=[row, PRETRAINED]), {}, {})["notes"]
+    assert "The runs of a row that is pretrained differ in the seeds of pretraining and of fine-tuning." in both
+    assert alone in both
+
+
+def test_published_of__only_under_the_very_protocol(plan_of, weights):
+    moco = {"CONFIG": "detection/configs/voc_r50_c4_moco.yaml", "ENGINE": "torchvision"}
+    rows = [{"METHOD": "moco", "WEIGHTS": str(weights)}, {"METHOD": "random", "WEIGHTS": "random"}]
+    found = published_of(plan_of(EXPERIMENTS=rows, DETECTION=moco, DIGITS={}))
+    assert {"NAME": "random weights", "AP50": 60.2, "AP": 33.8, "AP75": 33.1, "SOURCE": "MoCo's detection/README"} in (
+        found["rows"]
+    )
+    for other in (["SOLVER.BASE_LR", "0.03"], ["MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.3"]):
+        assert (
+            published_of(plan_of(["DETECTION.OPTS", str(other)], EXPERIMENTS=rows, DETECTION=moco, DIGITS={})) is None
+        )
+    assert published_of(plan_of(EXPERIMENTS=rows)) is None
+    assert published_of(plan_of(["KIND", "classification"], EXPERIMENTS=rows[:1])) is None
+
+
+def test_published_cost__of_the_config_alone():
+    assert published_cost("detection/configs/voc_r50_c4_moco.yaml")["FINE_TUNE_RATE"] == 3.7
+    assert published_cost("detection/configs/voc_r50_c4_paper.yaml") == {}
