@@ -142,6 +142,7 @@ def test_read_words__rows_options_and_keys(files):
     (["a=no.pth", "b=/"], {}, ["a: no.pth does not exist", "b: / is no file"]),
     (["random", "random"], {}, ["the name 'random' is given twice"]),
     (["mine=random"], {}, ["write random"]),
+    (["random", "VOC.ROOT=/d"], {}, ["'VOC.ROOT=/d' is no pair; write VOC.ROOT /d, with a space in place of the ="]),
     (["random", "VOC.ROOT"], {}, ["expected KEY VALUE pairs, but 'VOC.ROOT' has no value"]),
     (["random"], {"ema": ["moco"]}, [r"--ema moco: expected the NAME of a checkpoint \(random\)"]),
     (["random"], {"prefixes": ["a."]}, [r"--prefix a\.: expected the NAME of a checkpoint"]),
