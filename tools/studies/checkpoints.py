@@ -76,6 +76,9 @@ def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Seque
         elif file == RANDOM:
             faults.append(f"{word!r}: the row that starts from nothing is called {RANDOM}; write {RANDOM}")
             continue
+        elif "." in name and KEY.fullmatch(name):
+            faults.append(f"{word!r} is no pair; write {name} {file}, with a space in place of the =")
+            continue
         else:
             refuse_address(file)
             if not Path(file).expanduser().is_file():
