@@ -242,7 +242,7 @@ def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | Non
     return {
         "protocol": protocol_of(plan),
         "sources": sources_of(plan, results),
-        "over_pictures": over_pictures(comparison),
+        "over_pictures": over_pictures(comparison, plan.cfg.BASELINE),
         "per_class": per_class(comparison),
         "published": published_of(plan),
     }

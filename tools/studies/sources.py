@@ -105,11 +105,14 @@ def comparison_of(plan: Plan, results: Mapping[str, Result]) -> Comparison | Non
         return None
 
 
-def over_pictures(comparison: Comparison | None) -> dict[str, dict[str, list[float] | None]]:
-    """Return method -> intervals of its difference in mAP (11 points) to the baseline, over pictures and over both."""
+def over_pictures(comparison: Comparison | None, baseline: str) -> dict[str, dict[str, list[float] | None]]:
+    """Return method -> intervals of its difference in mAP (11 points) to ``baseline``, over pictures and over both.
+
+    Detectors that read pictures in another way than the baseline's stand in a table of their own there, and have none.
+    """
     found = {}
     for group in comparison["groups"] if comparison else ():
-        for method in group["methods"]:
+        for method in group["methods"] if group["baseline"] == baseline else ():
             ap = method["voc07"]["AP50"]
             if ap["difference"] is not None:
                 both = ap.get("over_both")

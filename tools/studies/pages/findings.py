@@ -63,14 +63,15 @@ def on_pictures(result: Mapping[str, Any], tables: list[Table]) -> list[OnPictur
     known = (result["transfer"] or {"over_pictures": {}})["over_pictures"]
     if not known or len(tables) != 1:
         return []
+    column = next((one for one in tables[0].columns if one.metric["key"] == "voc07_AP50"), None)
     found = []
-    for lines in tables[0].models.values():
+    for lines in tables[0].models.values() if column else ():
         for line in lines:
-            said = gain(line, tables[0].columns[0], baseline_of(lines, result))
+            said = gain(line, column, baseline_of(lines, result))
             if line.method not in known or said.absent:
                 continue
             pictures, both = (
-                " to ".join(signed(bound, tables[0].columns[0]) for bound in known[line.method][key] or ()) or "-"
+                " to ".join(signed(bound, column) for bound in known[line.method][key] or ()) or "-"
                 for key in ("pictures", "both")
             )
             found.append(
