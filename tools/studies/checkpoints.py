@@ -127,7 +127,9 @@ def study_of(given: Given, *, config_file: str, engine: str, seeds: int, baselin
     if baseline is not None and baseline not in names:
         raise ValueError(f"--baseline {baseline}: no checkpoint has that name; expected one of {', '.join(names)}")
     cfg = get_cfg()
-    cfg.TITLE = f"{len(names)} checkpoints as detectors" if len(names) > 1 else f"{names[0]} as a detector"
+    files = [name for name in names if name != RANDOM]
+    cfg.TITLE = f"{len(files)} checkpoint{'s' * (len(files) != 1)} as detectors"
+    cfg.TITLE += ", beside random weights" if RANDOM in names else ""
     cfg.SEEDS = tuple(range(seeds))
     cfg.BASELINE = baseline or names[0]
     cfg.EXPERIMENTS = [
@@ -179,10 +181,8 @@ def _card(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         ema=experiment.reading.get("EMA", False),
     )
     print(f"{experiment.name}: {experiment.weights}, ResNet-{conversion.card['depth']}, {conversion.tally()}")
-    for line in [
-        *(f"note: {note}" for note in conversion.notes),
-        *describe(conversion.card["verification"]).splitlines(),
-    ]:
+    notes = [f"note: {note}" for note in conversion.notes]
+    for line in [*notes, *describe(conversion.card["verification"]).splitlines()]:
         print(f"  {line}", flush=True)
     return conversion.card
 
@@ -229,7 +229,8 @@ def write_study_file(cfg: CfgNode, path: Path, command: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(
-            f"# Written by tools/transfer.py, which writes it anew when it is called for this folder:\n#   {command}\n"
+            f"# Written by tools/transfer.py, which writes it anew when it is called for this folder:\n"
+            f"#   {' '.join(command.split())}\n"
         )
         file.write("# What is there goes on with tools/study.py --config-file and this file, too.\n")
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True, width=120)
