@@ -18,8 +18,8 @@ def find_verdict(rows: Mapping[str, Values], metric: Metric, *, expected: int) -
     ``ranked`` are the names from the best mean to the worst. Every pair of rows is compared, seed by seed, and all
     pairs are judged together (Holm): ranking them first and testing neighbours alone would find differences in noise.
     ``difference`` is that of the first to the second, as ``intervals.difference`` says it, made positive where the
-    first is better. ``beats`` are the rows that the first may be said to differ from, ``ordered`` says whether that
-    holds for all neighbours in the ranking, and ``complete`` whether all ``expected`` numbers are there.
+    first is better. ``beats`` are the rows that the first may be said to differ from, ``ordered`` whether that holds
+    for all neighbours in the ranking, ``even`` lists those of which it does not, and ``complete`` whether all ``expected`` numbers are there.
     """
     known = {name: values for name, values in rows.items() if values}
     if len(known) < 2:
@@ -35,6 +35,7 @@ def find_verdict(rows: Mapping[str, Values], metric: Metric, *, expected: int) -
             pairs[better, worse] = found
     judge(list(pairs.values()))
     first, second = ranked[:2]
+    even = [list(neighbours) for neighbours in pairwise(ranked) if not _clear(pairs, *neighbours)]
     return {
         "metric": metric.key,
         "ranked": ranked,
@@ -42,7 +43,8 @@ def find_verdict(rows: Mapping[str, Values], metric: Metric, *, expected: int) -
         "seeds": {name: len(values) for name, values in known.items()},
         "difference": pairs.get((first, second)),
         "beats": [name for name in ranked[1:] if _clear(pairs, first, name)],
-        "ordered": all(_clear(pairs, *neighbours) for neighbours in pairwise(ranked)),
+        "ordered": not even,
+        "even": even,
         "complete": sum(map(len, known.values())) == expected,
     }
 
@@ -73,6 +75,8 @@ def _sure(verdict: Mapping[str, Any], gap: str) -> Iterator[str]:
     yield f"It is {gap} ({_interval(verdict['difference'])}), and that means something: it is more than seeds do."
     if verdict["ordered"] and len(verdict["ranked"]) > 2:
         yield f"So is the whole order: {' > '.join(verdict['ranked'])}."
+    if verdict["even"]:
+        yield f"Not told apart: {'; '.join(map(' and '.join, verdict['even']))}."
 
 
 def _unsure(verdict: Mapping[str, Any], gap: str, others: Sequence[str]) -> Iterator[str]:

@@ -184,6 +184,7 @@ def transfer_result(result):
             "difference": {"n": 3, "mean": 2.0, "interval": [1.5, 2.5], "clear": True, "seeds_needed": 3},
             "beats": ["baseline"],
             "ordered": True,
+            "even": [],
             "complete": False,
         }
     ]

@@ -47,6 +47,7 @@ def test_find_verdict__neighbours_that_seeds_swap_are_not_told_apart():
     assert verdict["ranked"] == ["whole", "half", "random"]
     assert verdict["beats"] == ["random"]
     assert not verdict["ordered"]
+    assert verdict["even"] == [["whole", "half"]]
 
 
 def test_find_verdict__three_pairs_ask_for_more_than_one():
@@ -68,6 +69,12 @@ def test_verdict_in_words__a_winner():
         "It is 19.50 points above half (95 % interval over seeds 18.26 to 20.74), and that means something: it is more "
         "than seeds do. So is the whole order: whole > half > random.",
     )
+
+
+def test_verdict_in_words__a_winner_and_two_that_are_not_told_apart():
+    rows = {**SURE, "half": {0: 30.5, 1: 31.0, 2: 30.0}}
+    assert found(rows)["even"] == [["half", "random"]]
+    assert words(rows)[1].endswith("it is more than seeds do. Not told apart: half and random.")
 
 
 def test_verdict_in_words__no_winner():
