@@ -19,7 +19,8 @@ def find_verdict(rows: Mapping[str, Values], metric: Metric, *, expected: int) -
     pairs are judged together (Holm): ranking them first and testing neighbours alone would find differences in noise.
     ``difference`` is that of the first to the second, as ``intervals.difference`` says it, made positive where the
     first is better. ``beats`` are the rows that the first may be said to differ from, ``ordered`` whether that holds
-    for all neighbours in the ranking, ``even`` lists those of which it does not, and ``complete`` whether all ``expected`` numbers are there.
+    for all neighbours in the ranking, ``even`` lists those of which it does not, and ``complete`` says whether all
+    ``expected`` numbers are there.
     """
     known = {name: values for name, values in rows.items() if values}
     if len(known) < 2:
