@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Show how often the intervals of reports, comparisons and studies hold what they are about, as a table in Markdown.
 
-The table of detection/evaluation/README.md is what this prints with the default numbers, in half an hour on one core.
+The table of detection/evaluation/README.md is what this prints with the default numbers, in less than an hour on one
+core.
 
 Example:
   python tools/simulate_intervals.py --splits 50 --studies 100 --pictures 400

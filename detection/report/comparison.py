@@ -138,7 +138,8 @@ def _note(comparison: Mapping[str, Any]) -> str:
         f"three {comparison['level']} % intervals. Over seeds, by Student's t, seed by seed where methods share them: "
         "would training again show it? Over pictures, from the same random halves of the pictures "
         f"({comparison['resamples']:,}) for all runs: would other pictures show it, with these very detectors? "
-        "Over both, around the mean over seeds: where does it lie in the mean of all trainings and all such splits? "
+        "Over both, around the mean over seeds: where does it lie in the mean of all trainings and all splits of such "
+        "pictures? "
         f"{CLAIM} COCO AP is the mean over IoU .50 to .95, without intervals over pictures. "
         f"{rules_in_words(comparison['evaluation_rules'])}"
         + "".join(
