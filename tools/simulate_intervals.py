@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Show how often the intervals of reports, comparisons and studies hold what they are about, as a table in Markdown.
 
-The table of detection/evaluation/README.md is what this prints with the default numbers, in half an hour on one core.
+The table of detection/evaluation/README.md is what this prints with the default numbers, in less than an hour on one
+core.
 
 Example:
   python tools/simulate_intervals.py --splits 50 --studies 100 --pictures 400
@@ -29,14 +30,25 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--splits, --studies and --seed must be at least 0, --resamples at least 2")
     setup_logging()
 
-    from tools.simulations.intervals import SETTINGS, as_markdown, over_pictures, over_seeds
+    from tools.simulations.intervals import (
+        SETTINGS,
+        STUDIES,
+        as_markdown,
+        over_pictures,
+        over_seeds,
+        over_seeds_and_pictures,
+    )
 
+    options = {"num_resamples": args.resamples, "seed": args.seed}
     rows = []
     for setting in SETTINGS:
         if args.splits and setting.pictures <= args.pictures:
-            rows += over_pictures(setting, num_splits=args.splits, num_resamples=args.resamples, seed=args.seed)
+            rows += over_pictures(setting, num_splits=args.splits, **options)
     for num_seeds in (2, 3, 5) if args.studies else ():
         rows += over_seeds(num_seeds, num_studies=args.studies, seed=args.seed)
+    for study in STUDIES:
+        if args.studies and study.pictures <= args.pictures:
+            rows += over_seeds_and_pictures(study, num_studies=args.studies, **options)
     print(as_markdown(rows))
 
 

@@ -1,8 +1,9 @@
 """Runs side by side: grouped by method over seeds, against a baseline, with the paper's own table beside them.
 
-Two questions are kept apart, as in ``intervals``. A difference over seeds says whether training again would show it:
+Three questions are kept apart, as in ``intervals``. A difference over seeds says whether training again would show it:
 methods are only said to differ by that. Its interval over pictures says how far the choice of test pictures moves it:
-all runs are resampled with the same halves, each method as the mean of its runs.
+all runs are resampled with the same halves, each method as the mean of its runs. That over both says where it lies for
+other trainings and other pictures.
 
 Runs under different protocols never share a table.
 """
@@ -24,6 +25,7 @@ from detection.evaluation.intervals import (
     difference,
     interval_of_difference,
     judge,
+    over_both,
     summarise,
 )
 from detection.evaluation.matching import Rules, match_detections
@@ -184,7 +186,8 @@ def compare_runs(
     of its runs, what ``summarise`` says of them, ``difference`` to the group's baseline with its ``interval`` over
     pictures (none for COCO's AP, which is not resampled), and ``over_seeds``: what ``difference`` of ``intervals`` says
     of the same, with ``adjusted_p`` over the methods of the group, whether that makes it ``clear``, and how many
-    ``seeds_needed``. ``differences`` holds the settings in which the groups differ.
+    ``seeds_needed``; and ``over_both`` with the ``interval`` that ``over_both`` of ``intervals`` gives around the mean
+    of ``over_seeds`` (None for COCO's AP). ``differences`` holds the settings in which the groups differ.
 
     Args:
         baseline: a method; by default ``baseline``. In a group without it the first method is the baseline.
@@ -321,21 +324,30 @@ def _compared(
 ) -> dict[str, Any]:
     """Return what is said of a number of the runs ``members`` beside those of the baseline, ``others``."""
     values = [numbers.scores[index][metric][name] for index in members]
-    said: dict[str, Any] = {"values": values, **summarise(values), "difference": None, "over_seeds": None}
+    said: dict[str, Any] = {
+        "values": values,
+        **summarise(values),
+        "difference": None,
+        "over_seeds": None,
+        "over_both": None,
+    }
     if others is None:
         return said
     actual = float(np.mean(values) - np.mean([numbers.scores[index][metric][name] for index in others]))
-    between = None
+    said["difference"] = {"mean": actual, "interval": None}
+    sides = [_by_seed(side, runs) for side in (members, others)]
+    scores = [{seed: numbers.scores[index][metric][name] for seed, index in side.items()} for side in sides]
+    said["over_seeds"] = difference(*scores)
     if metric in VOC_METRICS:
         row = VOC_METRICS.index(metric)
-        halves = [_mean([numbers.samples[index][name][row] for index in side]) for side in (members, others)]
-        between = interval_of_difference(actual, halves[0] - halves[1], num_pictures)
-    said["difference"] = {"mean": actual, "interval": between}
-    sides = [
-        {seed: numbers.scores[index][metric][name] for seed, index in _by_seed(side, runs).items()}
-        for side in (members, others)
-    ]
-    said["over_seeds"] = difference(*sides)
+        samples = [{seed: numbers.samples[index][name][row] for seed, index in side.items()} for side in sides]
+        halves = [np.mean(list(side.values()), axis=0) for side in samples]
+        said["difference"]["interval"] = interval_of_difference(actual, halves[0] - halves[1], num_pictures)
+        tables = [
+            {seed: np.append(side[seed], of_halves) for seed, of_halves in halves.items()}
+            for side, halves in zip(scores, samples, strict=True)
+        ]
+        said["over_both"] = {"interval": over_both(*tables, num_pictures)}
     return said
 
 
@@ -345,10 +357,6 @@ def _by_seed(members: Sequence[int], runs: Sequence[Run]) -> dict[Any, int]:
     if None in seeds or len(set(seeds)) < len(seeds):
         seeds = [runs[index].path for index in members]
     return dict(zip(seeds, members, strict=True))
-
-
-def _mean(samples: list[np.ndarray]) -> np.ndarray:
-    return np.mean(samples, axis=0)
 
 
 def _mean_per_class(tables: list[dict[str, float | None]]) -> dict[str, float | None]:

@@ -1,10 +1,10 @@
 """How sure a number is: over the pictures of a split, and over the seeds of training.
 
-Two questions, kept apart. The interval of an AP, or of the difference of two, says how far it moves with the pictures
+Three questions, kept apart. The interval of an AP, or of the difference of two, says how far it moves with the pictures
 of the split; the detectors stay as they are. Mean, interval and p value over seeds say how far training alone moves
-it; the pictures stay as they are. All intervals are at LEVEL percent. ``tools/simulate_intervals.py`` shows how often
-they hold what they should; README.md in this folder has its table. Reports, comparisons, ``--repeat`` and studies all
-take their statistics from here.
+it; the pictures stay as they are. The interval of a difference over both lets training and pictures be others. All
+intervals are at LEVEL percent. ``tools/simulate_intervals.py`` shows how often they hold what they should; README.md in
+this folder has its table. Reports, comparisons, ``--repeat`` and studies all take their statistics from here.
 """
 
 from __future__ import annotations
@@ -58,27 +58,44 @@ def difference(values: Mapping[Hashable, float], reference: Mapping[Hashable, fl
     one, by Welch's t. ``test`` names which. ``std`` is that of the difference of two single runs, ``p`` two-sided,
     None where there is no interval.
     """
-    pairs = [value - reference[seed] for seed, value in values.items() if seed in reference]
-    several = min(len(values), len(reference)) > 1
-    if len(pairs) > 1 or (pairs and not several):
-        said = summarise(pairs)
+    samples = _samples(values, reference)
+    if not samples:
+        return None
+    if len(samples) == 1:
+        said = summarise(samples[0])
         p_value = None
         if said["interval"] is not None:
             p_value = _p_value(said["mean"], said["std"] / math.sqrt(said["n"]), said["n"] - 1)
         return {**said, "test": SAME_SEEDS, "p": p_value}
-    if not several:
-        return None
-    samples = [list(one.values()) for one in (values, reference)]
     mean = statistics.fmean(samples[0]) - statistics.fmean(samples[1])
-    parts = [statistics.variance(one) / len(one) for one in samples]
     std = math.sqrt(sum(map(statistics.variance, samples)))
     said = {"n": min(map(len, samples)), "mean": mean, "std": std, "interval": None, "test": OTHER_SEEDS, "p": None}
     if not _is_nothing(std, mean):
-        error = math.sqrt(sum(parts))
-        freedom = sum(parts) ** 2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, samples, strict=True))
+        variance, freedom = _variance_over_seeds(samples)
+        error = math.sqrt(variance)
         half = student_quantile(freedom) * error
         said |= {"interval": [mean - half, mean + half], "p": _p_value(mean, error, freedom)}
     return said
+
+
+def _samples(values: Mapping[Hashable, Any], reference: Mapping[Hashable, Any]) -> list[list[Any]]:
+    """Return what is compared of numbers by seed: a sample of paired differences, two samples, or none."""
+    shared = [seed for seed in values if seed in reference]
+    several = min(len(values), len(reference)) > 1
+    if len(shared) > 1 or (shared and not several):
+        return [[values[seed] - reference[seed] for seed in shared]]
+    return [list(values.values()), list(reference.values())] if several else []
+
+
+def _variance_over_seeds(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the variance of a mean, or of the difference of two, and its degrees of freedom."""
+    return _sum_of_variances([(statistics.variance(one) / len(one), len(one) - 1) for one in samples])
+
+
+def _sum_of_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the sum of variances and its degrees of freedom (Welch and Satterthwaite) from those of each part."""
+    total = sum(variance for variance, _ in parts)
+    return total, total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
 def adjust(p_values: Sequence[float | None]) -> list[float | None]:
@@ -191,9 +208,56 @@ def interval_of_difference(estimate: float, halves: np.ndarray, num_pictures: in
     return [max(estimate - half_width, -100.0), min(estimate + half_width, 100.0)]
 
 
+def over_both(
+    values: Mapping[Hashable, np.ndarray], reference: Mapping[Hashable, np.ndarray], num_pictures: int
+) -> list[float] | None:
+    """Return the interval of the mean difference over all trainings and all splits of as many pictures of that kind.
+
+    It is around the mean that ``difference`` says, with the seeds paired as there. None where there is no interval over
+    the seeds (one seed, equal numbers) or over the pictures (see ``interval_of_difference``).
+
+    Two variances are added, with the degrees of freedom of Welch and Satterthwaite: that over seeds, and that of the
+    mean over the halves. A run does better on some pictures and worse on others than its method in the mean of all
+    trainings. The runs of a method differ by this, and their mean moves by it with the pictures: it is in both
+    variances, and may be most of both. So that it counts once, the second is less by as much as it has of this, known
+    from how far the runs move over the halves beside their mean.
+
+    Never narrower than the interval over seeds or that over pictures: of two or three seeds the degrees of freedom
+    would often make it so, and it would hold too seldom where the pictures add little.
+
+    Args:
+        values: seed -> (1 + R,), the AP in percent on all pictures, then on the halves that all runs share.
+        reference: the same of the other method.
+    """
+    seeds = difference(*({seed: float(one[0]) for seed, one in side.items()} for side in (values, reference)))
+    if seeds is None or seeds["interval"] is None:
+        return None
+    samples = [np.stack(one) for one in _samples(values, reference)]  # (n, 1 + R) each
+    means = [one[:, 1:].mean(axis=0) for one in samples]
+    halves = means[0] - means[1] if len(means) == 2 else means[0]
+    if interval_of_difference(seeds["mean"], halves, num_pictures) is None:
+        return None
+    halves = halves[~np.isnan(halves)]
+    in_both = sum(
+        float(np.nanvar(one[:, 1:] - mean, axis=1, ddof=1).sum()) / (len(one) * (len(one) - 1))
+        for one, mean in zip(samples, means, strict=True)
+    )
+    of_pictures = max(float(np.var(halves, ddof=1)) - in_both, 0.0), _freedom(halves, num_pictures)
+    of_seeds = _variance_over_seeds([one[:, 0].tolist() for one in samples])
+    variance, freedom = _sum_of_variances([of_seeds, of_pictures])
+    low, high = seeds["interval"]
+    half = max(student_quantile(freedom) * math.sqrt(variance), (high - low) / 2, _reach(halves, num_pictures))
+    return [max(seeds["mean"] - half, -100.0), min(seeds["mean"] + half, 100.0)]
+
+
 def _reach(halves: np.ndarray, num_pictures: int) -> float:
-    """Return how far an interval reaches to each side; the spread of few halves is little known, as of few pictures."""
-    return student_quantile(min(num_pictures, len(halves)) - 1) * float(np.std(halves, ddof=1))
+    """Return how far an interval reaches to each side."""
+    return student_quantile(_freedom(halves, num_pictures)) * float(np.std(halves, ddof=1))
+
+
+def _freedom(halves: np.ndarray, num_pictures: int) -> int:
+    """Return the degrees of freedom of a spread: that of few halves is little known, as that of few pictures."""
+    return min(num_pictures, len(halves)) - 1
 
 
 def confidence(

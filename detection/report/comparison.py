@@ -42,8 +42,10 @@ class Difference(NamedTuple):
 
     mean: str
     over_seeds: str
+    around: str  # which mean the intervals over seeds and over both are around, empty where it is ``mean``
     seeds_needed: str
     over_pictures: str
+    over_both: str
     clear: bool
 
 
@@ -76,13 +78,15 @@ def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> N
 def summary_table(group: Mapping[str, Any]) -> list[str]:
     """Return the lines of a Markdown table with mAP (11 points, IoU .5) of each method of ``group``, and COCO's AP."""
     difference = f"difference to {group['baseline']}"
-    rows = [("method", "mAP", "std", "n", difference, "over seeds", "seeds needed", "over pictures", "COCO AP")]
+    intervals = ("over seeds", "seeds needed", "over pictures", "over both")
+    rows = [("method", "mAP", "std", "n", difference, *intervals, "COCO AP")]
     for entry in group["methods"]:
         ap = entry["voc07"]["AP50"]
         spread = ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
         said = difference_in_words(ap)
         mean = bold(said.mean) if said.clear else said.mean
-        texts = (mean, said.over_seeds, said.seeds_needed, said.over_pictures)
+        over_seeds = f"{said.over_seeds} {said.around}".strip()
+        texts = (mean, over_seeds, said.seeds_needed, said.over_pictures, said.over_both)
         coco = percent(entry["coco"]["AP"]["mean"])
         rows.append((entry["method"], percent(ap["mean"]), spread, str(entry["n"]), *texts, coco))
     return table(rows)
@@ -131,9 +135,11 @@ def _note(comparison: Mapping[str, Any]) -> str:
     return (
         f"{comparison['num_images']:,} pictures, {comparison['num_classes_scored']} of {len(comparison['classes'])} "
         "classes. mAP by VOC2007 (11 points) at IoU .5, in percent; std over the seeds of a method. A difference has "
-        f"two {comparison['level']} % intervals. Over seeds, by Student's t, seed by seed where methods share them: "
+        f"three {comparison['level']} % intervals. Over seeds, by Student's t, seed by seed where methods share them: "
         "would training again show it? Over pictures, from the same random halves of the pictures "
         f"({comparison['resamples']:,}) for all runs: would other pictures show it, with these very detectors? "
+        "Over both, around the mean over seeds: where does it lie in the mean of all trainings and all splits of such "
+        "pictures? "
         f"{CLAIM} COCO AP is the mean over IoU .50 to .95, without intervals over pictures. "
         f"{rules_in_words(comparison['evaluation_rules'])}"
         + "".join(
@@ -208,16 +214,18 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 def difference_in_words(ap: Mapping[str, Any]) -> Difference:
     """Return what is said of the difference to the baseline of a method whose numbers are ``ap``."""
     if ap["difference"] is None:
-        return Difference("-", "-", "-", "-", clear=False)
+        return Difference("-", "-", "", "-", "-", "-", clear=False)
     seeds = ap["over_seeds"] or {"interval": None, "n": 0, "seeds_needed": None, "clear": False}
+    around = ""
     if seeds["interval"]:
         over_seeds, needed = _range(seeds["interval"]), seeds_needed_text(seeds)
         if not math.isclose(seeds["mean"], ap["difference"]["mean"], abs_tol=0.005):  # not about the mean beside it
-            over_seeds += f" around {seeds['mean']:+.2f}, of the {seeds['n']} seeds that both have"
+            around = f"around {seeds['mean']:+.2f} ({seeds['n']} shared seeds)"
     else:
         over_seeds, needed = NO_SPREAD if seeds["n"] > 1 else NOT_JUDGED, "-"
-    over_pictures = _range(ap["difference"]["interval"])
-    return Difference(f"{ap['difference']['mean']:+.2f}", over_seeds, needed, over_pictures, clear=seeds["clear"])
+    over_pictures, over_both = (_range(ap[name]["interval"]) for name in ("difference", "over_both"))
+    mean = f"{ap['difference']['mean']:+.2f}"
+    return Difference(mean, over_seeds, around, needed, over_pictures, over_both, clear=seeds["clear"])
 
 
 def seeds_needed_text(difference: Mapping[str, Any]) -> str:

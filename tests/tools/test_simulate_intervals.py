@@ -7,9 +7,19 @@ import re
 import numpy as np
 import pytest
 
+from detection.evaluation.intervals import difference, interval_of_difference
 from detection.evaluation.resampling import resampled_ap
 from tools.simulations import intervals
-from tools.simulations.intervals import Row, Setting, as_markdown, over_pictures, over_seeds
+from tools.simulations.intervals import (
+    OWN_VIEW,
+    Row,
+    Setting,
+    Study,
+    as_markdown,
+    over_pictures,
+    over_seeds,
+    over_seeds_and_pictures,
+)
 from tools.simulations.made_split import Split, World
 
 SMALL = Setting(60, 2, 0.5)
@@ -72,6 +82,46 @@ def test_over_seeds__sees_methods_that_are_called_different_too_often(monkeypatc
     assert silent.percent < 90
 
 
+def test_split__a_skill_for_each_picture():
+    rng = np.random.default_rng(0)
+    split = Split(World.draw(3, rng), 200, rng)
+    found = split.detect(np.where(np.arange(200) < 100, 20.0, -20.0), rng)
+    assert set(found.pictures[found.best_object >= 0]) == {one for one in split.truth.pictures if one < 100}
+
+
+def of_small_studies(monkeypatch):
+    monkeypatch.setattr(intervals, "STUDY_CLASSES", 2)
+    rows = over_seeds_and_pictures(Study(60, OWN_VIEW), num_studies=40, num_resamples=30, seed=0)
+    return {row.about.removeprefix("difference over both, "): row for row in rows}
+
+
+def test_over_seeds_and_pictures__intervals_hold_about_as_often_as_they_say(monkeypatch):
+    rows = of_small_studies(monkeypatch)
+    assert list(rows) == ["2 seeds", "3 seeds", "5 seeds", "2 seeds, none shared"]
+    for row in rows.values():
+        assert row.cases == 40
+        assert row.percent > 95 - 4 * (0.95 * 0.05 / 40) ** 0.5 * 100
+        assert row.where == "60 pictures, methods that see them differently"
+
+
+def test_over_seeds_and_pictures__sees_that_seeds_alone_are_not_enough(monkeypatch):
+    def over_seeds_alone(better, method, num_pictures):
+        return difference(*({seed: one[0] for seed, one in side.items()} for side in (better, method)))["interval"]
+
+    monkeypatch.setattr(intervals, "over_both", over_seeds_alone)
+    assert of_small_studies(monkeypatch)["5 seeds"].percent < 85
+
+
+def test_over_seeds_and_pictures__sees_that_pictures_alone_are_not_enough(monkeypatch):
+    def over_pictures_alone(better, method, num_pictures):
+        means = np.mean(list(better.values()), axis=0) - np.mean(list(method.values()), axis=0)
+        return interval_of_difference(means[0], means[1:], num_pictures)
+
+    monkeypatch.setattr(intervals, "over_both", over_pictures_alone)
+    monkeypatch.setattr(intervals, "RUN_SPREAD", 1.0)
+    assert of_small_studies(monkeypatch)["2 seeds"].percent < 85
+
+
 def test_as_markdown():
     assert as_markdown([Row("here", "mAP", 400, 380, 15, 5)]).splitlines()[-1] == (
         "| here | mAP | 400 | 95.0 ± 1.1 | 3.8 | 1.2 |"
@@ -80,11 +130,15 @@ def test_as_markdown():
 
 def test_simulate_intervals__a_small_run(load_tool, capsys, monkeypatch):
     monkeypatch.setattr(intervals, "TARGET_RUNS", 20)
-    load_tool("simulate_intervals").main(["--splits", "2", "--pictures", "150", "--studies", "2", "--resamples", "5"])
+    load_tool("simulate_intervals").main(["--splits", "2", "--pictures", "200", "--studies", "2", "--resamples", "5"])
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("| 150 pictures, 2 classes")]) == 12
     studies = [line for line in lines if "called different" in line]
     assert [line[:20] for line in studies] == [f"| studies of {count} seeds" for count in (2, 3, 5)]
+    both = [line for line in lines if "difference over both" in line]
+    assert [re.match(r"\| 200 pictures, methods that see them (\w+) ", line)[1] for line in both] == [
+        *["alike"] * 4, *["differently"] * 4,
+    ]  # fmt: skip
     assert all(re.fullmatch(r"\| .* \| [\d,]+ \| [\d.]+ ± [\d.]+ \| [\d.]+ \| [\d.]+ \|", line) for line in lines[2:])
 
 

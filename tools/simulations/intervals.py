@@ -13,6 +13,7 @@ from detection.evaluation.intervals import (
     interval_of_ap,
     interval_of_difference,
     judge,
+    over_both,
     pictures_by_class,
     summarise,
 )
@@ -27,6 +28,8 @@ METHODS = 6  # beside the baseline of a study
 STUDY_PICTURES, STUDY_CLASSES, STUDY_SKILL = 400, 20, 1.0
 # Standard deviations of a run's skill: its own, and what the runs of a seed share.
 RUN_SPREAD, SEED_SPREAD = 0.15, 0.1
+# Standard deviation of how much easier a picture is to all runs of a method than to those of the other.
+SAME_VIEW, OWN_VIEW = 0.0, 1.5
 METRICS = ("11 points", "area")
 FEW = 20  # pictures with objects of a class
 
@@ -44,6 +47,16 @@ SETTINGS = (
     Setting(150, 2, 0.0), Setting(150, 2, 2.5), Setting(400, 20, 0.0), Setting(400, 20, 2.5), Setting(1500, 20, 1.0),
     Setting(4952, 20, 1.5, 0.2),
 )  # fmt: skip
+
+
+class Study(NamedTuple):
+    """A kind of study of a method and a better one, and how differently they see a picture (SAME_VIEW, OWN_VIEW)."""
+
+    pictures: int
+    view: float
+
+
+STUDIES = tuple(Study(pictures, view) for pictures in (200, 500) for view in (SAME_VIEW, OWN_VIEW))
 
 
 class Row(NamedTuple):
@@ -151,6 +164,44 @@ def over_seeds(num_seeds: int, *, num_studies: int, seed: int) -> Iterator[Row]:
     yield mean.row(where, "mean of a method")
     yield gain.row(where, "difference to the baseline")
     yield Row(where, f"none of {METHODS} equal methods called different", num_studies, silent, 0, num_studies - silent)
+
+
+def over_seeds_and_pictures(study: Study, *, num_studies: int, num_resamples: int, seed: int) -> Iterator[Row]:
+    """Yield how often intervals over both hold the mean difference of all runs on all splits, by number of seeds.
+
+    Each study has five new seeds and a new split; smaller numbers are of some of its runs.
+    """
+    rng = np.random.default_rng(seed)
+    world = World.draw(STUDY_CLASSES, rng)
+    once = np.ones((study.pictures, 1), np.uint8)
+
+    def run_all(num_seeds: int, counts: np.ndarray) -> list[dict[int, np.ndarray]]:
+        """Return seed -> mAP by 11 points on the pictures of each column, for the method and the better one."""
+        split = Split(world, study.pictures, rng)
+        shared = rng.normal(0, SEED_SPREAD, num_seeds)
+        methods = []
+        for skill in (STUDY_SKILL, STUDY_SKILL + GAIN):
+            views = skill + rng.normal(0, study.view, study.pictures)
+            runs = [split.detect(views + one + rng.normal(0, RUN_SPREAD), rng) for one in shared]
+            methods.append({place: np.nanmean(_ap(run, counts)[0], axis=0) for place, run in enumerate(runs)})
+        return methods
+
+    pairs = [run_all(1, once) for _ in range(TARGET_SPLITS * num_studies)]
+    target = float(np.mean([better[0] - method[0] for method, better in pairs]))
+    taken = {  # seeds of the method, of the better one
+        **{f"{count} seeds": (range(count), range(count)) for count in (2, 3, 5)},
+        "2 seeds, none shared": (range(2), range(3, 5)),
+    }
+    counts = {about: Count() for about in taken}
+    for _ in range(num_studies):
+        halves = draw_halves(study.pictures, num_resamples=num_resamples, seed=int(rng.integers(2**31)))
+        methods = run_all(5, np.concatenate([once, halves], axis=1))
+        for about, seeds in taken.items():
+            method, better = ({one: of[one] for one in some} for of, some in zip(methods, seeds, strict=True))
+            counts[about].add(over_both(better, method, study.pictures), target)
+    where = f"{study.pictures} pictures, methods that see them {'differently' if study.view else 'alike'}"
+    for about, count in counts.items():
+        yield count.row(where, f"difference over both, {about}")
 
 
 def as_markdown(rows: list[Row]) -> str:

@@ -36,6 +36,7 @@ class Split:
 
     def __init__(self, world: World, num_pictures: int, rng: np.random.Generator):
         num_classes = len(world.frequencies)
+        self.num_pictures = num_pictures
         pictures = np.repeat(np.arange(num_pictures), 1 + rng.binomial(2, 0.25, num_pictures))
         labels = rng.choice(num_classes, len(pictures), p=world.frequencies)
         labels, pictures = np.divmod(np.unique(labels * num_pictures + pictures), num_pictures)
@@ -60,9 +61,14 @@ class Split:
         self._false_labels = rng.choice(num_classes, len(self._false_pictures), p=world.frequencies)
         self._false_scores = rng.normal(-1.2, 1.3, len(self._false_pictures)) - 0.5 * picture_ease[self._false_pictures]
 
-    def detect(self, skill: float, rng: np.random.Generator) -> Matches:
-        """Return what a detector of ``skill``, in log-odds of finding an object, finds, matched."""
-        ease = skill + self._ease + rng.normal(0, OWN_NOISE, len(self._ease))
+    def detect(self, skill: float | np.ndarray, rng: np.random.Generator) -> Matches:
+        """Return what a detector of ``skill``, in log-odds of finding an object, finds, matched; one for each picture
+        where it is an array."""
+        ease = (
+            np.broadcast_to(skill, self.num_pictures)[self.truth.pictures]
+            + self._ease
+            + rng.normal(0, OWN_NOISE, len(self._ease))
+        )
         found = np.flatnonzero(rng.random(len(ease)) < 1 / (1 + np.exp(-(ease + 1.5))))
         again = found[rng.random(len(found)) < SHARE_TWICE]
         kept = np.flatnonzero(rng.random(len(self._false_pictures)) < 0.8)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.comparison import PAPER_TABLE, Run, compare_runs, load_runs, run_folders
@@ -61,6 +62,7 @@ def test_compare_runs__mean_std_and_difference():
         "interval": [pytest.approx(37.5 + sign * 12.706 * 12.5, rel=1e-4) for sign in (-1, 1)],  # one degree of freedom
         "difference": None,
         "over_seeds": None,
+        "over_both": None,
     }
     assert cutmix["voc10"]["AP50"]["difference"] == {"mean": 25, "interval": None}  # eight pictures are too few
     assert cutmix["per_class"]["cat"] is None
@@ -74,6 +76,30 @@ def test_compare_runs__pairs_the_pictures():
     half = 100 * 2.0227 * (0.25 * 0.75 / 39) ** 0.5
     assert cutmix == {"mean": 25, "interval": [pytest.approx(25 + sign * half, abs=0.5) for sign in (-1, 1)]}
     assert same == {"mean": 0, "interval": None}
+
+
+def test_compare_runs__over_seeds_and_pictures():
+    """The spread over halves of a mean over pictures is that of its pictures, divided by their number less one."""
+    numbers = {"baseline": (10, 12, 14, 11), "cutmix": (20, 19, 27, 24)}
+    runs = [run(name, found, seed=seed) for name, some in numbers.items() for seed, found in enumerate(some)]
+    (group,) = compare_runs(dogs(40), [*runs, run("once", 30, seed=0)], num_resamples=4000)["groups"]
+    base, cutmix, once = group["methods"]
+    base_aps, aps = (np.array([100.0 * (np.arange(40) < found) for found in some]) for some in numbers.values())
+    gains = aps - base_aps  # (seed, picture)
+    seeds = gains.mean(axis=1).var(ddof=1) / 4
+    pictures = (gains.mean(axis=0).var() - (gains - gains.mean(axis=0)).var(axis=1).sum() / 12) / 39
+    freedom = (seeds + pictures) ** 2 / (seeds**2 / 3 + pictures**2 / 39)
+    half = stats.t.ppf(0.975, freedom) * (seeds + pictures) ** 0.5
+    assert cutmix["voc10"]["AP50"]["over_both"] == {
+        "interval": [pytest.approx(26.875 + sign * half, abs=0.5) for sign in (-1, 1)]
+    }
+    for name in ("difference", "over_seeds"):
+        low, high = cutmix["voc10"]["AP50"][name]["interval"]
+        assert high - low < 2 * half - 1
+    for metric in ("voc07", "voc10"):
+        assert all(once[metric][name]["over_both"] == {"interval": None} for name in ("AP", "AP50", "AP75"))
+        assert all(base[metric][name]["over_both"] is None for name in ("AP", "AP50", "AP75"))
+    assert all(cutmix["coco"][name]["over_both"] is None for name in ("AP", "AP50", "AP75"))
 
 
 def test_compare_runs__pairs_the_seeds_and_judges_the_methods_of_a_table_together():
@@ -405,9 +431,27 @@ def test_write_comparison__bold_is_what_seeds_show_not_what_pictures_show(tmp_pa
     assert len(re.findall(r'<td class="number clear"', html)) == 1
     assert re.search(r'<td class="number clear" data-value="[\d.]+">\+\d+\.\d\d<span class="range">\+', html)
     row = next(line for line in text.splitlines() if line.startswith("| surely"))
-    assert re.search(r"\| \+\d+\.\d\d to \+\d+\.\d\d +\| +3 +\| +\+\d+\.\d\d to \+\d+\.\d\d +\|", row)
+    assert re.search(r"\| \+\d+\.\d\d to \+\d+\.\d\d +\| +3 +(\| +\+\d+\.\d\d to \+\d+\.\d\d +){2}\|", row)
     row = next(line for line in text.splitlines() if line.startswith("| once"))
-    assert re.search(r"\| one seed: not judged +\| +- +\| +\+\d+\.\d\d to \+\d+\.\d\d +\|", row)
+    assert re.search(r"\| one seed: not judged +\| +- +\| +\+\d+\.\d\d to \+\d+\.\d\d +\| +- +\|", row)
+
+
+def test_write_comparison__over_both_stands_beside_over_pictures(tmp_path):
+    seeds = [run("baseline", found, seed=seed) for seed, found in ((1, 10), (2, 12), (3, 14))]
+    seeds += [run("cutmix", found, seed=seed) for seed, found in ((1, 15), (2, 20), (3, 23))]
+    comparison = compare_runs(dogs(40), seeds, num_resamples=100)
+    said = comparison["groups"][0]["methods"][1]["voc07"]["AP50"]
+    pictures, both = ("{:+.2f} to {:+.2f}".format(*said[name]["interval"]) for name in ("difference", "over_both"))
+    assert pictures != both
+    write_comparison(comparison, tmp_path)
+    html, text = ((tmp_path / name).read_text() for name in ("comparison.html", "comparison.md"))
+    head, _, _, row, *_ = (re.split(r" *\| *", line) for line in text.splitlines() if line.startswith("|"))
+    assert row[head.index("over pictures") :][:2] == [pictures, both]
+    assert re.search(r"Over pictures</th>\s*<th[^>]*>Over both</th>", html)
+    cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", html)]
+    assert cells[cells.index(pictures) + 1] == both
+    for page in (html, text):
+        assert "Over both, around the mean over seeds: where does it lie in the mean of all trainings" in page
 
 
 def test_write_comparison__says_which_mean_an_interval_over_some_seeds_is_around(tmp_path):
@@ -417,7 +461,7 @@ def test_write_comparison__says_which_mean_an_interval_over_some_seeds_is_around
     write_comparison(compare_runs(dogs(40), seeds, num_resamples=20), tmp_path)
     rows = (tmp_path / "comparison.md").read_text().splitlines()
     some, same = (next(row for row in rows if row.startswith(f"| {name}")) for name in ("some", "same"))
-    assert re.search(r"\| -\d+\.\d\d +\| -\d+\.\d\d to \+\d+\.\d\d around \+\d\.\d\d, of the 2 seeds that both", some)
+    assert re.search(r"\| -\d+\.\d\d +\| -\d+\.\d\d to \+\d+\.\d\d around \+\d\.\d\d \(2 shared seeds\)", some)
     assert re.search(r"\| \+0\.00 +\| the same in every seed: not judged +\|", same)
 
 

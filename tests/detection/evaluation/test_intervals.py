@@ -17,6 +17,7 @@ from detection.evaluation.intervals import (
     interval_of_ap,
     interval_of_difference,
     judge,
+    over_both,
     seeds_needed,
     student_quantile,
     summarise,
@@ -171,6 +172,109 @@ def test_interval_of_difference__and_its_limits():
     assert interval_of_difference(-99.0, halves, 40)[0] == -100
     assert interval_of_difference(2.0, np.array([2.0, 2.0]), 40) is None
     assert interval_of_difference(2.0, halves, 9) is None
+
+
+# Forty halves: how they move all runs of a method alike, and how they move one run up as they move another down.
+ALIKE, APART = np.tile([1.0, -1.0], 20), np.tile([1.0, 1.0, -1.0, -1.0], 10)
+
+
+def side(estimates: dict[int, float], alike: float, apart: float) -> dict[int, np.ndarray]:
+    """Seed -> AP on all pictures and on the halves; ``alike`` is the variance of the mean of the runs over the halves,
+    ``apart`` the part of it by which the runs differ there, brought in by the first two."""
+    runs = {}
+    for place, (seed, estimate) in enumerate(estimates.items()):
+        own = {0: 1, 1: -1}.get(place, 0) * (apart * len(estimates) * (len(estimates) - 1) / 2) ** 0.5
+        runs[seed] = np.array([estimate, *(estimate + (39 / 40) ** 0.5 * (alike**0.5 * ALIKE + own * APART))])
+    return runs
+
+
+def nothing(estimates: dict[int, float]) -> dict[int, np.ndarray]:
+    return side(dict.fromkeys(estimates, 0.0), 0.0, 0.0)
+
+
+def reach(variance: float, freedom: float) -> float:
+    return stats.t.ppf(0.975, freedom) * variance**0.5
+
+
+FIVE = {1: 0.0, 2: 2.0, 3: 4.0, 4: 6.0, 5: 8.0}  # variance 10, so 2 of the mean
+
+
+@pytest.mark.parametrize(
+    "alike, apart, half",
+    [
+        (3.0, 1.0, reach(2 + 3 - 1, (2 + 2) ** 2 / (2**2 / 4 + 2**2 / 39))),
+        (3.0, 0.0, reach(2 + 3, (2 + 3) ** 2 / (2**2 / 4 + 3**2 / 39))),
+        # All that the pictures move is that they move each run by itself, which is in the spread over seeds.
+        (1.0, 1.0, reach(2, 4)),
+        (1.0, 3.0, reach(2, 4)),  # as a spread over halves may come out
+        (0.1, 0.0, reach(2, 4)),  # with 4.4 degrees of freedom it would be narrower
+        (40.0, 39.0, reach(40, 39)),  # as a sum of 3 it would be narrower than over pictures
+    ],
+)
+def test_over_both__of_paired_seeds_by_hand(alike, apart, half):
+    found = over_both(side(FIVE, alike, apart), nothing(FIVE), 40)
+    assert found == pytest.approx([4 - half, 4 + half])
+
+
+def test_over_both__of_other_seeds_by_hand():
+    ours, theirs = side({1: 1.0, 2: 3.0, 3: 5.0}, 9.0, 1.0), side({4: 0.0, 5: 2.0}, 0.0, 1.0)
+    # Variances of the means: 4 / 3 and 2 / 2 over seeds; over halves 9, of which 1 and 1 are the runs' own.
+    seeds, pictures = 4 / 3 + 1, 9 - 1 - 1
+    freedom = (seeds + pictures) ** 2 / ((4 / 3) ** 2 / 2 + 1 + pictures**2 / 39)
+    half = reach(seeds + pictures, freedom)
+    assert over_both(ours, theirs, 40) == pytest.approx([2 - half, 2 + half])
+
+
+def test_over_both__is_about_the_seeds_that_both_have():
+    both, alone = side(FIVE, 3.0, 1.0), side({6: 90.0}, 9.0, 0.0)
+    assert over_both(both | alone, nothing(FIVE), 40) == over_both(both, nothing(FIVE), 40)
+
+
+@pytest.mark.parametrize("shift", [0, 100], ids=["paired", "other seeds"])
+def test_over_both__is_never_narrower_than_either_and_turns_with_the_sides(shift):
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 5, 50) * 8:
+        scales = rng.gamma(0.5, 2, 3)
+        ours, theirs = (
+            {
+                seed: 50 + scales[0] * rng.normal() + common + scales[2] * rng.normal(size=31)
+                for seed in range(first, first + count)
+            }
+            for first, common in ((0, scales[1] * rng.normal(size=31)), (shift, 0.0))
+        )
+        found = over_both(ours, theirs, 100)
+        seeds = difference(*({seed: one[0] for seed, one in some.items()} for some in (ours, theirs)))
+        halves = np.mean(list(ours.values()), axis=0)[1:] - np.mean(list(theirs.values()), axis=0)[1:]
+        for low, high in (seeds["interval"], interval_of_difference(seeds["mean"], halves, 100)):
+            assert found[0] <= max(low, -100) + 1e-9
+            assert found[1] >= min(high, 100) - 1e-9
+        assert over_both(theirs, ours, 100) == pytest.approx([-found[1], -found[0]])
+
+
+def test_over_both__leaves_out_halves_without_an_ap():
+    lacking = {seed: np.append(one, np.nan) for seed, one in side(FIVE, 3.0, 1.0).items()}
+    assert over_both(lacking, {seed: np.zeros(42) for seed in FIVE}, 40) == over_both(
+        side(FIVE, 3.0, 1.0), nothing(FIVE), 40
+    )
+
+
+def test_over_both__stays_a_difference_of_percentages():
+    assert over_both(side({1: 90.0, 2: 99.0}, 1.0, 0.0), nothing({1: 0, 2: 0}), 40)[1] == 100
+    assert over_both(nothing({1: 0, 2: 0}), side({1: 90.0, 2: 99.0}, 1.0, 0.0), 40)[0] == -100
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, pictures",
+    [
+        (side({1: 4.0}, 1.0, 0.0), nothing({1: 0}), 40),  # one seed
+        (side({1: 4.0}, 1.0, 0.0), nothing({2: 0}), 40),  # and another
+        (side({1: 4.0, 2: 4.0}, 1.0, 1.0), nothing({1: 0, 2: 0}), 40),  # the same in every seed
+        (side({1: 4.0, 2: 5.0}, 0.0, 1.0), nothing({1: 0, 2: 0}), 40),  # the same mean on every half
+        (side({1: 4.0, 2: 5.0}, 1.0, 1.0), nothing({1: 0, 2: 0}), 9),  # too few pictures
+    ],
+)
+def test_over_both__none_where_either_has_none(ours, theirs, pictures):
+    assert over_both(ours, theirs, pictures) is None
 
 
 BOX = (1.0, 1.0, 101.0, 101.0)
