@@ -222,8 +222,8 @@ def over_both(
     variances, and may be most of both. So that it counts once, the second is less by as much as it has of this, known
     from how far the runs move over the halves beside their mean.
 
-    Never narrower than the interval over seeds or that over pictures: of two or three seeds the degrees of freedom
-    would often make it so, and it would hold too seldom where the pictures add little.
+    Never narrower than the interval over seeds or that over pictures of the same runs: the degrees of freedom would
+    often make it so with two or three seeds, and it would hold too seldom where the pictures add little.
 
     Args:
         values: seed -> (1 + R,), the AP in percent on all pictures, then on the halves that all runs share.
