@@ -40,7 +40,8 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
     ``verdicts`` say who wins, one for each model and data set (see ``find_verdict``); ``transfer`` what is to be told
     of the backbones in a study that fine-tunes.
 
-    Every row has the paper's numbers of its metrics, their standard deviations and those that only the paper has,
+    Every row says whether its weights were ``found``, there already. It has the paper's numbers of its metrics, their
+    standard deviations and those that only the paper has,
     ``runs``, one a seed, and for each metric a ``summary`` over them: mean, standard deviation, the 95 % interval of
     the mean by Student's t (both None for one seed), and the ``difference`` to the row of the same model and data
     whose method is BASELINE, as ``intervals.difference`` says it, judged together with the other methods of that
@@ -150,6 +151,7 @@ def _row(
         "method": experiment.method,
         "model": experiment.model,
         "data": experiment.data,
+        "found": bool(experiment.weights),
         "paper": dict(experiment.paper),
         "paper_std": dict(experiment.paper_std),
         "paper_only": dict(experiment.paper_only),

@@ -82,6 +82,7 @@ def result():
             "method": method,
             "model": "ResNet-50",
             "data": "VOC",
+            "found": False,
             "paper": paper,
             "paper_std": {},
             "paper_only": {},

@@ -45,6 +45,7 @@ def two_by_two(result):
             "paper": {"top1_error": paper} if paper else {},
             "paper_std": {},
             "paper_only": {},
+            "found": False,
             "runs": runs,
             "summary": {"top1_error": summary},
         }
@@ -78,6 +79,13 @@ def test_summary_table__what_a_run_did_not_record_is_told_from_what_has_no_value
     row = result["rows"][5]
     row["runs"] = [run | {"state": "done", "values": values} for run in row["runs"]]
     assert summary_table(result)[-1].split("|")[2].strip() == text
+
+
+def test_summary_table__weights_that_were_there_are_of_one_epoch(result):
+    result["rows"][0] |= {"found": True, "summary": {"voc07_AP50": None}}
+    for run in result["rows"][0]["runs"]:
+        run["values"] = {"best_top1_error": 20.0}
+    assert "| not in the file" in summary_table(result)[2]
 
 
 def test_summary_table__the_papers_spreads_and_columns_of_its_own(result):

@@ -336,6 +336,8 @@ def _absence(row: Mapping[str, Any] | None, column: Column) -> str:
     runs = row["runs"] if row else ()
     states = {run["state"] for run in runs}
     if "done" in states:
+        if row["found"]:
+            return "not in the file"  # which holds the weights of one epoch
         looked_for = any(column.metric["key"] in (run["values"] or {}) for run in runs)
         return "no value" if looked_for else "not recorded"  # by the version of the toolkit that ran the stage
     return "failed" if "failed" in states else "not run"
