@@ -18,18 +18,19 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.run.cli import add_evaluation_arguments, make_parser, run_tool, setup_logging
+from pretrain.run.cli import (
+    add_measurement_arguments,
+    check_measurement_arguments,
+    make_parser,
+    run_tool,
+    setup_logging,
+)
 
 
 def main(argv: list[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     setup_logging()
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise ValueError(f"{output.parent}: no such folder for --output")
-    for name in ("num_images", "batch_size", "seed"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 0")
+    check_measurement_arguments(args)
 
     from pretrain.inspect.accuracy import open_validation
     from pretrain.inspect.attacks import Attack
@@ -55,9 +56,9 @@ def main(argv: list[str] | None = None) -> int | None:
         seed=args.seed,
         on_result=print_result,
     )
-    with atomic_write(output, "w") as file:
+    with atomic_write(args.output, "w") as file:
         json.dump(report, file, indent=2)
-    print(f"{output}: {report['num_images']} pictures")
+    print(f"{args.output}: {report['num_images']} pictures")
 
 
 def print_result(name: str, epsilon: float, top1: float) -> None:
@@ -68,33 +69,14 @@ def print_result(name: str, epsilon: float, top1: float) -> None:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights file; nothing in it is executed")
-    parser.add_argument(
-        "--data-root",
-        required=True,
-        metavar="DIR",
-        help="holds val/ with a folder of pictures per "
-        "class; or CIFAR's folder, where the checkpoint was trained on it",
-    )
-    parser.add_argument("--output", required=True, metavar="FILE.json")
+    add_measurement_arguments(parser)
     parser.add_argument("--attacks", nargs="+", default=["fgsm", "pgd"], metavar="NAME", help="fgsm, pgd")
     parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 2.0, 4.0, 8.0], metavar="LEVELS")
     parser.add_argument("--steps", type=int, default=10, help="of PGD")
     parser.add_argument(
         "--step-size", type=float, default=0.0, metavar="LEVELS", help="of PGD; 0: 2.5 x epsilon / steps"
     )
-    parser.add_argument(
-        "--num-images",
-        type=int,
-        default=0,
-        metavar="N",
-        help="attack N validation pictures, spread "
-        "over the classes and the same ones for every network and --seed; 0: all",
-    )
-    parser.add_argument("--batch-size", type=int, default=0, metavar="N", help="0: that of the checkpoint's evaluation")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of PGD's random starts")
-    add_evaluation_arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -20,18 +20,19 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.run.cli import add_evaluation_arguments, make_parser, run_tool, setup_logging
+from pretrain.run.cli import (
+    add_measurement_arguments,
+    check_measurement_arguments,
+    make_parser,
+    run_tool,
+    setup_logging,
+)
 
 
 def main(argv: list[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     setup_logging()
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise ValueError(f"{output.parent}: no such folder for --output")
-    for name in ("num_images", "batch_size"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 0")
+    check_measurement_arguments(args)
 
     from pretrain.inspect.accuracy import measure_accuracy, open_validation
     from pretrain.inspect.pretrained import open_pretrained, reading_of
@@ -46,13 +47,13 @@ def main(argv: list[str] | None = None) -> int | None:
         pretrained, args.data_root, num_images=args.num_images, batch_size=args.batch_size, device=device
     )
     report = measure_accuracy(validation)
-    with atomic_write(output, "w") as file:
+    with atomic_write(args.output, "w") as file:
         json.dump(report, file, indent=2)
     print(
         f"top-1 accuracy {report['top1']:.3f} %, top-5 accuracy {report['top5']:.3f} %, "
         f"{report['num_images']} pictures{_stated(report['stated'])}"
     )
-    print(output)
+    print(args.output)
 
 
 def _stated(stated: dict[str, float | None]) -> str:
@@ -62,25 +63,7 @@ def _stated(stated: dict[str, float | None]) -> str:
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights file; nothing in it is executed")
-    parser.add_argument(
-        "--data-root",
-        required=True,
-        metavar="DIR",
-        help="holds val/ with a folder of pictures per "
-        "class; or CIFAR's folder, where the checkpoint was trained on it",
-    )
-    parser.add_argument("--output", required=True, metavar="FILE.json")
-    parser.add_argument(
-        "--num-images",
-        type=int,
-        default=0,
-        metavar="N",
-        help="N validation pictures, spread over the classes and the same ones for every network; 0: all",
-    )
-    parser.add_argument("--batch-size", type=int, default=0, metavar="N", help="0: that of the checkpoint's evaluation")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_evaluation_arguments(parser)
+    add_measurement_arguments(parser)
     return parser.parse_args(argv)
 
 

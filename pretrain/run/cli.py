@@ -77,6 +77,42 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     says.add_argument("--interpolation", metavar="NAME", help="of that resizing: bilinear, bicubic")
 
 
+def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a classifier, the validation pictures that it is measured on, how it is shown them, and where numbers go."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights file; nothing in it is executed")
+    parser.add_argument(
+        "--data-root",
+        required=True,
+        metavar="DIR",
+        help="holds val/ with a folder of pictures per "
+        "class; or CIFAR's folder, where the checkpoint was trained on it",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.json")
+    parser.add_argument(
+        "--num-images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N validation pictures, spread over the classes and the same ones for every network; 0: all",
+    )
+    parser.add_argument("--batch-size", type=int, default=0, metavar="N", help="0: that of the checkpoint's evaluation")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_evaluation_arguments(parser)
+
+
+def check_measurement_arguments(args: argparse.Namespace) -> None:
+    """Refuse what is wrong with the arguments of ``add_measurement_arguments``, and a negative ``seed``.
+
+    Raises:
+        ValueError: a negative number, or no folder for ``--output``.
+    """
+    if not Path(args.output).parent.is_dir():
+        raise ValueError(f"{Path(args.output).parent}: no such folder for --output")
+    for name in ("num_images", "batch_size", "seed"):
+        if getattr(args, name, 0) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 0")
+
+
 def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) -> None:
     """Send the toolkit's log to stderr and, with ``output_dir``, append it to ``output_dir/log.txt``.
 
