@@ -47,7 +47,7 @@ def test_rows_of__the_box_of_a_method_that_draws_it(method):
             assert torch.equal((row.mixed != images[row.target]).any(dim=0), replaced)
             assert row.source_box == (row.target_box if method == "cutmix" else None)
             if method == "cutmix":
-                assert row.weights[row.source] == pytest.approx(replaced.sum() / 480, abs=1e-6)
+                assert row.weights[row.source] == pytest.approx(int(replaced.sum()) / 480, abs=1e-6)
             found.add(box)
     assert len(found) > 10
     assert rows_of("mixup", images, seed=0)[0].target_box is None
