@@ -76,10 +76,11 @@ def main(argv: list[str] | None = None) -> int | None:
         output=output,
     )
     plan = make_plan(cfg, file, **accepted)
-    cfg = with_readings(cfg, prove(plan), plan.detection)
-    plan = make_plan(cfg, file, **accepted)
+    read = with_readings(cfg, prove(plan), plan.detection)
+    if read.EXPERIMENTS != cfg.EXPERIMENTS:  # planning hashes every checkpoint, which is not done twice for nothing
+        plan = make_plan(read, file, **accepted)
     if not args.dry_run:
-        write_study_file(cfg, file, shlex.join(["python", "tools/transfer.py", *(argv or sys.argv[1:])]))
+        write_study_file(read, file, shlex.join(["python", "tools/transfer.py", *(argv or sys.argv[1:])]))
     return pursue(plan, args)
 
 
