@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from detection.datasets.coco import read_box
+from detection.datasets.coco import read_bbox
 from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
 from detection.evaluation.detections import FileDetections, PictureDetections
@@ -208,16 +208,19 @@ def _gather(
             raise ValueError(f"{path}, entry {number}: {error}") from None
         gathered.setdefault(image_id, []).append(row)
         lines.setdefault(image_id, []).append(number)
-    result = {}
+    result, bboxes = {}, {}
     for picture in dataset.pictures:
         if picture.image_id in gathered:
             table = np.array(gathered[picture.image_id], np.float64)
-            result[picture.image_id] = PictureDetections(table[:, 2:], table[:, 1], table[:, 0].astype(np.int64))
-    return FileDetections(result, {image_id: np.array(places, np.int64) for image_id, places in lines.items()})
+            bboxes[picture.image_id] = table[:, 2:]
+            boxes = np.concatenate([table[:, 2:4], table[:, 2:4] + table[:, 4:]], axis=1)
+            result[picture.image_id] = PictureDetections(boxes, table[:, 1], table[:, 0].astype(np.int64))
+    places = {image_id: np.array(numbers, np.int64) for image_id, numbers in lines.items()}
+    return FileDetections(result, places, path.parent, bboxes)
 
 
 def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
-    """Return what a result may call a picture: its id, or the number that the id spells (000005: 5)."""
+    """Return what a result may call a picture: its id, its number, or the number that the id spells (000005: 5)."""
     names: dict[str | int, str] = {}
     for picture in dataset.pictures:
         digits = picture.image_id.replace("_", "")
@@ -225,6 +228,7 @@ def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
             number = int(digits)
             names[number] = "" if number in names else picture.image_id  # "" marks a number that two ids spell
     names.update({picture.image_id: picture.image_id for picture in dataset.pictures})
+    names.update({picture.number: picture.image_id for picture in dataset.pictures if picture.number is not None})
     return names
 
 
@@ -248,15 +252,15 @@ def _read_entry(
             f"category_id {category} is {categories[category]!r}, which is none of the classes {', '.join(labels)}"
         )
     try:
-        left, top, right, bottom = read_box(entry["bbox"])
+        left, top, width, height = read_bbox(entry["bbox"])
         score = number_of_json(score)
     except ValueError:
         raise ValueError(
             f"bbox must be four finite numbers and score one, but got {entry['bbox']!r:.80} and {score!r:.80}"
         ) from None
-    if right < left or bottom < top:
+    if left + width < left or top + height < top:
         raise ValueError(f"bbox has a negative side: {entry['bbox']}")
-    return image_id, (label, score, left, top, right, bottom)
+    return image_id, (label, score, left, top, width, height)
 
 
 def _unknown_category(category: Any, categories: Mapping[int, str]) -> str:
