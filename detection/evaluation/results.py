@@ -1,7 +1,11 @@
-"""Detections from where a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/."""
+"""Detections from where a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/.
+
+And the one of these that a data set in COCO's format gets besides challenge files, its result JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +17,8 @@ import numpy as np
 from detection.datasets.coco import read_bbox
 from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
-from detection.evaluation.detections import FileDetections, PictureDetections
+from detection.evaluation.detections import FileDetections, PictureDetections, check_detections, coco_boxes
+from pretrain.run.files import atomic_write
 from pretrain.run.text import read_json, read_record, to_record
 from pretrain.run.values import number_of_json
 
@@ -96,6 +101,46 @@ def load_results(
         f"no detections in {path} or its inference/; expected comp4_det_{dataset.image_set}_<class>.txt, "
         f"{PREDICTIONS} or {RESULTS}"
     )
+
+
+def write_coco_results(
+    dataset: DetectionDataset, detections: Mapping[str, PictureDetections], folder: Path | str
+) -> None:
+    """Write the detections of a data set in COCO's format as Detectron2 does, RESULTS in ``folder`` (made if absent).
+
+    Each has ``image_id`` and ``category_id`` as the data set's file has them, ``bbox`` (left, top, width, height) and
+    ``score``, in the order of the pictures and at full precision. A class that the file lacks has no number: its
+    detections are left out. Where ``detections`` were read from ``folder``, a file that is there stays as it is:
+    another tool's may hold more, such as masks.
+
+    Raises:
+        ValueError: what ``check_detections`` refuses.
+    """
+    check_detections(dataset, detections)
+    path = Path(folder) / RESULTS
+    if (
+        isinstance(detections, FileDetections)
+        and detections.folder.resolve() == path.parent.resolve()
+        and path.exists()
+    ):
+        return
+    known = {normal_form(name): number for number, name in dataset.categories or ()}
+    numbers = [known.get(normal_form(name)) for name in dataset.classes]
+    results = []
+    for picture in dataset.pictures:
+        found = detections.get(picture.image_id)
+        if found is None:
+            continue
+        name = picture.image_id if picture.number is None else picture.number
+        columns = (found.classes, coco_boxes(detections, picture.image_id), found.scores)
+        results += [
+            {"image_id": name, "category_id": numbers[label], "bbox": bbox, "score": score}
+            for label, bbox, score in zip(*(column.tolist() for column in columns), strict=True)
+            if numbers[label] is not None
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(results))
 
 
 def find_run_folder(path: Path | str) -> Path | None:
