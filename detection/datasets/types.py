@@ -71,6 +71,12 @@ class DetectionDataset:
         """Return what the dataset's files are in, and so whose metrics are its own."""
         return "voc" if self.categories is None else "coco"
 
+    @property
+    def class_numbers(self) -> tuple[int | None, ...]:
+        """Return each class's number in the COCO file; None where the file lacks the class, or is none."""
+        numbers = {normal_form(name): number for number, name in self.categories or ()}
+        return tuple(numbers.get(normal_form(name)) for name in self.classes)
+
 
 OnDefect = Callable[[Exception], None]
 

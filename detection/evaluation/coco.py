@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset, normal_form
+from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, coco_boxes
 
 OUT_OF_RANGE_AREA = 1e11  # more than the 1e10 that COCO counts
@@ -82,10 +82,10 @@ def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDet
     """
     check_detections(dataset, detections)
     pictures, categories = _in_order(dataset), _category_numbers(dataset)
+    content, rows = _content(dataset, pictures, categories), _rows(pictures, categories, detections)
+    prepare = coco_evaluator().prepare
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        evaluation = coco_evaluator().prepare(
-            _content(dataset, pictures, categories), _rows(pictures, categories, detections)
-        )
+        evaluation = prepare(content, rows)
         evaluation.evaluate()
         evaluation.accumulate()
     arrays = {name: evaluation.eval[name] for name in ("precision", "recall")}
@@ -148,9 +148,8 @@ def _category_numbers(dataset: DetectionDataset) -> np.ndarray:
 
     What a class is called does not change COCO's numbers; the order of the classes does, in the last bit of a mean.
     """
-    numbers = {normal_form(name): number for number, name in dataset.categories or ()}
-    own = [numbers.get(normal_form(name)) for name in dataset.classes]
-    order = sorted(range(len(own)), key=lambda label: (own[label] is None, own[label] or 0))
+    numbers = dataset.class_numbers
+    order = sorted(range(len(numbers)), key=lambda label: (numbers[label] is None, numbers[label] or 0))
     return np.argsort(order) + 1
 
 

@@ -118,14 +118,10 @@ def write_coco_results(
     """
     check_detections(dataset, detections)
     path = Path(folder) / RESULTS
-    if (
-        isinstance(detections, FileDetections)
-        and detections.folder.resolve() == path.parent.resolve()
-        and path.exists()
-    ):
+    read_there = isinstance(detections, FileDetections) and detections.folder.resolve() == path.parent.resolve()
+    if read_there and path.exists():
         return
-    known = {normal_form(name): number for number, name in dataset.categories or ()}
-    numbers = [known.get(normal_form(name)) for name in dataset.classes]
+    numbers = dataset.class_numbers
     results = []
     for picture in dataset.pictures:
         found = detections.get(picture.image_id)
