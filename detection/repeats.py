@@ -77,13 +77,15 @@ def _run_repeats(
 
 
 def summarise_reports(seeds: range, reports: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return ``{"seeds", "datasets": {name: {part: {AP, AP50, AP75}}}}`` of reports by dataset name, one per seed.
+    """Return ``{"seeds", "formats", "datasets": {name: {part: {AP, AP50, AP75}}}}`` of reports by name, one per seed.
 
-    A part is ``voc07``, ``voc10`` or ``coco``. Each number, in percent, is what ``summarise`` of
-    ``detection.evaluation.intervals`` says of it, with its ``values``.
+    ``formats`` says which datasets are in COCO's format and which in VOC's: ``coco`` or ``voc``. A part is ``voc07``,
+    ``voc10`` or ``coco``. Each number, in percent, is what ``summarise`` of ``detection.evaluation.intervals`` says of
+    it, with its ``values``.
     """
     return {
         "seeds": list(seeds),
+        "formats": {name: report["format"] for name, report in reports[0].items()},
         "datasets": {
             name: {part: {number: _over_seeds(reports, name, part, number) for number in NUMBERS} for part in PARTS}
             for name in reports[0]
@@ -98,13 +100,22 @@ def _over_seeds(reports: list[dict[str, dict[str, Any]]], name: str, part: str, 
 
 def headline(summary: dict[str, Any]) -> list[str]:
     """Return a line for each dataset: mean, standard deviation and seeds of the main numbers; and what these are of."""
+    seeds = ", ".join(map(str, summary["seeds"]))
     lines = [
-        f"{name}: mAP {_text(metrics['voc07']['AP50'])} (VOC2007, 11 points, IoU .5), "
-        f"{_text(metrics['voc10']['AP50'])} (area, IoU .5), {_text(metrics['voc10']['AP'])} (area, IoU .50:.95), "
-        f"over seeds {', '.join(map(str, summary['seeds']))}"
+        f"{name}: {_in_words(metrics, summary['formats'][name])}, over seeds {seeds}"
         for name, metrics in summary["datasets"].items()
     ]
     return [*lines, summary["varied"]] if len(summary["seeds"]) > 1 else lines
+
+
+def _in_words(metrics: dict[str, Any], form: str) -> str:
+    if form == "coco":
+        ap, ap50, ap75 = (_text(metrics["coco"][number]) for number in NUMBERS)
+        return f"COCO AP {ap} (IoU .50:.95), AP50 {ap50}, AP75 {ap75}"
+    return (
+        f"mAP {_text(metrics['voc07']['AP50'])} (VOC2007, 11 points, IoU .5), "
+        f"{_text(metrics['voc10']['AP50'])} (area, IoU .5), {_text(metrics['voc10']['AP'])} (area, IoU .50:.95)"
+    )
 
 
 def _text(number: dict[str, Any]) -> str:

@@ -75,6 +75,12 @@ def hostile():
 
 
 @pytest.fixture(scope="session")
+def coco_files():
+    """The module ``coco_files.py``."""
+    return neighbour("coco_files")
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Yield the one ``Browser`` of ``chromium.py`` for all tests of pages."""
     chromium = neighbour("chromium")

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Time the evaluation and the whole report beside Detectron2's evaluator, on made detections, in one process.
 
-Example:
+With --coco, COCO's numbers too, beside pycocotools and hotcoco.
+
+Examples:
   python tools/bench_evaluation.py --pictures 4952 --detections 100
+  python tools/bench_evaluation.py --skip-detectron2 --coco
 """
 
 from __future__ import annotations
@@ -23,16 +26,31 @@ def main(argv: list[str] | None = None) -> int | None:
         "--resamples", type=int, default=1000, metavar="N", help="halves of the pictures behind the report's intervals"
     )
     parser.add_argument("--skip-detectron2", action="store_true", help="time ours alone")
+    parser.add_argument(
+        "--coco",
+        type=int,
+        nargs="?",
+        const=5000,
+        metavar="N",
+        help="also time COCO's numbers on N pictures as full as those of val2017 (without N: as many, 5000; minutes, "
+        "which are pycocotools')",
+    )
     args = parser.parse_args(argv)
-    if min(args.pictures, args.detections, args.resamples) < 1:
-        parser.error("--pictures, --detections and --resamples must be at least 1")
+    if min(args.pictures, args.detections, args.resamples, 1 if args.coco is None else args.coco) < 1:
+        parser.error("--pictures, --detections, --resamples and --coco must be at least 1")
     setup_logging()
 
+    from tools.benchmarks import coco
     from tools.benchmarks.evaluation import benchmark, table
 
     result = benchmark(args.pictures, args.detections, args.resamples, with_detectron2=not args.skip_detectron2)
     print("\n".join(table(result)))
-    return 1 if result["equal"] is False else 0
+    equal = result["equal"] is not False
+    if args.coco is not None:
+        timed = coco.benchmark(args.coco, args.detections)
+        print("\n".join(["", *coco.table(timed)]))
+        equal = equal and timed["equal"]
+    return 0 if equal else 1
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def _read_object(
         raise ValueError(f"{where}: unknown class {names[category]!r}; the known ones are {', '.join(known.values())}")
     box = _entry(annotation, "bbox", where)
     try:
-        left, top, right, bottom = read_box(box)
+        left, top, width, height = bbox = read_bbox(box)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
@@ -202,11 +202,12 @@ def _read_object(
         area = None if area is None else number_of_json(area)
     except ValueError as error:
         raise ValueError(f"{where}: area {error}") from None
-    return AnnotatedObject(name, (left + 1.0, top + 1.0, right, bottom), crowd, crowd, area)
+    corners = (left + 1.0, top + 1.0, left + width, top + height)
+    return AnnotatedObject(name, corners, crowd, crowd, area, bbox)
 
 
-def read_box(value: Any) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of a bbox (left, top, width, height) of JSON; a side may be negative.
+def read_bbox(value: Any) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of a bbox of JSON; a side may be negative.
 
     Raises:
         ValueError: not four finite numbers.
@@ -215,7 +216,7 @@ def read_box(value: Any) -> tuple[float, float, float, float]:
         left, top, width, height = map(number_of_json, value)
     except (TypeError, ValueError):  # no list, of another length, or of something else
         raise ValueError(f"bbox must be four finite numbers, but is {value!r:.80}") from None
-    return left, top, left + width, top + height
+    return left, top, width, height
 
 
 def _read_picture(
@@ -251,7 +252,8 @@ def _read_picture(
         if not os.path.isfile(file):
             raise ValueError(f"{path}: {where} has no picture size, and {file}, which has it, does not exist")
         sizes = displayed_size(file)
-    return AnnotatedPicture(image_id, file, path, sizes[0], sizes[1], tuple(objects))
+    number = image["id"] if type(image["id"]) is int else None
+    return AnnotatedPicture(image_id, file, path, sizes[0], sizes[1], tuple(objects), number)
 
 
 def _picture_file(folder: Path, name: str, within: Path | None) -> Path | None:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pretrain.run.files import file_name_fault, same_file_names
 
@@ -23,7 +23,8 @@ class AnnotatedObject(NamedTuple):
 
     ``difficult`` objects are trained on and neither help nor hurt in evaluation. A ``crowd``, which only COCO files
     have, is difficult for the VOC metrics, a crowd by COCO's own rule for COCO AP, and not trained on. ``area`` is what
-    a COCO file says it is, in pixels; None where it does not say.
+    a COCO file says it is, in pixels; None where it does not say. ``bbox`` is left, top, width and height as a COCO
+    file has them, from which ``box`` may differ in the last bit; None for an object of a VOC file.
     """
 
     name: str
@@ -31,11 +32,15 @@ class AnnotatedObject(NamedTuple):
     difficult: bool
     crowd: bool = False
     area: float | None = None
+    bbox: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class AnnotatedPicture:
-    """One picture of an image set; ``width`` and ``height`` are the XML's, or the file's own where the XML has none."""
+    """One picture of an image set; ``width`` and ``height`` are the XML's, or the file's own where the XML has none.
+
+    ``number`` is the id where a COCO file gives it as a number; None where it is a word, as in all VOC datasets.
+    """
 
     image_id: str
     path: Path
@@ -43,6 +48,7 @@ class AnnotatedPicture:
     width: int
     height: int
     objects: tuple[AnnotatedObject, ...]
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,17 @@ class DetectionDataset:
     classes: tuple[str, ...]
     pictures: tuple[AnnotatedPicture, ...]
     categories: tuple[tuple[int, str], ...] | None = None
+
+    @property
+    def format(self) -> Literal["coco", "voc"]:
+        """Return what the dataset's files are in, and so whose metrics are its own."""
+        return "voc" if self.categories is None else "coco"
+
+    @property
+    def class_numbers(self) -> tuple[int | None, ...]:
+        """Return each class's number in the COCO file; None where the file lacks the class, or is none."""
+        numbers = {normal_form(name): number for number, name in self.categories or ()}
+        return tuple(numbers.get(normal_form(name)) for name in self.classes)
 
 
 OnDefect = Callable[[Exception], None]

@@ -18,7 +18,7 @@ from detection.convert.fit import read_model_file as read_model_file  # the engi
 from detection.datasets.types import DetectionDataset
 from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import get_cfg
-from detection.evaluation.voc import PictureDetections, evaluate_voc
+from detection.evaluation.voc import PictureDetections, evaluate_coco, evaluate_voc
 from pretrain.run.checkpoint import load_last
 from pretrain.run.settings import check_same_run, recorded_leaves
 
@@ -139,15 +139,23 @@ def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any])
 def evaluation_metrics(
     datasets: Sequence[DetectionDataset], find: Callable[[DetectionDataset], dict[str, PictureDetections]]
 ) -> dict[str, float]:
-    """Return AP in percent on each of ``datasets``, named ``<dataset>/voc07/AP50`` and so on, for metrics.json."""
+    """Return AP in percent on each of ``datasets``, named ``<dataset>/voc07/AP50`` and so on, for metrics.json.
+
+    COCO's, where the dataset is in its format, come as ``<dataset>/coco/AP``; one that is undefined does not.
+    """
     metrics = {}
     for dataset in datasets:
-        scores = evaluate_voc(dataset, find(dataset))
+        detections = find(dataset)
+        scores = evaluate_voc(dataset, detections)
+        shown = f"AP50 {scores['voc07']['AP50']:.2f} (VOC2007), {scores['voc10']['AP50']:.2f} (area)"
+        if dataset.format == "coco":
+            scores["coco"] = evaluate_coco(dataset, detections)
+            ap = scores["coco"]["AP"]
+            shown = f"COCO AP {'undefined' if ap is None else f'{ap:.2f}'}, {shown}"
         for metric, part in scores.items():
-            metrics |= {f"{dataset.name}/{metric}/{name}": part[name] for name in ("AP", "AP50", "AP75")}
-        logger.info(
-            "%s: AP50 %.2f (VOC2007), %.2f (area)", dataset.name, scores["voc07"]["AP50"], scores["voc10"]["AP50"]
-        )
+            numbers = {f"{dataset.name}/{metric}/{name}": part[name] for name in ("AP", "AP50", "AP75")}
+            metrics |= {name: value for name, value in numbers.items() if value is not None}
+        logger.info("%s: %s", dataset.name, shown)
     return metrics
 
 

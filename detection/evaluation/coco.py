@@ -1,149 +1,204 @@
-"""COCO AP, computed by pycocotools: of COCO files as they are, of VOC data with difficult objects left out."""
+"""COCO's numbers: of COCO files as they are, of VOC data with difficult objects left out.
+
+They are computed by hotcoco, and by pycocotools, the reference, where hotcoco cannot be imported. Both give the same
+numbers to the last bit, which the tests hold; hotcoco takes a small part of the time.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.datasets.types import AnnotatedPicture, DetectionDataset
-from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, concatenate
-from detection.evaluation.matching import collect_ground_truth
+from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
+from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, coco_boxes
 
-MAX_DETECTIONS = 100  # of a class in a picture
-ANNOTATION_KEYS = ("id", "iscrowd", "image_id", "category_id", "bbox", "area", "score")
-AREA_RANGE = [0, 1e10]
-OUT_OF_RANGE_AREA = 1e11
+OUT_OF_RANGE_AREA = 1e11  # more than the 1e10 that COCO counts
+
+logger = logging.getLogger(__name__)
 
 
-def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> dict[str, float | None]:
-    """Return COCO's AP (IoU .50:.05:.95), AP50 and AP75 in percent; None without ground truth.
+class CocoNumber(NamedTuple):
+    """Which part of COCO's result a number is the mean of: its array, and places on its axes.
+
+    ``iou`` is a place among the thresholds .50, .55, ... .95, None for all of them; ``area`` one among all, small,
+    medium and large; ``count`` one among 1, 10 and 100, the surest detections of a class in a picture that count.
+    """
+
+    array: str
+    iou: int | None = None
+    area: int = 0
+    count: int = 2
+
+
+COCO_NUMBERS = {
+    "AP": CocoNumber("precision"),
+    "AP50": CocoNumber("precision", iou=0),
+    "AP75": CocoNumber("precision", iou=5),
+    "APs": CocoNumber("precision", area=1),
+    "APm": CocoNumber("precision", area=2),
+    "APl": CocoNumber("precision", area=3),
+    "AR1": CocoNumber("recall", count=0),
+    "AR10": CocoNumber("recall", count=1),
+    "AR100": CocoNumber("recall"),
+    "ARs": CocoNumber("recall", area=1),
+    "ARm": CocoNumber("recall", area=2),
+    "ARl": CocoNumber("recall", area=3),
+}
+
+
+class Evaluator(NamedTuple):
+    """What computes: the package's name, and how it makes a COCOeval.
+
+    ``prepare`` takes the content of a COCO file, and detections (N, 7): picture, left, top, width, height, score,
+    category.
+    """
+
+    name: str
+    prepare: Callable[[dict[str, Any], np.ndarray], Any]
+
+
+def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> dict[str, Any]:
+    """Return COCO's twelve numbers, named as in COCO_NUMBERS, and ``per_class``: name -> AP.
+
+    All in percent; None where they are undefined, as APs is without a small object, and a class's AP without ground
+    truth. AP is over IoU .50:.95. An area of 32 x 32 is small and medium, one of 96 x 96 medium and large.
 
     Of a COCO file these are pycocotools' own numbers: crowds are crowds, which forgive every box inside them, areas are
-    the file's, and pictures have the order of their numbers, which decides between equal scores.
+    the file's (those of the boxes where it has none), and pictures have the order of their ids, which decides between
+    equal scores.
 
     COCO has no difficult objects. Those of VOC data are given an area outside the measured range, COCO's own way to
     leave an object out: not finding one costs nothing, and one detection of each is forgiven (the VOC rule forgives all
-    of them). Marking them as crowds would also forgive every box inside one.
+    of them). Marking them as crowds would also forgive every box inside one. All other areas are those of the boxes.
 
     Raises:
         ValueError: what ``check_detections`` refuses.
     """
-    from pycocotools.coco import COCO
-
     check_detections(dataset, detections)
-    dataset = replace(dataset, pictures=_in_order(dataset))
-    truth = collect_ground_truth(dataset)
-    if not truth.num_positives.any():
-        return {"AP": None, "AP50": None, "AP75": None}
-    corners = truth.boxes - VOC_SHIFT
-    areas = np.where(np.isnan(truth.areas), (corners[:, 2:] - corners[:, :2]).prod(axis=1), truth.areas)
-    areas = np.where(truth.difficult & ~truth.crowd, OUT_OF_RANGE_AREA, areas)
-
-    present = [index for index, picture in enumerate(dataset.pictures) if picture.image_id in detections]
-    boxes, scores, classes, owner = concatenate([detections[dataset.pictures[index].image_id] for index in present])
-    boxes, pictures = boxes.astype(np.float64), np.array(present, np.int64)[owner]
-    stride = len(dataset.classes)
-    contested = np.isin(pictures * stride + classes, truth.pictures * stride + truth.classes)
-
-    evaluation = _evaluation_type()(
-        _coco(COCO, dataset, truth.pictures, truth.classes, corners, areas, crowd=truth.crowd),
-        _coco(
-            COCO,
-            dataset,
-            *(part[contested] for part in (pictures, classes, boxes, np.ones(len(boxes)))),
-            scores=scores[contested],
-        ),
-        _scores_by_pair(pictures[~contested], classes[~contested], scores[~contested]),
-    )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+    pictures, categories = _in_order(dataset), _category_numbers(dataset)
+    content, rows = _content(dataset, pictures, categories), _rows(pictures, categories, detections)
+    prepare = coco_evaluator().prepare
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        evaluation = prepare(content, rows)
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"]  # by IoU, recall, class, ...; -1 for a class without objects
+    arrays = {name: evaluation.eval[name] for name in ("precision", "recall")}
+    precision = arrays["precision"]  # by IoU, recall, class, area, count; recall likewise, without its second axis
+    places = (categories - 1).tolist()
+    return {
+        **{name: _mean(arrays[one.array], one) for name, one in COCO_NUMBERS.items()},
+        "per_class": {
+            name: _mean(precision[:, :, [place]], COCO_NUMBERS["AP"])
+            for name, place in zip(dataset.classes, places, strict=True)
+        },
+    }
 
-    def mean(values: np.ndarray) -> float | None:
-        defined = values[values > -1]  # none is where all objects have areas outside of COCO's range
-        return float(100 * defined.mean()) if defined.size else None
 
-    return {"AP": mean(precision), "AP50": mean(precision[0]), "AP75": mean(precision[5])}
+@functools.cache
+def coco_evaluator() -> Evaluator:
+    """Return what computes COCO's numbers on this machine; where that is the slow one, it is logged once."""
+    try:
+        import hotcoco
+    except ImportError as error:
+        logger.warning("hotcoco cannot be imported (%s): COCO's numbers by pycocotools, which takes longer", error)
+        return Evaluator("pycocotools", _prepare_pycocotools)
+
+    def prepare(content: dict[str, Any], rows: np.ndarray) -> Any:
+        truth = hotcoco.COCO(content)
+        return hotcoco.COCOeval(truth, truth.loadRes(rows), "bbox")
+
+    return Evaluator("hotcoco", prepare)
+
+
+def _prepare_pycocotools(content: dict[str, Any], rows: np.ndarray) -> Any:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = COCO()
+    truth.dataset = content
+    truth.createIndex()
+    found = truth.loadRes(rows) if len(rows) else COCO()  # loadRes fails on no detections
+    return COCOeval(truth, found, "bbox")
+
+
+def _mean(array: np.ndarray, number: CocoNumber) -> float | None:
+    """Return the mean of what is defined in the part that ``number`` names, in percent; -1 marks what is not."""
+    values = array[slice(None) if number.iou is None else number.iou][..., number.area, number.count]
+    defined = values[values > -1]
+    return float(100 * defined.mean()) if defined.size else None
 
 
 def _in_order(dataset: DetectionDataset) -> tuple[AnnotatedPicture, ...]:
     """Return the pictures as pycocotools orders those of a COCO file: by number, or by id where one is no number."""
     pictures = dataset.pictures
-    if dataset.categories is None:
+    if dataset.format == "voc":
         return pictures
-    numbers = all(picture.image_id.lstrip("-").isdecimal() for picture in pictures)
-    return tuple(sorted(pictures, key=lambda picture: int(picture.image_id) if numbers else picture.image_id))
+    numbers = all(picture.number is not None for picture in pictures)
+    return tuple(sorted(pictures, key=lambda picture: picture.number if numbers else picture.image_id))
 
 
-def _evaluation_type() -> type:
-    """Return pycocotools' COCOeval with a short way for detections in pictures that have no object of their class.
+def _category_numbers(dataset: DetectionDataset) -> np.ndarray:
+    """Return the number from 1 of each class: that of its place among the file's numbers, so that any number may stand.
 
-    There all are wrong at every threshold and only their scores matter. They are the great majority, and COCOeval would
-    spend most of its time on making, indexing and matching them one by one. Its result does not change by a bit.
+    What a class is called does not change COCO's numbers; the order of the classes does, in the last bit of a mean.
     """
-    from pycocotools.cocoeval import COCOeval
-
-    class Evaluation(COCOeval):
-        def __init__(self, truth: Any, contested: Any, uncontested: Mapping[tuple[int, int], np.ndarray]):
-            with contextlib.redirect_stdout(io.StringIO()):
-                super().__init__(truth, contested, "bbox")
-            self.params.areaRng, self.params.areaRngLbl = [AREA_RANGE], ["all"]
-            self.params.maxDets = [MAX_DETECTIONS]
-            self._uncontested = uncontested
-
-        def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> dict[str, Any] | None:
-            scores = self._uncontested.get((imgId, catId))
-            if scores is None:
-                return super().evaluateImg(imgId, catId, aRng, maxDet)
-            # accumulate() cuts the parts of each picture down to maxDets
-            wrong = np.zeros((len(self.params.iouThrs), len(scores)), bool)
-            return {"dtScores": scores, "dtMatches": wrong, "dtIgnore": wrong, "gtIgnore": np.zeros(0, int)}
-
-    return Evaluation
+    numbers = dataset.class_numbers
+    order = sorted(range(len(numbers)), key=lambda label: (numbers[label] is None, numbers[label] or 0))
+    return np.argsort(order) + 1
 
 
-def _scores_by_pair(pictures: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Return (image id, category id) -> falling scores; ids as in ``_coco``."""
-    if not len(scores):
-        return {}
-    order = np.lexsort((-scores, classes, pictures))
-    pictures, classes, scores = pictures[order], classes[order], scores[order]
-    starts = np.flatnonzero((np.diff(pictures, prepend=-1) != 0) | (np.diff(classes, prepend=-1) != 0))
-    keys = zip((pictures[starts] + 1).tolist(), (classes[starts] + 1).tolist(), strict=True)
-    return dict(zip(keys, np.split(scores, starts[1:]), strict=True))
-
-
-def _coco(
-    coco_type: type,
-    dataset: DetectionDataset,
-    pictures: np.ndarray,
-    classes: np.ndarray,
-    boxes: np.ndarray,
-    areas: np.ndarray,
-    *,
-    scores: np.ndarray | None = None,
-    crowd: np.ndarray | None = None,
-) -> Any:
-    """Return a COCO object of boxes (N, 4) xmin, ymin, xmax, ymax; ids start at 1, because 0 means "no match" there."""
-    coco = coco_type()
-    coordinates = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    scores = [None] * len(boxes) if scores is None else scores.tolist()
-    crowd = np.zeros(len(boxes), int) if crowd is None else crowd.astype(int)
-    columns = (crowd.tolist(), (pictures + 1).tolist(), (classes + 1).tolist(), coordinates, areas.tolist(), scores)
-    coco.dataset = {
-        "images": [{"id": index + 1} for index in range(len(dataset.pictures))],
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(dataset.classes)],
-        "annotations": [
-            dict(zip(ANNOTATION_KEYS, (index, *values), strict=True))
-            for index, values in enumerate(zip(*columns, strict=True), start=1)
-        ],
+def _content(
+    dataset: DetectionDataset, pictures: tuple[AnnotatedPicture, ...], categories: np.ndarray
+) -> dict[str, Any]:
+    """Return the content of a COCO file; pictures and objects have numbers from 1, because 0 means "no match" there."""
+    numbers = dict(zip(dataset.classes, categories.tolist(), strict=True))
+    annotations = []
+    for place, picture in enumerate(pictures, start=1):
+        for item in picture.objects:
+            bbox = _bbox(item)
+            area = bbox[2] * bbox[3] if item.area is None else item.area
+            if item.difficult and not item.crowd:
+                area = OUT_OF_RANGE_AREA
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": place,
+                    "category_id": numbers[item.name],
+                    "bbox": bbox,
+                    "area": area,
+                    "iscrowd": int(item.crowd),
+                }
+            )
+    return {
+        "images": [{"id": place} for place in range(1, len(pictures) + 1)],
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        "annotations": annotations,
     }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+
+
+def _bbox(item: AnnotatedObject) -> list[float]:
+    """Return left, top, width and height of an object."""
+    if item.bbox is not None:
+        return list(item.bbox)
+    left, top, right, bottom = (side - shift for side, shift in zip(item.box, VOC_SHIFT.tolist(), strict=True))
+    return [left, top, right - left, bottom - top]
+
+
+def _rows(
+    pictures: tuple[AnnotatedPicture, ...], categories: np.ndarray, detections: Mapping[str, PictureDetections]
+) -> np.ndarray:
+    """Return detections as ``Evaluator.prepare`` takes them, in their order; numbers as those of ``_content``."""
+    tables = [np.zeros((0, 7))]
+    for place, picture in enumerate(pictures, start=1):
+        found = detections.get(picture.image_id)
+        if found is not None:
+            number = np.full(len(found.scores), place)
+            boxes = coco_boxes(detections, picture.image_id)
+            tables.append(np.column_stack([number, boxes, found.scores, categories[found.classes]]))
+    return np.concatenate(tables)

@@ -101,6 +101,7 @@ def read_detections(dataset: DetectionDataset, folder: Path | str) -> FileDetect
     return FileDetections(
         {name: PictureDetections(boxes[part], numbers[part, 0], classes[part]) for name, part in parts.items()},
         {name: order[part] for name, part in parts.items()},
+        folder,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,14 +30,33 @@ class PictureDetections(NamedTuple):
 
 
 class FileDetections(dict[str, PictureDetections]):
-    """Detections by picture id as files have them; ``lines`` has the place of each in its file, (N,) int per picture.
+    """Detections by picture id as the files of ``folder`` have them.
 
-    Only the devkit's rules ask for it, which take equal scores in the order of the lines.
+    ``lines`` has the place of each in its file, (N,) int per picture: the devkit takes equal scores in that order.
+    ``bboxes`` has left, top, width and height, (N, 4) per picture, as a COCO result file says them; of others it is
+    empty.
     """
 
-    def __init__(self, detections: Mapping[str, PictureDetections], lines: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        detections: Mapping[str, PictureDetections],
+        lines: Mapping[str, np.ndarray],
+        folder: Path,
+        bboxes: Mapping[str, np.ndarray] | None = None,
+    ):
         super().__init__(detections)
-        self.lines = dict(lines)
+        self.lines, self.folder, self.bboxes = dict(lines), folder, dict(bboxes or {})
+
+
+def coco_boxes(detections: Mapping[str, PictureDetections], image_id: str) -> np.ndarray:
+    """Return left, top, width and height (N, 4) float64 of one picture's detections, as the file has them if one does.
+
+    What a COCO file says has been rounded where corners were made of it.
+    """
+    if isinstance(detections, FileDetections) and image_id in detections.bboxes:
+        return detections.bboxes[image_id]
+    boxes = detections[image_id].boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def check_detections(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> None:

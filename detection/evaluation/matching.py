@@ -50,8 +50,6 @@ class GroundTruth:
     classes: np.ndarray  # (M,) int64
     pictures: np.ndarray  # (M,) int64, place in dataset.pictures
     difficult: np.ndarray  # (M,) bool: difficult or a crowd
-    crowd: np.ndarray  # (M,) bool
-    areas: np.ndarray  # (M,) float64, as a COCO file has them; NaN where it has none
     num_positives: np.ndarray  # (num_classes,) int64: objects that are not difficult
 
 
@@ -96,23 +94,15 @@ def collect_ground_truth(dataset: DetectionDataset) -> GroundTruth:
     """Gather the objects of ``dataset`` into arrays."""
     label = {name: index for index, name in enumerate(dataset.classes)}
     rows = [
-        (label[item.name], index, item.difficult, item.crowd, np.nan if item.area is None else item.area, *item.box)
+        (label[item.name], index, item.difficult, *item.box)
         for index, picture in enumerate(dataset.pictures)
         for item in picture.objects
     ]
-    table = np.array(rows, np.float64).reshape(-1, 9)
+    table = np.array(rows, np.float64).reshape(-1, 7)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    classes, difficult, crowd = table[:, 0].astype(np.int64), table[:, 2].astype(bool), table[:, 3].astype(bool)
+    classes, difficult = table[:, 0].astype(np.int64), table[:, 2].astype(bool)
     num_positives = np.bincount(classes[~difficult], minlength=len(dataset.classes))
-    return GroundTruth(
-        table[:, 5:].copy(),
-        classes,
-        table[:, 1].astype(np.int64),
-        difficult,
-        crowd,
-        table[:, 4].copy(),
-        num_positives,
-    )
+    return GroundTruth(table[:, 3:].copy(), classes, table[:, 1].astype(np.int64), difficult, num_positives)
 
 
 def match_detections(

@@ -1,7 +1,11 @@
-"""Detections from where a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/."""
+"""Detections from where a tool left them: challenge files, COCO result JSON, run folders, Detectron2's inference/.
+
+And the one of these that a data set in COCO's format gets besides challenge files, its result JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,10 +14,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from detection.datasets.coco import read_box
+from detection.datasets.coco import read_bbox
 from detection.datasets.types import DetectionDataset, normal_form
 from detection.evaluation.detection_files import read_detections
-from detection.evaluation.detections import FileDetections, PictureDetections
+from detection.evaluation.detections import FileDetections, PictureDetections, check_detections, coco_boxes
+from pretrain.run.files import atomic_write
 from pretrain.run.text import read_json, read_record, to_record
 from pretrain.run.values import number_of_json
 
@@ -96,6 +101,42 @@ def load_results(
         f"no detections in {path} or its inference/; expected comp4_det_{dataset.image_set}_<class>.txt, "
         f"{PREDICTIONS} or {RESULTS}"
     )
+
+
+def write_coco_results(
+    dataset: DetectionDataset, detections: Mapping[str, PictureDetections], folder: Path | str
+) -> None:
+    """Write the detections of a data set in COCO's format as Detectron2 does, RESULTS in ``folder`` (made if absent).
+
+    Each has ``image_id`` and ``category_id`` as the data set's file has them, ``bbox`` (left, top, width, height) and
+    ``score``, in the order of the pictures and at full precision. A class that the file lacks has no number: its
+    detections are left out. Where ``detections`` were read from ``folder``, a file that is there stays as it is:
+    another tool's may hold more, such as masks.
+
+    Raises:
+        ValueError: what ``check_detections`` refuses.
+    """
+    check_detections(dataset, detections)
+    path = Path(folder) / RESULTS
+    read_there = isinstance(detections, FileDetections) and detections.folder.resolve() == path.parent.resolve()
+    if read_there and path.exists():
+        return
+    numbers = dataset.class_numbers
+    results = []
+    for picture in dataset.pictures:
+        found = detections.get(picture.image_id)
+        if found is None:
+            continue
+        name = picture.image_id if picture.number is None else picture.number
+        columns = (found.classes, coco_boxes(detections, picture.image_id), found.scores)
+        results += [
+            {"image_id": name, "category_id": numbers[label], "bbox": bbox, "score": score}
+            for label, bbox, score in zip(*(column.tolist() for column in columns), strict=True)
+            if numbers[label] is not None
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(results))
 
 
 def find_run_folder(path: Path | str) -> Path | None:
@@ -208,16 +249,19 @@ def _gather(
             raise ValueError(f"{path}, entry {number}: {error}") from None
         gathered.setdefault(image_id, []).append(row)
         lines.setdefault(image_id, []).append(number)
-    result = {}
+    result, bboxes = {}, {}
     for picture in dataset.pictures:
         if picture.image_id in gathered:
             table = np.array(gathered[picture.image_id], np.float64)
-            result[picture.image_id] = PictureDetections(table[:, 2:], table[:, 1], table[:, 0].astype(np.int64))
-    return FileDetections(result, {image_id: np.array(places, np.int64) for image_id, places in lines.items()})
+            bboxes[picture.image_id] = table[:, 2:]
+            boxes = np.concatenate([table[:, 2:4], table[:, 2:4] + table[:, 4:]], axis=1)
+            result[picture.image_id] = PictureDetections(boxes, table[:, 1], table[:, 0].astype(np.int64))
+    places = {image_id: np.array(numbers, np.int64) for image_id, numbers in lines.items()}
+    return FileDetections(result, places, path.parent, bboxes)
 
 
 def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
-    """Return what a result may call a picture: its id, or the number that the id spells (000005: 5)."""
+    """Return what a result may call a picture: its id, its number, or the number that the id spells (000005: 5)."""
     names: dict[str | int, str] = {}
     for picture in dataset.pictures:
         digits = picture.image_id.replace("_", "")
@@ -225,6 +269,7 @@ def _known_ids(dataset: DetectionDataset) -> dict[str | int, str]:
             number = int(digits)
             names[number] = "" if number in names else picture.image_id  # "" marks a number that two ids spell
     names.update({picture.image_id: picture.image_id for picture in dataset.pictures})
+    names.update({picture.number: picture.image_id for picture in dataset.pictures if picture.number is not None})
     return names
 
 
@@ -248,15 +293,15 @@ def _read_entry(
             f"category_id {category} is {categories[category]!r}, which is none of the classes {', '.join(labels)}"
         )
     try:
-        left, top, right, bottom = read_box(entry["bbox"])
+        left, top, width, height = read_bbox(entry["bbox"])
         score = number_of_json(score)
     except ValueError:
         raise ValueError(
             f"bbox must be four finite numbers and score one, but got {entry['bbox']!r:.80} and {score!r:.80}"
         ) from None
-    if right < left or bottom < top:
+    if left + width < left or top + height < top:
         raise ValueError(f"bbox has a negative side: {entry['bbox']}")
-    return image_id, (label, score, left, top, right, bottom)
+    return image_id, (label, score, left, top, width, height)
 
 
 def _unknown_category(category: Any, categories: Mapping[int, str]) -> str:

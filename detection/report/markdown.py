@@ -21,17 +21,26 @@ ACTIVE = re.compile(r"[\\`*]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 ACTIVE_IN_LINK = re.compile(rf"{ACTIVE.pattern}|[\[\]]")
 START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[#>+=|~\[-]))")
 NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")  # halves of characters that stand for no byte of a file's name
+CLASS_COLUMNS = {"voc07": "AP50 (11 points)", "voc10": "AP50 (area)", "coco": "COCO AP"}
+COCO_WORDS = {  # what sets each of COCO's numbers apart
+    "AP": "IoU .50 to .95", "AP50": "IoU .50", "AP75": "IoU .75",
+    "APs": "up to 32\u00b2", "APm": "32\u00b2 to 96\u00b2", "APl": "from 96\u00b2",
+    "AR1": "1 detection", "AR10": "10 detections", "AR100": "100 detections",
+    "ARs": "up to 32\u00b2", "ARm": "32\u00b2 to 96\u00b2", "ARl": "from 96\u00b2",
+}  # fmt: skip
+COCO_RULES = (
+    "AR is recall over IoU .50 to .95, with that many detections of a class in a picture, else 100. Small, medium and "
+    "large objects (s, m, l) are told by their area in pixels; one on a bound is of both sizes."
+)
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
     """Return the page for ``report``, the content of report.json."""
-    parts = {"VOC2007 (11 points)": report["voc07"], "VOC2010 on (area)": report["voc10"], "COCO": report["coco"]}
     scored, classes = report["voc07"]["num_classes_scored"], report["classes"]
-    summary = [("metric", "AP", "AP50", "AP75")]
-    summary += [(name, *(percent(part[key]) for key in ("AP", "AP50", "AP75"))) for name, part in parts.items()]
-    per_class = [("class", "AP50 (11 points)", "AP50 (area)")]
-    per_class += [(name, *(percent(report[key]["per_class"][name]) for key in ("voc07", "voc10"))) for name in classes]
+    own = ["coco", "voc07", "voc10"] if report["format"] == "coco" else ["voc07", "voc10", "coco"]
+    per_class = [("class", *(CLASS_COLUMNS[key] for key in own))]
+    per_class += [(name, *(percent(report[key]["per_class"][name]) for key in own)) for name in classes]
     errors = [("error", "count", "gain in mAP")]
     errors += [(name, str(part["count"]), f"{part['gain']:+.2f}") for name, part in report["errors"].items()]
     sizes = [("objects", "number", "found, %", "AP50 (11 points)", "AP50 (area)")]
@@ -50,13 +59,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             f"{report['num_images']} pictures. Means run over {scored} of {len(classes)} classes; "
             "a class without ground truth has no AP. AP in percent.",
             "",
-            rules_in_words(report["protocol"]["evaluation_rules"]),
-            "",
-            *table(summary),
-            "",
-            f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}.",
-            plain(interval_in_words(report["confidence"])),
-            "",
+            *(_coco(report) + _voc(report) if own[0] == "coco" else _voc(report) + _coco(report)),
             "## Classes",
             "",
             *table(per_class),
@@ -76,6 +79,30 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             *(["## All other settings", "", *settings, ""] if settings else []),
         ]
     )
+
+
+def _coco(report: Mapping[str, Any]) -> list[str]:
+    """Return the section about COCO's numbers."""
+    rows = [("COCO", "", "%"), *((name, what, percent(report["coco"][name])) for name, what in COCO_WORDS.items())]
+    return ["## COCO", "", *table(rows), "", COCO_RULES, ""]
+
+
+def _voc(report: Mapping[str, Any]) -> list[str]:
+    """Return the section about the VOC metrics: their rules and means, and how sure mAP is."""
+    summary = [("metric", "AP", "AP50", "AP75")]
+    for name, key in (("VOC2007 (11 points)", "voc07"), ("VOC2010 on (area)", "voc10")):
+        summary.append((name, *(percent(report[key][number]) for number in ("AP", "AP50", "AP75"))))
+    return [
+        "## VOC metrics",
+        "",
+        rules_in_words(report["protocol"]["evaluation_rules"]),
+        "",
+        *table(summary),
+        "",
+        f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}.",
+        plain(interval_in_words(report["confidence"])),
+        "",
+    ]
 
 
 def printable(text: str) -> str:

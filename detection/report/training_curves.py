@@ -13,7 +13,7 @@ MAX_POINTS = 200  # of a curve
 
 
 def read_training(run_folder: Path | str) -> dict[str, dict[str, list[float]]] | None:
-    """Return ``{name: {"iteration": [...], "value": [...]}}`` of losses, learning rate and AP50; None without a file.
+    """Return ``{name: {"iteration": [...], "value": [...]}}`` of losses, learning rate and AP; None without a file.
 
     Long series are averaged over equal stretches. A line that was not written to its end is left out, and so are values
     that are not finite.
@@ -27,7 +27,7 @@ def read_training(run_folder: Path | str) -> dict[str, dict[str, list[float]]] |
 
 
 def _is_plotted(name: str) -> bool:
-    return name in ("total_loss", "lr") or name.startswith("loss_") or name.endswith("AP50")
+    return name in ("total_loss", "lr") or name.startswith("loss_") or name.endswith(("AP50", "/coco/AP"))
 
 
 def _thin(points: dict[float, float]) -> dict[str, list[float]]:

@@ -12,11 +12,12 @@ import numpy as np
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import precision_recall
 from detection.evaluation.breakdown import break_down_errors, break_down_sizes
-from detection.evaluation.coco import evaluate_coco
+from detection.evaluation.coco import coco_evaluator, evaluate_coco
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.intervals import confidence
 from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.resampling import NUM_RESAMPLES
+from detection.evaluation.results import write_coco_results
 from detection.evaluation.voc import average_precisions
 from detection.report.html import render_html
 from detection.report.illustrations import illustrate_all, rank_pictures, score_thresholds
@@ -25,7 +26,7 @@ from detection.report.training_curves import read_training
 from pretrain.run.files import atomic_write
 from pretrain.run.run_folder import package_versions
 
-VERSIONED = ("python", "numpy", "pycocotools")  # what the numbers of the report are computed with
+COCO_HEADLINE = ("AP50", "AP75", "APs", "APm", "APl", "AR100")  # beside AP
 NUM_PICTURES = 8  # shown of the worst, and of the best
 MAX_CURVE_POINTS = 200
 
@@ -42,6 +43,8 @@ def write_report(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate ``detections`` and write report.json, report.md and report.html into ``output_dir`` (made if absent).
+
+    Of a data set in COCO's format, ``write_coco_results`` writes the detections there, too.
 
     Pictures without detections count as empty. Each file is replaced whole or not at all, and report.json before any
     picture is drawn: one that cannot be costs a warning and its place on the page.
@@ -64,6 +67,7 @@ def write_report(
     best = ranked[len(worst) :][: -NUM_PICTURES - 1 : -1]
     report = {
         "dataset": dataset.name,
+        "format": dataset.format,
         "num_images": len(dataset.pictures),
         "classes": list(dataset.classes),
         **_without_nan(average_precisions(dataset, matches)),
@@ -72,7 +76,10 @@ def write_report(
             **protocol,
             "image_set": dataset.image_set,
             "evaluation_rules": rules,
-            "versions": {**protocol.get("versions", {}), **package_versions(VERSIONED)},
+            "versions": {
+                **protocol.get("versions", {}),
+                **package_versions(("python", "numpy", coco_evaluator().name)),
+            },
         },
         "num_objects": dict(zip(dataset.classes, matches.truth.num_positives.tolist(), strict=True)),
         "num_detections": len(matches.scores),
@@ -91,6 +98,8 @@ def write_report(
     output_dir.mkdir(parents=True, exist_ok=True)
     _write(output_dir / "report.json", content + "\n")
     _write(output_dir / "report.md", render_markdown(report))
+    if dataset.format == "coco":
+        write_coco_results(dataset, detections, output_dir)
     illustrations = illustrate_all(dataset, matches, thresholds, report["pictures"])
     _write(output_dir / "report.html", render_html(report, illustrations))
     return report
@@ -102,8 +111,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return the main numbers on one line, with the metric that each one is."""
-    voc07, voc10 = report["voc07"], report["voc10"]
+    """Return the main numbers on one line, with the metric that each one is: COCO's of data in its format."""
+    voc07, voc10, coco = report["voc07"], report["voc10"], report["coco"]
+    if report["format"] == "coco":
+        scored = sum(value is not None for value in coco["per_class"].values())
+        others = ", ".join(f"{name} {_percent(coco[name])}" for name in COCO_HEADLINE)
+        return (
+            f"{report['dataset']}: COCO AP {_percent(coco['AP'])} (IoU .50:.95), {others}, "
+            f"over {scored} of {len(report['classes'])} classes and {report['num_images']} pictures"
+        )
     return (
         f"{report['dataset']}: mAP {_percent(voc07['AP50'])} (VOC2007, 11 points, IoU .5), "
         f"{_percent(voc10['AP50'])} (area, IoU .5), {_percent(voc10['AP'])} (area, IoU .50:.95), "

@@ -132,7 +132,7 @@ def test_read_picture__more_pixels_than_are_safe(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
+def test_fine_tune__coco_files(configure, voc_tree, coco_files, tmp_path, engine):
     for name in ("trainval", "test"):
         dataset = load_voc(f"voc_2007_{name}", root=voc_tree.root, classes=("dog", "person", "car"))
         annotations = [
@@ -150,6 +150,8 @@ def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
             for picture in dataset.pictures
             for item in picture.objects
         ]
+        for number, item in enumerate(annotations, start=1):
+            item |= {"id": number, "area": item["bbox"][2] * item["bbox"][3]}
         images = [
             {"id": int(p.image_id), "file_name": p.path.name, "width": p.width, "height": p.height}
             for p in dataset.pictures
@@ -170,7 +172,11 @@ def test_fine_tune__coco_files(configure, voc_tree, tmp_path, engine):
     ((name, report),) = fine_tune(configure(*files, run="coco"), engine=engine).items()
     assert name == "JPEGImages_test"
     assert report["classes"] == ["dog", "person", "car"]
-    assert len(list((tmp_path / "coco" / "inference" / name).glob("comp4_det_test_*.txt"))) == 3
+    folder = tmp_path / "coco" / "inference" / name
+    assert len(list(folder.glob("comp4_det_test_*.txt"))) == 3
+    results = json.loads((folder / "coco_instances_results.json").read_text())
+    assert len(results) == report["num_detections"] > 0
+    assert coco_files.numbers(content, results) == report["coco"]
     voc = configure("VOC.CLASSES", "('dog', 'person', 'car')", "MODEL.ROI_HEADS.NUM_CLASSES", 3, run="voc")
     (same,) = fine_tune(voc, engine=engine).values()
     finals = [torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("coco", "voc")]

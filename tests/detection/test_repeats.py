@@ -11,7 +11,7 @@ from detection.repeats import headline, run_repeats
 
 def report(ap50):
     part = {"AP": 10.0, "AP50": ap50, "AP75": 5.0}
-    return {"voc_2007_test": {"voc07": part, "voc10": part, "coco": part}}
+    return {"voc_2007_test": {"format": "voc", "voc07": part, "voc10": part, "coco": part}}
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_run_repeats__a_single_run_has_no_spread(cfg):
     assert summary["datasets"]["voc_2007_test"]["voc07"]["AP50"]["std"] is None
     (line,) = headline(summary)
     assert "mAP 70.00 (VOC2007" in line
+
+
+def test_run_repeats__of_coco_data_leads_with_coco(cfg):
+    part = {"AP": 40.0, "AP50": 60.0, "AP75": 45.0}
+    content = {"format": "coco", "voc07": dict.fromkeys(part, 1.0), "voc10": dict.fromkeys(part, 2.0), "coco": part}
+    summary = run_repeats(cfg, 2, lambda _: {"d": content})
+    assert summary["formats"] == {"d": "coco"}
+    assert headline(summary)[0] == (
+        "d: COCO AP 40.00 +- 0.00 (IoU .50:.95), AP50 60.00 +- 0.00, AP75 45.00 +- 0.00, over seeds 4, 5"
+    )
 
 
 def test_run_repeats__from_random_weights_says_what_varied(cfg):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")
-HEAVY = ("torch", "torchvision", "matplotlib", "detectron2", "cv2", "pycocotools", "sklearn", "skimage")
+HEAVY = ("torch", "torchvision", "matplotlib", "detectron2", "cv2", "hotcoco", "pycocotools", "sklearn", "skimage")
 
 
 def run(*command, cwd=ROOT):

@@ -58,6 +58,36 @@ def test_voc_map__writes_the_report_and_says_where(load_tool, devkit, files, tmp
     assert json.loads((output / "report.json").read_text())["voc07"]["num_classes_scored"] == 2
 
 
+@pytest.mark.parametrize("first", [100, 110])
+def test_voc_map__coco_numbers_are_pycocotools(load_tool, coco_files, tmp_path, capsys, first):
+    """Those of ``--detections``, and those of the file that it leaves."""
+    for seed in range(first, first + 10):
+        content, results = coco_files.make(seed)
+        coco_files.write(tmp_path, content, results)
+        output = tmp_path / "report"
+        argv = ["--devkit", str(tmp_path), "--split", "gt.json", "--resamples", "2", "--output", str(output)]
+        load_tool("voc_map").main([*argv, "--detections", str(tmp_path / "results.json")])
+        report = json.loads((output / "report.json").read_text())
+        expected = coco_files.numbers(content, results)
+        for name in coco_files.STATS:
+            exact = expected[name] is None or pytest.approx(expected[name], rel=0, abs=1e-12)
+            assert report["coco"][name] == (None if expected[name] is None else exact), (seed, name)
+        assert capsys.readouterr().out.startswith(f"gt: COCO AP {expected['AP']:.2f} (IoU .50:.95), AP50 ")
+        left = json.loads((output / "coco_instances_results.json").read_text())
+        assert coco_files.numbers(content, left) == expected
+
+
+def test_voc_map__leaves_the_file_that_it_reads(load_tool, coco_files, tmp_path):
+    content, results = coco_files.make(100)
+    coco_files.write(tmp_path, content, [{**entry, "segmentation": "a mask"} for entry in results])
+    path = (tmp_path / "results.json").rename(tmp_path / "coco_instances_results.json")
+    before = path.read_bytes()
+    argv = ["--devkit", str(tmp_path), "--split", "gt.json", "--resamples", "2", "--output", str(tmp_path)]
+    for detections in (path, tmp_path):
+        load_tool("voc_map").main([*argv, "--detections", str(detections)])
+        assert path.read_bytes() == before
+
+
 def test_voc_map__twenty_classes_by_default(load_tool, devkit, files, tmp_path):
     output = tmp_path / "report"
     load_tool("voc_map").main(

@@ -50,8 +50,6 @@ class Split:
             classes=labels,
             pictures=pictures,
             difficult=difficult,
-            crowd=np.zeros(count, bool),
-            areas=np.full(count, np.nan),
             num_positives=np.bincount(labels[~difficult], minlength=num_classes),
         )
         picture_ease = rng.normal(0, PICTURE_SPREAD, num_pictures)

@@ -47,10 +47,10 @@ def test_load_coco__is_a_voc_dataset(tmp_path):
     assert (first.image_id, first.path, first.annotation) == ("7", tmp_path / "images" / "a.png", path)
     assert (first.width, first.height) == (64, 48)
     assert first.objects == (
-        AnnotatedObject("dog", (5, 6, 30, 40), False),
-        AnnotatedObject("person", (34.5, 3, 53.5, 42), False),
+        AnnotatedObject("dog", (5, 6, 30, 40), False, bbox=(4, 5, 26, 35)),
+        AnnotatedObject("person", (34.5, 3, 53.5, 42), False, bbox=(33.5, 2, 20, 40)),
     )
-    assert second.objects == (AnnotatedObject("person", (1, 1, 48, 64), True, True),)
+    assert second.objects == (AnnotatedObject("person", (1, 1, 48, 64), True, True, bbox=(0, 0, 48, 64)),)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,24 @@ def test_load_coco__keeps_numbers_of_categories_and_areas(tmp_path):
         assert dataset.classes == tuple(classes or ("animals", "dog", "person"))
         assert dataset.categories == ((0, "animals"), (2, "dog"), (9, "person"))
     assert [item.area for item in dataset.pictures[0].objects] == [77, None]
+
+
+def test_load_coco__keeps_boxes_to_the_last_bit(tmp_path):
+    data = content()
+    data["annotations"][0]["bbox"] = [0.1, 0.2, 0.3, 0.4]  # .1 + 1 - 1 is not .1
+    write(tmp_path, data=data)
+    item = load_coco("annotations/train.json", root=tmp_path).pictures[0].objects[0]
+    assert item.bbox == (0.1, 0.2, 0.3, 0.4)
+    assert item.box == (1.1, 1.2, 0.1 + 0.3, 0.2 + 0.4)
+
+
+def test_load_coco__ids_are_numbers_or_words(tmp_path):
+    data = content()
+    data["images"][1]["id"] = data["annotations"][2]["image_id"] = "3"
+    write(tmp_path, data=data)
+    dataset = load_coco("annotations/train.json", root=tmp_path)
+    assert [(picture.image_id, picture.number) for picture in dataset.pictures] == [("7", 7), ("3", None)]
+    assert dataset.format == "coco"
 
 
 def test_load_coco__a_size_of_0_or_none_comes_from_the_picture(tmp_path):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from detection.engines.common import say_random_weights
+from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
+from detection.engines.common import evaluation_metrics, say_random_weights
+from detection.evaluation.detections import PictureDetections
 
 
 @pytest.mark.parametrize("norm, freeze_at, keys", [
@@ -22,3 +26,21 @@ def test_say_random_weights__warns_of_what_never_learns(make_config, caplog, nor
     assert len(warnings) == (1 if keys else 0)
     assert all(key in warnings[0] for key in keys)
     assert ("FREEZE_AT" in caplog.text) == (freeze_at > 0)
+
+
+@pytest.mark.parametrize("categories, area, metrics, said", [
+    (None, None, {"voc07", "voc10"}, "d: AP50 100.00 (VOC2007), 100.00 (area)"),
+    (((4, "dog"),), 900.0, {"coco", "voc07", "voc10"}, "d: COCO AP 70.00, AP50 100.00 (VOC2007), 100.00 (area)"),
+    (((4, "dog"),), 2e10, {"voc07", "voc10"}, "d: COCO AP undefined, AP50 100.00 (VOC2007), 100.00 (area)"),
+])  # fmt: skip
+def test_evaluation_metrics__lead_with_those_of_the_format(caplog, categories, area, metrics, said):
+    """A dog of 100 x 100 found with an IoU of .82: seven thresholds of ten."""
+    caplog.set_level(logging.INFO, "detection")
+    dog = AnnotatedObject("dog", (1.0, 1.0, 100.0, 100.0), False, area=area)
+    picture = AnnotatedPicture("1", Path("x.jpg"), Path("x.json"), 400, 400, (dog,))
+    dataset = DetectionDataset("d", Path("d"), "d", ("dog",), (picture,), categories)
+    found = PictureDetections(np.float32([[0, 0, 82, 100]]), np.float32([0.9]), np.array([0]))
+    result = evaluation_metrics([dataset], lambda _: {"1": found})
+    assert result.keys() == {f"d/{metric}/{name}" for metric in metrics for name in ("AP", "AP50", "AP75")}
+    assert result.get("d/coco/AP", 70.0) == pytest.approx(70)
+    assert caplog.messages == [said]

@@ -12,7 +12,7 @@ from detection.datasets.coco import load_coco
 from detection.datasets.voc import load_voc
 from detection.evaluation.coco import evaluate_coco
 from detection.evaluation.detection_files import write_detections
-from detection.evaluation.results import find_run_folder, load_results, read_protocol
+from detection.evaluation.results import find_run_folder, load_results, read_protocol, write_coco_results
 from detection.evaluation.voc import PictureDetections, evaluate_voc
 
 GOOD = {"image_id": "000005", "category_id": 1, "bbox": [9, 9.5, 31, 30], "score": 0.5}
@@ -198,6 +198,33 @@ def test_load_results__detectron2_writes_these_numbers(coco_split, tmp_path):
     for name in ("instances_predictions.pth", "coco_instances_results.json"):
         read = load_results(dataset, tmp_path / "inference" / name)
         assert [dataset.classes[label] for label in read["5"].classes] == ["cat"]
+
+
+def test_write_coco_results__reads_back_to_the_last_bit(coco_files, tmp_path):
+    for seed in range(10):
+        coco_files.write(tmp_path, *coco_files.make(seed))
+        dataset = load_coco("gt.json", root=tmp_path, check_pictures=False)
+        first = load_results(dataset, tmp_path / "results.json")
+        write_coco_results(dataset, first, tmp_path / "out")
+        again = load_results(dataset, tmp_path / "out")
+        assert list(again) == list(first)
+        for image_id, found in first.items():
+            assert all(map(np.array_equal, again[image_id], found))
+            assert np.array_equal(again.bboxes[image_id], first.bboxes[image_id])
+
+
+@pytest.mark.parametrize("image_id", [5, -5, 10**30, "5", "a-5"])
+def test_write_coco_results__has_the_file_s_own_ids(tmp_path, image_id):
+    image = {"id": image_id, "file_name": "5.jpg", "width": 64, "height": 48}
+    content = {"images": [image], "annotations": [], "categories": [{"id": -3, "name": "cat"}]}
+    write_json(tmp_path / "gt.json").write_text(json.dumps(content))
+    dataset = load_coco("gt.json", root=tmp_path, classes=["zebra", "cat"], check_pictures=False)
+    boxes = np.float32([[1, 2, 3.5, 5], [1, 2, 3, 4]])
+    found = PictureDetections(boxes, np.float32([0.5, 0.9]), np.array([1, 0]))  # the file has no zebra
+    write_coco_results(dataset, {str(image_id): found}, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert results == [{"image_id": image_id, "category_id": -3, "bbox": [1, 2, 2.5, 3], "score": 0.5}]
+    assert load_results(dataset, tmp_path / "out")[str(image_id)].boxes.tolist() == [[1, 2, 3.5, 5]]
 
 
 @pytest.mark.parametrize("name, message", [("", "no detections in"), ("absent", "do not exist")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.average_precision import area_ap, eleven_point_ap, precision_recall
 from detection.evaluation.detection_files import read_detections
-from detection.evaluation.voc import IOU_PERCENT, PictureDetections, evaluate_coco, evaluate_voc
+from detection.evaluation.voc import IOU_PERCENT, PictureDetections, evaluate_voc
 
 BOX = (1.0, 1.0, 100.0, 100.0)  # 100 x 100 pixels, as in the XML
 HALF = (1.0, 1.0, 50.0, 100.0)  # IoU with BOX is exactly 1/2
@@ -320,108 +319,3 @@ def test_evaluate_voc__agrees_with_detectron2_where_rounding_changes_nothing():
     detections = {"0": found((0.9, BOX), (0.25, FAR)), "1": found((0.5, FAR), (0.125, NEAR))}
     ours, theirs = (evaluate_voc(dataset, detections, rules=rules) for rules in ("standard", "detectron2"))
     assert ours == theirs
-
-
-# -------------------------------------------------------------------------------------------------------------- COCO
-def test_evaluate_coco__worked_by_hand():
-    dataset = make_dataset([(BOX,), (FAR,)])
-    result = evaluate_coco(dataset, {"0": found((0.9, NEAR))})
-    # IoU .6 is enough for .50, .55 and .60 (COCO wants at least the threshold); recall 1/2 reaches 51 of 101 points.
-    assert result == pytest.approx({"AP": 100 * 51 / 101 * 3 / 10, "AP50": 100 * 51 / 101, "AP75": 0})
-
-
-def test_evaluate_coco__difficult_objects_neither_help_nor_hurt():
-    dataset = make_dataset([(BOX,), (FAR, True)])
-    expected = {"AP": 100, "AP50": 100, "AP75": 100}
-    assert evaluate_coco(dataset, {"0": found((0.5, BOX))}) == pytest.approx(expected)
-    assert evaluate_coco(dataset, {"0": found((0.9, FAR), (0.5, BOX))}) == pytest.approx(expected)
-
-
-def as_coco(dataset, seed):
-    """The same objects as a COCO file has them: the difficult ones crowds, areas of masks, pictures in any order."""
-    rng = np.random.default_rng(seed)
-    pictures = []
-    for picture in dataset.pictures:
-        areas = rng.choice([-1.0, 3.0, 500.5, 2e10], len(picture.objects), p=[0.1, 0.4, 0.4, 0.1]).tolist()
-        objects = [
-            AnnotatedObject(item.name, item.box, item.difficult, item.difficult, area)
-            for item, area in zip(picture.objects, areas, strict=True)
-        ]
-        pictures.append(replace(picture, objects=tuple(objects)))
-    categories = tuple((10 * index, name) for index, name in enumerate(dataset.classes))
-    return replace(dataset, pictures=tuple(pictures[::-1]), categories=categories)
-
-
-@pytest.mark.parametrize("crowds", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_evaluate_coco__bit_equal_to_plain_pycocotools(seed, crowds, capsys):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    dataset, detections = random_case(seed)
-    if crowds:
-        dataset = as_coco(dataset, seed)
-    many = found(*((0.1 + index / 1000, FAR, index % 2) for index in range(250)))  # more than 100 of a class
-    detections["0"] = PictureDetections(*map(np.concatenate, zip(many, detections.get("0", found()), strict=True)))
-    labels = {name: index + 1 for index, name in enumerate(dataset.classes)}
-    objects = []
-    for picture in dataset.pictures:
-        for item in picture.objects:
-            xmin, ymin, xmax, ymax = item.box
-            width, height = xmax - xmin + 1, ymax - ymin + 1
-            objects.append(
-                {
-                    "id": len(objects) + 1,
-                    "image_id": int(picture.image_id),
-                    "category_id": labels[item.name],
-                    "bbox": [xmin - 1, ymin - 1, width, height],
-                    "iscrowd": int(item.crowd),
-                    "area": item.area if crowds else 1e11 if item.difficult else width * height,
-                }
-            )
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": int(picture.image_id)} for picture in dataset.pictures],
-        "annotations": objects,
-        "categories": [{"id": label, "name": name} for name, label in labels.items()],
-    }
-    truth.createIndex()
-    results = [
-        {
-            "image_id": int(picture.image_id),
-            "category_id": label + 1,
-            "score": score,
-            "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
-        }
-        for picture in dataset.pictures
-        if picture.image_id in detections
-        for (xmin, ymin, xmax, ymax), score, label in zip(
-            *(part.tolist() for part in detections[picture.image_id]), strict=True
-        )
-    ]
-    plain = COCOeval(truth, truth.loadRes(results), "bbox")
-    plain.evaluate()
-    plain.accumulate()
-    plain.summarize()
-    ours = evaluate_coco(dataset, detections)
-    assert [ours["AP"], ours["AP50"], ours["AP75"]] == (100 * plain.stats[:3]).tolist()
-
-
-def test_evaluate_coco__undefined_without_ground_truth():
-    assert evaluate_coco(make_dataset([(BOX, True)]), {}) == {"AP": None, "AP50": None, "AP75": None}
-
-
-def test_evaluate_coco__undefined_where_no_area_is_in_the_range():
-    dataset = make_dataset([(BOX,)])
-    vast = AnnotatedObject("dog", BOX, False, area=2e10)  # pycocotools ignores what is larger than 1e10
-    dataset = replace(dataset, pictures=(replace(dataset.pictures[0], objects=(vast,)),))
-    assert evaluate_coco(dataset, {"0": found((0.9, BOX))}) == {"AP": None, "AP50": None, "AP75": None}
-
-
-def test_evaluate_coco__a_crowd_forgives_every_box_inside_it():
-    crowd = AnnotatedObject("dog", (3.0, 3.0, 60.0, 42.0), True, True, 2320.0)
-    dataset = make_dataset([(BOX,)], [])
-    dataset = replace(dataset, pictures=(dataset.pictures[0], replace(dataset.pictures[1], objects=(crowd,))))
-    inside = [(0.95, (5.0, 5.0, 14.0, 14.0)), (0.94, (21.0, 11.0, 30.0, 22.0)), (0.93, (41.0, 13.0, 50.0, 24.0))]
-    result = evaluate_coco(dataset, {"0": found((0.9, BOX)), "1": found(*inside)})
-    assert result == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})

@@ -15,7 +15,9 @@ from detection.report.markdown import render_markdown
 from detection.report.write import write_report
 
 SETTINGS = {"SOLVER.MAX_ITER": 41000, "SOLVER.BASE_LR": 0.004, "SOLVER.GAMMA": 0.1, "SOLVER.STEPS": [33000]}
-OWN = {"standard", "training", "test", "method", "evaluation_rules", "weights", "file", "sha256", "seed", *SETTINGS}
+OWN = {
+    "standard", "voc", "training", "test", "method", "evaluation_rules", "weights", "file", "sha256", "seed", *SETTINGS,
+}  # fmt: skip
 UNTYPED = ("protocol", "seeds", "weights", "differences")
 
 

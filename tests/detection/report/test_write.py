@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detection.datasets.coco import load_coco
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture
 from detection.datasets.voc import VOC_CLASSES, load_voc
+from detection.evaluation.coco import COCO_NUMBERS, evaluate_coco
 from detection.evaluation.voc import PictureDetections, evaluate_voc
 from detection.report.illustrations import LONGEST_SIDE
 from detection.report.write import NUM_PICTURES, headline, write_report
@@ -37,7 +39,9 @@ def test_write_report__json_follows_the_schema(dataset, detections, tmp_path):
     assert {key: report[key] for key in ("voc07", "voc10")} == evaluate_voc(dataset, detections)
     assert report["voc10"]["per_class"] == {"dog": 100, "person": None, "car": 0}
     assert (report["voc10"]["AP50"], report["voc10"]["num_classes_scored"]) == (50, 2)
-    assert report["coco"]["AP50"] == pytest.approx(50)
+    assert report["format"] == "voc"
+    assert report["coco"] == evaluate_coco(dataset, detections)
+    assert report["protocol"]["versions"].keys() == {"python", "numpy", "hotcoco"}
     assert report["protocol"]["engine"] == "torchvision"
     assert report["protocol"]["evaluation_rules"] == "standard"
     for name in ("report.md", "report.html"):
@@ -67,6 +71,69 @@ def test_write_report__json_says_how_sure_and_why_not_more(dataset, detections, 
     assert "total_loss" in (tmp_path / "report.html").read_text()
 
 
+COCO_CONTENT = {
+    "images": [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in (12, 0)],
+    "categories": [{"id": 7, "name": "dog"}, {"id": 0, "name": "person"}, {"id": 3, "name": "car"}],
+    "annotations": [
+        {"id": 1, "image_id": 12, "category_id": 7, "bbox": [0.1, 0.2, 30.3, 30.4], "area": 700.5, "iscrowd": 0},
+        {"id": 2, "image_id": 0, "category_id": 7, "bbox": [0, 0, 40, 40], "area": 1600, "iscrowd": 0},
+        {"id": 3, "image_id": 0, "category_id": 3, "bbox": [0, 0, 40, 40], "area": 1600, "iscrowd": 1},
+    ],
+}
+
+
+@pytest.fixture
+def coco_dataset(tmp_path):
+    (tmp_path / "gt.json").write_text(json.dumps(COCO_CONTENT))
+    return load_coco("gt.json", root=tmp_path, check_pictures=False)
+
+
+@pytest.fixture
+def coco_detections():
+    """The first dog is found, not quite, and the other is not; the classes are person, car, dog."""
+    boxes, scores = np.float32([[0.1, 0.2, 30.3, 25.7], [3, 3, 9, 9]]), np.float32([0.9, 0.3])
+    return {"12": PictureDetections(boxes, scores, np.array([2, 0]))}
+
+
+def test_write_report__of_coco_data_leads_with_coco(coco_dataset, coco_detections, tmp_path):
+    report = write_report(coco_dataset, coco_detections, tmp_path / "out", {}, num_resamples=5)
+    assert report["format"] == "coco"
+    assert headline(report) == (
+        "gt: COCO AP 35.35 (IoU .50:.95), AP50 50.50, AP75 50.50, APs 70.00, APm 0.00, APl undefined, AR100 35.00, "
+        "over 1 of 3 classes and 2 pictures"  # IoU .83: seven thresholds of ten
+    )
+    text, page = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert text.index("## COCO") < text.index("## VOC metrics")
+    shown = dict(re.findall(r"^\| (A[PR]\w*) +\| [^|]+\| +([\d.-]+) +\|$", text, re.MULTILINE))
+    assert shown == {name: "-" if name[-1] == "l" else f"{report['coco'][name]:.2f}" for name in COCO_NUMBERS}
+    assert re.search(r"^\| class +\| COCO AP \|.*\n.*\n\| person +\| - +\|", text, re.MULTILINE)
+    assert re.search(r'COCO AP, IoU .50 to .95</div>\s*<div class="big">35.35', page)
+    assert page.index("COCO AP, IoU") < page.index("<h2>VOC metrics")
+
+
+def test_write_report__of_voc_data_leads_with_voc(dataset, detections, tmp_path):
+    write_report(dataset, detections, tmp_path, {}, num_resamples=5)
+    text, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert text.index("## VOC metrics") < text.index("## COCO")
+    assert page.index("mAP at IoU .5, 11 points") < page.index("<h2>COCO")
+    assert all(f">{name}<" in page for name in COCO_NUMBERS)
+    assert not (tmp_path / "coco_instances_results.json").exists()
+
+
+def test_write_report__of_coco_data_leaves_results_that_pycocotools_reads(
+    coco_dataset, coco_detections, coco_files, tmp_path
+):
+    report = write_report(coco_dataset, coco_detections, tmp_path / "out", {}, num_resamples=5)
+    results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    boxes, scores, _ = coco_detections["12"]
+    sides = [[*box[:2], box[2] - box[0], box[3] - box[1]] for box in boxes.tolist()]
+    assert results == [
+        {"image_id": 12, "category_id": 7, "bbox": sides[0], "score": float(scores[0])},
+        {"image_id": 12, "category_id": 0, "bbox": sides[1], "score": float(scores[1])},
+    ]
+    assert coco_files.numbers(COCO_CONTENT, results) == report["coco"]
+
+
 def test_write_report__shows_the_very_best_pictures(dataset, detections, tmp_path):
     ids = [f"{index:06d}" for index in range(100, 120)]
     many = replace(dataset, pictures=tuple(replace(dataset.pictures[0], image_id=image_id) for image_id in ids))
@@ -79,7 +146,7 @@ def test_write_report__shows_the_very_best_pictures(dataset, detections, tmp_pat
 def test_write_report__markdown_has_every_class(dataset, detections, tmp_path):
     write_report(dataset, detections, tmp_path, {"weights": {"sha256": "a|b"}})
     text = (tmp_path / "report.md").read_text()
-    assert re.search(r"^\| person +\| - +\| - +\|$", text, re.MULTILINE)
+    assert re.search(r"^\| person +\| - +\| - +\| - +\|$", text, re.MULTILINE)
     assert "weights.sha256" in text
     assert "a\\|b" in text
 
