@@ -23,6 +23,7 @@ from pretrain.run.files import file_name_fault, same_file_names
 from pretrain.run.settings import (
     SHARE,
     SHARE_BELOW_1,
+    Carried,
     Effects,
     Rule,
     above,
@@ -88,17 +89,27 @@ def load_detection_config(
     return cfg
 
 
-def read_detection_config(config_file: Path | str | None, opts: Sequence[str] = ()) -> CN:
+def read_detection_config(
+    config_file: Path | str | None, opts: Sequence[str] = (), *, carried: Carried | None = None
+) -> CN:
     """Return the defaults with the file's values and then ``opts``, checked by themselves, without data or GPU.
+
+    Before both come the values of a config that weights have ``carried``.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_detection_config``.
     """
-    return _read(config_file, opts, find_config_faults)
+    return _read(config_file, opts, find_config_faults, carried)
 
 
-def _read(config_file: Path | str | None, opts: Sequence[str], find: Callable[[CN], list[str]]) -> CN:
-    return load_config(get_cfg(), config_file, opts, find=find, paths=("OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT"))
+def _read(
+    config_file: Path | str | None,
+    opts: Sequence[str],
+    find: Callable[[CN], list[str]],
+    carried: Carried | None = None,
+) -> CN:
+    paths = ("OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT")
+    return load_config(get_cfg(), config_file, opts, carried=carried, find=find, paths=paths)
 
 
 def find_config_faults(cfg: CN) -> list[str]:

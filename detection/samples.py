@@ -119,7 +119,7 @@ class TrainingSamples(Dataset):
         boxes = torch.from_numpy(np.minimum(boxes.clip(min=0), limits)).float()
         classes = torch.tensor([self.labels[item.name] for item in objects], dtype=torch.int64)
         kept = ((boxes[:, 2:] - boxes[:, :2]) > MIN_BOX_SIDE).all(dim=1)
-        return {**_sample(picture, image, pixels), "boxes": boxes[kept], "classes": classes[kept]}
+        return {**_sample(picture.image_id, image, pixels), "boxes": boxes[kept], "classes": classes[kept]}
 
 
 def _trained(picture: AnnotatedPicture) -> list[AnnotatedObject]:
@@ -138,9 +138,13 @@ class InferenceSamples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         picture = self.pictures[index]
-        image = read_checked(picture)
-        shape = resized_shape(image.height, image.width, self.input.MIN_SIZE_TEST, self.input.MAX_SIZE_TEST)
-        return _sample(picture, image, _pixels(image, *shape, self.input.FORMAT))
+        return inference_sample(self.input, read_checked(picture), picture.image_id)
+
+
+def inference_sample(settings: CfgNode, image: Image.Image, image_id: str = "") -> Sample:
+    """Return the sample of an upright picture (RGB), resized as the INPUT section ``settings`` says for testing."""
+    shape = resized_shape(image.height, image.width, settings.MIN_SIZE_TEST, settings.MAX_SIZE_TEST)
+    return _sample(image_id, image, _pixels(image, *shape, settings.FORMAT))
 
 
 class TrainingBatches(Sampler):
@@ -224,9 +228,9 @@ def _pixels(image: Image.Image, height: int, width: int, channel_order: str) -> 
     return pixels[:, :, ::-1] if channel_order == "BGR" else pixels
 
 
-def _sample(picture: AnnotatedPicture, image: Image.Image, pixels: np.ndarray) -> Sample:
+def _sample(image_id: str, image: Image.Image, pixels: np.ndarray) -> Sample:
     return {
-        "image_id": picture.image_id,
+        "image_id": image_id,
         "image": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
         "height": image.height,
         "width": image.width,

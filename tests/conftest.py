@@ -197,3 +197,24 @@ def random_resnet_fixture():
 def resnet18():
     """One ResNet-18 for all tests that leave it alone."""
     return random_resnet(18)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """The file of a detector that finds persons, as training would leave it."""
+    import torch
+
+    from detection.config import load_detection_config
+    from detection.engines.torchvision.model import build_model
+    from pretrain.run.checkpoint import save_checkpoint
+
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "3", "VOC.CLASSES", "('dog', 'person', 'car')"]
+    cfg = load_detection_config(
+        ROOT / "detection" / "configs" / "smoke.yaml", [*opts, "MODEL.WEIGHTS", "backbone.pth", "SEED", "7"]
+    )
+    path = tmp_path / "model_final.pth"
+    model = build_model(cfg)
+    model.roi_heads.box_predictor.cls_score.bias.data[1] = 3.0
+    state = {"model": model.detectron2_state_dict(), "config": cfg.dump(), "iteration": 1, "card": None, "processes": 1}
+    save_checkpoint({**state, "optimizer": {"state": {0: torch.zeros(2, 3)}}, "rng": [torch.zeros(4)]}, path)
+    return path

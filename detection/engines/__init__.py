@@ -1,8 +1,10 @@
-"""Two engines behind the same three functions, reading the same config and writing the same run folder.
+"""Two engines behind the same functions, reading the same config and writing the same run folder.
 
 ``check_config(cfg, launch)`` refuses what the engine does not support, before any data is read; ``train(cfg, data, *,
 resume, launch)`` fine-tunes on the ``RunData`` that it is given and leaves ``model_final.pth`` in OUTPUT_DIR;
-``detect(cfg, dataset)`` returns the detections of MODEL.WEIGHTS on every picture of a ``DetectionDataset``.
+``detect(cfg, dataset)`` returns the detections of MODEL.WEIGHTS on every picture of a ``DetectionDataset``. For a
+detector that is held in memory, ``load_model(cfg)`` returns that of MODEL.WEIGHTS, ``detect_sample(model, sample)``
+what it finds in one picture, and ``model_state(model)`` its weights by the names that files have.
 """
 
 from __future__ import annotations

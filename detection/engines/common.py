@@ -19,7 +19,9 @@ from detection.datasets.types import DetectionDataset
 from detection.datasets.voc import VOC_CLASSES
 from detection.defaults import get_cfg
 from detection.evaluation.voc import PictureDetections, evaluate_coco, evaluate_voc
+from detection.samples import Sample, inference_loader, iterate
 from pretrain.run.checkpoint import load_last
+from pretrain.run.cli import Progress
 from pretrain.run.settings import check_same_run, recorded_leaves
 
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
@@ -28,6 +30,9 @@ RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training
 HEADS = re.compile(r"proposal_generator\..*|backbone\.fpn_.*|roi_heads\.(box_head|box_predictor|res5\.norm)\..*")
 # What other tools leave in their files and no detector here has: preprocessing, old anchors, a classifier.
 LEFTOVERS = re.compile(r"pixel_(mean|std)|.*\.cell_anchors\.\d+|(stem\.)?fc\..*|.*\.num_batches_tracked")
+
+# What is of a detector's classes: the rest of it serves for others too.
+CLASS_LAYERS = re.compile(r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.(weight|bias)")
 
 LESS_MEMORY = "lower SOLVER.IMS_PER_BATCH, or INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN"
 
@@ -66,18 +71,59 @@ def check_classes(content: dict[str, Any], cfg: CfgNode) -> None:
     Raises:
         ValueError: both lists, or the config cannot be read. (Weights that do not carry theirs cannot be checked.)
     """
-    if not isinstance(content.get("config"), str):
-        return
-    source = f"config in {cfg.MODEL.WEIGHTS}"
-    recorded = recorded_leaves(content["config"], source).get("VOC.CLASSES") or VOC_CLASSES
-    if not isinstance(recorded, (list, tuple)) or not all(isinstance(name, str) for name in recorded):
-        raise ValueError(f"{source}: VOC.CLASSES is {recorded!r:.80}; expected names")
-    trained, wanted = tuple(recorded), class_names(cfg)
-    if trained != wanted:
+    trained, wanted = _trained_classes(content, cfg), class_names(cfg)
+    if trained is not None and trained != wanted:
         raise ValueError(
             f"{cfg.MODEL.WEIGHTS} was trained for the classes {', '.join(trained)}, but the config has "
             f'{", ".join(wanted)}; set VOC.CLASSES "{trained}"'
         )
+
+
+def without_other_classes(content: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """Return what training starts from: ``content`` of ``read_model_file`` without layers that are of other classes.
+
+    Of a detector that was trained for other classes than those of ``cfg``, or for these in another order, all is kept
+    but the layers whose outputs are classes. A file that does not say its classes has ``cfg``'s if it has as many.
+
+    Raises:
+        ValueError: as ``check_classes``, of a config that cannot be read.
+    """
+    number = len(class_names(cfg))
+    outputs = {"cls_score": number + 1}
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        outputs["bbox_pred"] = 4 * number
+    rows = {}  # of each of these layers' tensors in the file
+    for name, value in content["model"].items():
+        match = CLASS_LAYERS.fullmatch(str(name))
+        if match and match[1] in outputs and getattr(value, "shape", ()):
+            rows[name] = (match[1], value.shape[0])
+    before = next((count - 1 for layer, count in rows.values() if layer == "cls_score"), None)
+    if before is None:  # a backbone
+        return content
+    others = _trained_classes(content, cfg) not in (None, class_names(cfg))
+    dropped = {name for name, (layer, count) in rows.items() if others or count != outputs[layer]}
+    if not dropped:
+        return content
+    logger.info(
+        "%s: %d -> %d %sclasses: %d tensors start at random",
+        cfg.MODEL.WEIGHTS,
+        before,
+        number,
+        "other " if before == number else "",
+        len(dropped),
+    )
+    return {**content, "model": {name: value for name, value in content["model"].items() if name not in dropped}}
+
+
+def _trained_classes(content: dict[str, Any], cfg: CfgNode) -> tuple[str, ...] | None:
+    """Return the names of the labels of a trained detector; None where its file does not say."""
+    if not isinstance(content.get("config"), str):
+        return None
+    source = f"config in {cfg.MODEL.WEIGHTS}"
+    recorded = recorded_leaves(content["config"], source).get("VOC.CLASSES") or VOC_CLASSES
+    if not isinstance(recorded, (list, tuple)) or not all(isinstance(name, str) for name in recorded):
+        raise ValueError(f"{source}: VOC.CLASSES is {recorded!r:.80}; expected names")
+    return tuple(recorded)
 
 
 def say_random_weights(cfg: CfgNode) -> None:
@@ -123,6 +169,32 @@ def check_fit(
         num_loaded,
         f"; {len(heads)} of the heads are not in the file and start at random" if heads else "",
     )
+
+
+def find_in_dataset(
+    model: nn.Module,
+    detect_sample: Callable[[nn.Module, Sample], PictureDetections],
+    cfg: CfgNode,
+    dataset: DetectionDataset,
+) -> dict[str, PictureDetections]:
+    """Return what the engine's ``detect_sample`` says of each picture of ``dataset``, by image id.
+
+    ``model`` is in evaluation mode meanwhile, and in its former one afterwards.
+    """
+    found = {}
+    training = model.training
+    model.eval()
+    try:
+        with (
+            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
+            iterate(inference_loader(cfg, dataset)) as samples,
+        ):
+            for sample in samples:
+                found[sample["image_id"]] = detect_sample(model, sample)
+                progress.update()
+    finally:
+        model.train(training)
+    return found
 
 
 def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any]) -> None:

@@ -27,16 +27,18 @@ from detection.engines.common import (
     check_fit,
     checkpoint_to_resume,
     evaluation_metrics,
+    find_in_dataset,
     read_model_file,
     recompute_batch_norm,
     say_random_weights,
+    without_other_classes,
 )
 from detection.engines.initial_weights import draw_initial_weights
 from detection.evaluation.voc import PictureDetections
 from detection.run_data import RunData
-from detection.samples import Sample, TrainingSamples, inference_loader, iterate, training_loader
+from detection.samples import Sample, TrainingSamples, training_loader
 from pretrain.run.checkpoint import save_last
-from pretrain.run.cli import Progress, setup_logging
+from pretrain.run.cli import setup_logging
 from pretrain.run.files import remove_leftovers
 from pretrain.run.loading import Loading
 from pretrain.run.processes import explained_memory, random_state, set_random_state
@@ -101,35 +103,41 @@ def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetectio
     Raises:
         FileNotFoundError, ValueError: the weights are no trained detector for this config, or a picture is unreadable.
     """
+    return find_objects(load_model(cfg), cfg, dataset)
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """Return the detector of MODEL.WEIGHTS, on MODEL.DEVICE.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights are no trained detector for this config.
+    """
     from detectron2.modeling import build_model
 
     share_log()
     register_extra_norm()
     model = build_model(detectron2_config(cfg))
     load_weights(model, cfg, whole=True)
-    return find_objects(model, cfg, dataset)
+    return model
 
 
 def find_objects(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
-    found = {}
-    training = model.training
-    model.eval()
-    try:
-        with (
-            torch.no_grad(),
-            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
-            iterate(inference_loader(cfg, dataset)) as samples,
-        ):
-            for sample in samples:
-                instances = model([sample])[0]["instances"].to("cpu")
-                found[sample["image_id"]] = PictureDetections(
-                    instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy()
-                )
-                progress.update()
-    finally:
-        model.train(training)
-    return found
+    return find_in_dataset(model, detect_sample, cfg, dataset)
+
+
+@torch.no_grad()
+def detect_sample(model: nn.Module, sample: Sample) -> PictureDetections:
+    """Return what ``model``, in evaluation mode, finds in one picture, the surest first."""
+    instances = model([sample])[0]["instances"].to("cpu")
+    return PictureDetections(
+        instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy()
+    )
+
+
+def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all weights and statistics by their names, as training writes them."""
+    return model.state_dict()
 
 
 def detectron2_config(cfg: CfgNode) -> CfgNode:
@@ -166,6 +174,8 @@ def load_weights(model: nn.Module, cfg: CfgNode, *, whole: bool = False) -> dict
     content = read_model_file(cfg)
     if whole:
         check_classes(content, cfg)
+    else:
+        content = without_other_classes(content, cfg)
     if Path(cfg.MODEL.WEIGHTS).suffix == ".pkl" and "__author__" not in content:
         content |= {"__author__": "Caffe2", "matching_heuristics": True}  # as Detectron2 takes such files
     # The public load() would read the file itself, and execute what a .pkl holds.

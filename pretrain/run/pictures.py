@@ -129,16 +129,26 @@ def read_picture(path: Path | str, *, upright: bool = True, data: bytes | None =
         deep = _has_sixteen_bits(picture)  # asked first: looking for the orientation of a PNG decodes it
         turns_itself = picture.format == "TIFF"  # when Pillow decodes it
         noted = exif_orientation(picture) if upright or turns_itself else 1
-        values = _sixteen_bit_values(picture, path, data) if deep else None
-        if values is None:
-            rgb = picture.convert("RGB")
-        else:
-            shifted = (values >> (_filled_bits(values) - 8)).astype(np.uint8)
-            rgb = Image.fromarray(shifted).convert("RGB")
+        rgb = _shifted(_sixteen_bit_values(picture, path, data)) if deep else picture.convert("RGB")
         left = exif_orientation(picture) if turns_itself else noted
         if not upright:
             left = 1 if left == noted else TURNED_BACK.get(noted, noted)
         return rgb if left == 1 else rgb.transpose(TURN[left])
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture that somebody has opened, or made, as ``read_picture`` returns its file: upright, RGB, 8 bits.
+
+    Raises:
+        ValueError: floating-point pixels, or colours of 16 bits, of which Pillow itself keeps the upper byte.
+        OSError: its file is damaged.
+    """
+    deep = _has_sixteen_bits(picture)
+    if deep and not picture.mode.startswith("I"):
+        raise ValueError("it has colours of 16 bits, which only its file tells whole; give the path instead")
+    rgb = _shifted(_sixteen_bit_values(picture, "", None)) if deep else picture.convert("RGB")
+    orientation = exif_orientation(picture)  # asked last: a TIFF is turned where it is decoded
+    return rgb if orientation == 1 else rgb.transpose(TURN[orientation])
 
 
 def sixteen_bit_fill(path: Path | str) -> int | None:
@@ -152,14 +162,20 @@ def sixteen_bit_fill(path: Path | str) -> int | None:
 
 
 def _has_sixteen_bits(picture: Image.Image) -> bool:
-    """Return whether a picture that is opened and not decoded has 16 bits a channel.
+    """Return whether a picture that is opened and not decoded, or made in memory, has 16 bits a channel.
 
     Raises:
         ValueError: its pixels are floating-point numbers.
     """
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no fixed range of brightness; save it with 8 or 16 bits")
-    return picture.mode.startswith("I") or any(kind in str(tile) for tile in picture.tile for kind in COLOUR_OF_16_BITS)
+    tiles = map(str, getattr(picture, "tile", ()))  # one made in memory has none
+    return picture.mode.startswith("I") or any(kind in tile for tile in tiles for kind in COLOUR_OF_16_BITS)
+
+
+def _shifted(values: np.ndarray) -> Image.Image:
+    """Return values of 16 bits as RGB of 8."""
+    return Image.fromarray((values >> (_filled_bits(values) - 8)).astype(np.uint8)).convert("RGB")
 
 
 def _filled_bits(values: np.ndarray) -> int:

@@ -182,15 +182,25 @@ def check_same_run(saved: str, cfg: CfgNode, defaults: CfgNode, effects: Effects
         )
 
 
+class Carried(NamedTuple):
+    """A config that a file carries beside other things, as YAML; ``source`` says where, for errors."""
+
+    text: Any
+    source: str
+
+
 def load_config(
     defaults: CfgNode,
     config_file: Path | str | None = None,
     opts: Sequence[str] = (),
     *,
+    carried: Carried | None = None,
     find: Callable[[CfgNode], list[str]] = lambda cfg: [],
     paths: Sequence[str] = (),
 ) -> CfgNode:
     """Return a copy of ``defaults`` with the YAML file's values and then the ``KEY VALUE`` pairs merged in.
+
+    ``carried`` is a config that another file carries; it comes before both.
 
     ``_BASE_`` in a file names the file (or list of files) that it differs from, relative to itself. A string that reads
     as a Python literal is taken as that literal, as in Detectron2 (``"('voc_2007_trainval',)"``); an integer is taken
@@ -203,6 +213,11 @@ def load_config(
     """
     cfg = defaults.clone()
     faults: list[str] = []
+    if carried is not None:
+        for key, value in recorded_leaves(carried.text, carried.source).items():
+            _set(cfg, key, value, carried.source, faults)
+        if faults:
+            faults.append(f"{carried.source} is of another version of the toolkit; say a config that is not")
     if config_file is not None:
         for key, value in leaves(_read_with_bases(Path(config_file)), defaults):
             _set(cfg, key, value, str(config_file), faults)

@@ -1,15 +1,15 @@
-"""A trained detector over the pictures of a dataset."""
+"""A trained detector over pictures."""
 
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 from detection.datasets.types import DetectionDataset
-from detection.engines.common import check_classes, check_fit, read_model_file
+from detection.engines.common import check_classes, check_fit, find_in_dataset, read_model_file, without_other_classes
 from detection.engines.torchvision.model import Detector, build_model
 from detection.evaluation.voc import PictureDetections
-from detection.samples import inference_loader, iterate
-from pretrain.run.cli import Progress
+from detection.samples import Sample
 
 
 def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
@@ -18,32 +18,36 @@ def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetectio
     Raises:
         FileNotFoundError, ValueError: the weights are no trained detector for this config, or a picture is unreadable.
     """
+    return find_objects(load_model(cfg), cfg, dataset)
+
+
+def load_model(cfg: CfgNode) -> Detector:
+    """Return the detector of MODEL.WEIGHTS, on MODEL.DEVICE.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights are no trained detector for this config.
+    """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty; give a trained detector, for example MODEL.WEIGHTS model_final.pth")
     model = build_model(cfg)
     load_weights(model, cfg, whole=True)
-    return find_objects(model, cfg, dataset)
+    return model
 
 
 def find_objects(model: Detector, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
-    found = {}
-    training = model.training
-    model.eval()
-    try:
-        with (
-            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
-            iterate(inference_loader(cfg, dataset)) as samples,
-        ):
-            for sample in samples:
-                (result,) = model([sample])
-                found[sample["image_id"]] = PictureDetections(
-                    *(result[name].cpu().numpy() for name in ("boxes", "scores", "classes"))
-                )
-                progress.update()
-    finally:
-        model.train(training)
-    return found
+    return find_in_dataset(model, detect_sample, cfg, dataset)
+
+
+def detect_sample(model: Detector, sample: Sample) -> PictureDetections:
+    """Return what ``model``, in evaluation mode, finds in one picture, the surest first."""
+    (result,) = model([sample])
+    return PictureDetections(*(result[name].cpu().numpy() for name in ("boxes", "scores", "classes")))
+
+
+def model_state(model: Detector) -> dict[str, Tensor]:
+    """Return all weights and statistics by Detectron2's names, as training writes them."""
+    return model.detectron2_state_dict()
 
 
 def load_weights(model: Detector, cfg: CfgNode, *, whole: bool = False) -> dict | None:
@@ -51,6 +55,8 @@ def load_weights(model: Detector, cfg: CfgNode, *, whole: bool = False) -> dict 
     content = read_model_file(cfg)
     if whole:
         check_classes(content, cfg)
+    else:
+        content = without_other_classes(content, cfg)
     try:
         report = model.load_detectron2_state_dict(content["model"])
     except ValueError as error:

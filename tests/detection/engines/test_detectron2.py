@@ -146,15 +146,15 @@ def without_res4(state):
     return {"model": {name: tensor for name, tensor in state.items() if "res4" not in name}}
 
 
-def with_four_classes(state):
-    return {"model": {**state, "roi_heads.box_predictor.cls_score.bias": torch.zeros(4)}}
+def with_a_wrong_shape(state):
+    return {"model": {**state, "backbone.fpn_lateral2.bias": torch.zeros(4)}}
 
 
 @pytest.mark.parametrize(
     "content, text",
     [
         (without_res4, r"weights.pth fills only a part of the model: backbone.bottom_up.res4\S+, .* missing from it"),
-        (with_four_classes, r"cls_score.bias has shape \(4,\), but the model needs \(21,\)"),
+        (with_a_wrong_shape, r"fpn_lateral2.bias has shape \(4,\), but the model needs \(32,\)"),
         (lambda state: {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}},
          r"none of its tensors fits the model; tools/convert_checkpoint.py converts"),
     ],

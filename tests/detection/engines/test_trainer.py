@@ -300,8 +300,8 @@ def damaged(state):
          r"weights.pth does not fit the model, which has no place for backbone.bottom_up.res4.2.conv1.weight"),
         (lambda state: {"model": {"conv1.weight": torch.zeros(64, 3, 7, 7)}},
          r"weights.pth: none of the weights' names is a Detectron2 name .* tools/convert_checkpoint.py"),
-        (lambda state: {"model": {**state, "roi_heads.box_predictor.cls_score.bias": torch.zeros(4)}},
-         r"weights.pth: roi_heads.box_predictor.cls_score.bias has shape \(4,\), but the model needs \(21,\)"),
+        (lambda state: {"model": {**state, "backbone.fpn_lateral2.bias": torch.zeros(4)}},
+         r"weights.pth: backbone.fpn_lateral2.bias has shape \(4,\), but the model needs \(32,\)"),
         (lambda state: [1, 2], r"weights.pth holds no weights, but a list"),
     ],
 )  # fmt: skip
