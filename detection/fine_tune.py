@@ -18,8 +18,10 @@ from detection.engines import ONE_PROCESS, Launch, is_first_process, select
 from detection.engines.common import read_model_file
 from detection.evaluation.detection_files import write_detections
 from detection.evaluation.protocol import main_keys_first
+from detection.evaluation.results import read_recorded
 from detection.report.write import write_report
 from detection.run_data import read_run_data
+from detection.samples import count_objects
 from pretrain.run.files import sha256
 from pretrain.run.lock import locked_folder
 from pretrain.run.run_folder import package_versions
@@ -106,7 +108,10 @@ def _fine_tune(
         folder.mkdir(parents=True, exist_ok=True)
         write_detections(dataset, detections, folder)
         protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
-        reports[dataset.name] = write_report(dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR)
+        seen = count_objects(data.train) if data.train else read_recorded(dataset.name, folder).get("training_objects")
+        reports[dataset.name] = write_report(
+            dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR, training_objects=seen
+        )
     return reports
 
 

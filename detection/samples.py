@@ -122,6 +122,12 @@ class TrainingSamples(Dataset):
         return {**_sample(picture.image_id, image, pixels), "boxes": boxes[kept], "classes": classes[kept]}
 
 
+def count_objects(datasets: Sequence[DetectionDataset]) -> dict[str, int]:
+    """Return class -> how many of its objects ``TrainingSamples`` of these datasets has."""
+    objects = Counter(item.name for one in datasets for picture in one.pictures for item in _trained(picture))
+    return {name: objects[name] for name in datasets[0].classes}
+
+
 def _trained(picture: AnnotatedPicture) -> list[AnnotatedObject]:
     return [item for item in picture.objects if not item.crowd]
 

@@ -118,10 +118,10 @@ def _recorded_classes(args: argparse.Namespace) -> list[str] | None:
     """Return the classes of the first run whose report names them: a test set need not have every class."""
     from detection.datasets.coco import report_name
     from detection.evaluation.comparison import run_folders
-    from detection.evaluation.results import recorded_classes
+    from detection.evaluation.results import read_recorded
 
     paths = [path for spec in args.compare for path in run_folders(spec)[1]] if args.compare else [args.detections]
-    found = (recorded_classes(report_name(args.split), path) for path in paths)
+    found = (read_recorded(report_name(args.split), path).get("classes") for path in paths)
     return next(filter(None, found), None)
 
 
@@ -140,7 +140,7 @@ def _check_methods(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace, dataset: DetectionDataset) -> None:
-    from detection.evaluation.results import find_run_folder, load_results, read_protocol
+    from detection.evaluation.results import find_run_folder, load_results, read_protocol, read_recorded
     from detection.report.write import headline, write_report
 
     detections = load_results(dataset, args.detections, first_category=args.first_category)
@@ -153,6 +153,7 @@ def _report(args: argparse.Namespace, dataset: DetectionDataset) -> None:
         protocol,
         rules=args.rules,
         run_folder=find_run_folder(args.detections),
+        training_objects=read_recorded(dataset.name, args.detections).get("training_objects"),
         num_resamples=args.resamples,
     )
     print(headline(report))

@@ -44,14 +44,7 @@ def read_annotation(
     """
     plain = content.replace(b"\0", b"")  # UTF-16 pads with zeros
     root = _parse(path, content, plain)
-    nodes, sizes = [], []
-    for child in root:
-        if child.tag == "object":
-            nodes.append(child)
-        elif child.tag == "objects":
-            nodes.extend(child.findall("object"))
-        elif child.tag == "size":
-            sizes.append(child)
+    nodes, sizes = _object_nodes(root), root.findall("size")
     faults = [] if _is_usual(plain.lower(), nodes) else _structure_faults(root, nodes)
     unclear = {id(element) for element, _ in faults}
     objects = []
@@ -69,6 +62,27 @@ def read_annotation(
     except ValueError as error:
         raise ValueError(f"{path}, line {_line(content, root, sizes[-1])}: {error}") from None
     return width, height, tuple(objects)
+
+
+def object_lines(path: Path) -> list[int]:
+    """Return the line in which each object of an annotation begins, in the order of ``read_annotation``.
+
+    Raises:
+        OSError, ValueError: as ``read_annotation``.
+    """
+    content = path.read_bytes()
+    root = _parse(path, content, content.replace(b"\0", b""))
+    return [_line(content, root, node) for node in _object_nodes(root)]
+
+
+def _object_nodes(root: ElementTree.Element) -> list[ElementTree.Element]:
+    nodes = []
+    for child in root:
+        if child.tag == "object":
+            nodes.append(child)
+        elif child.tag == "objects":
+            nodes.extend(child.findall("object"))
+    return nodes
 
 
 def _parse(path: Path, content: bytes, plain: bytes) -> ElementTree.Element:

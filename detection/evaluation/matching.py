@@ -211,25 +211,41 @@ def best_overlaps(
     free; "first" is by their place.
     """
     best_iou, best_object = np.full(len(boxes), -1.0), np.full(len(boxes), -1)
+    pair_row, pair_object, iou = overlapping_pairs(boxes, groups, object_boxes, object_groups, rules=rules)
+    if not len(pair_row):
+        return best_iou, best_object
+    pair_starts = np.flatnonzero(np.diff(pair_row, prepend=-1))
+    rows = pair_row[pair_starts]  # boxes with at least one candidate
+    highest = np.maximum.reduceat(iou, pair_starts)
+    best_iou[rows] = highest
+    candidates = np.where(iou == best_iou[pair_row], pair_object, len(object_boxes))
+    best_object[rows] = np.minimum.reduceat(candidates, pair_starts)
+    return best_iou, best_object
+
+
+def overlapping_pairs(
+    boxes: np.ndarray,
+    groups: np.ndarray,
+    object_boxes: np.ndarray,
+    object_groups: np.ndarray,
+    *,
+    rules: Rules = "standard",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the place of the box, that of the object, and the IoU of every pair of one group, in the boxes' order.
+
+    Arguments as those of ``best_overlaps``; pairs that do not overlap are among them.
+    """
     by_group = np.argsort(object_groups, kind="stable")  # so that a box's candidates are a range
     num_groups = int(max(groups.max(initial=-1), object_groups.max(initial=-1))) + 1
     sizes = np.bincount(object_groups, minlength=num_groups)
     starts = np.cumsum(sizes) - sizes
-    rows = np.flatnonzero(sizes[groups])  # boxes with at least one candidate
-    if not len(rows):
-        return best_iou, best_object
-    counts = sizes[groups[rows]]
+    counts = sizes[groups]
     pair_starts = np.cumsum(counts) - counts
-    pair_row = np.repeat(np.arange(len(rows)), counts)
-    pair_object = by_group[np.arange(counts.sum()) + np.repeat(starts[groups[rows]] - pair_starts, counts)]
-
-    intersection, union = voc_overlap(boxes[rows[pair_row]], object_boxes[pair_object])
+    pair_row = np.repeat(np.arange(len(boxes)), counts)
+    pair_object = by_group[np.arange(counts.sum()) + np.repeat(starts[groups] - pair_starts, counts)]
+    intersection, union = voc_overlap(boxes[pair_row], object_boxes[pair_object])
     with np.errstate(divide="ignore", invalid="ignore"):  # two boxes without area
         iou = intersection / union
     if rules != "detectron2":  # the devkit looks at overlapping boxes only; there 0 / 0 hides every other object
         iou = np.where(intersection > 0, iou, 0.0)
-    highest = np.maximum.reduceat(iou, pair_starts)
-    candidates = np.where(iou == highest[pair_row], pair_object, len(object_boxes))
-    best_iou[rows] = highest
-    best_object[rows] = np.minimum.reduceat(candidates, pair_starts)
-    return best_iou, best_object
+    return pair_row, pair_object, iou

@@ -61,10 +61,11 @@ class Report(TypedDict):
     protocol: Protocol
 
 
-class ReportedClasses(TypedDict, total=False):
-    """The classes of a report.json, which are not always recorded."""
+class Recorded(TypedDict, total=False):
+    """What a new report of the same detections takes from a report.json, none of which is always there."""
 
     classes: list[str]
+    training_objects: dict[str, int] | None
 
 
 def load_results(
@@ -183,14 +184,14 @@ def _unwritable(protocol: Mapping[str, Any]) -> str | None:
     return None
 
 
-def recorded_classes(dataset_name: str, path: Path | str) -> list[str] | None:
-    """Return the classes that the report beside the detections at ``path`` is about; None where none is recorded.
+def read_recorded(dataset_name: str, path: Path | str) -> Recorded:
+    """Return what the report beside the detections at ``path`` records; nothing where there is none.
 
     Raises:
         ValueError: the file is not a report.
     """
     file = find_report(dataset_name, path)
-    return None if file is None else read_record(file, ReportedClasses, "a report").get("classes")
+    return {} if file is None else read_record(file, Recorded, "a report")
 
 
 def find_report(dataset_name: str, path: Path | str) -> Path | None:

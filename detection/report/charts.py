@@ -26,6 +26,14 @@ class LineChart(NamedTuple):
     marks: list[tuple[float, float]]
 
 
+class ScatterChart(NamedTuple):
+    """``dots`` are (name, x, y) in an area of WIDE by LOW, y downwards; ``marks`` are (x, count) of the grid."""
+
+    grid: str
+    dots: list[tuple[str, float, float]]
+    marks: list[tuple[float, int]]
+
+
 def precision_recall_chart(recall: Sequence[float], precision: Sequence[float]) -> PrecisionRecall:
     """Return precision over recall, both 0..1, as a curve that starts at recall 0 and ends where the detections do."""
     grid = "".join(f"M0 {at}H{SQUARE}M{at} 0V{SQUARE}" for at in range(0, SQUARE + 1, SQUARE // 4))
@@ -51,6 +59,23 @@ def line_chart(x: Sequence[float], y: Sequence[float]) -> LineChart:
         "".join(f"M0 {place(mark):.1f}H{WIDE}" for mark in marks),
         f"M{points}",
         [(place(mark), mark) for mark in marks],
+    )
+
+
+def scatter_chart(points: Sequence[tuple[str, float, float]]) -> ScatterChart:
+    """Return (name, count, percent) points: the counts, at least 0, by their logarithm, the percents from 0 to 100."""
+    counts = [max(count, 1) for _, count, _ in points]
+    low, high = math.floor(math.log10(min(counts))), math.ceil(math.log10(max(counts)))
+    span = max(high - low, 1)
+
+    def place(count: float) -> float:
+        return WIDE * (math.log10(max(count, 1)) - low) / span
+
+    marks = [(WIDE * (power - low) / span, 10**power) for power in range(low, low + span + 1)]
+    return ScatterChart(
+        "".join(f"M0 {LOW * at / 4:.1f}H{WIDE}" for at in range(5)) + "".join(f"M{x:.1f} 0V{LOW}" for x, _ in marks),
+        [(name, place(count), LOW * (1 - value / 100)) for name, count, value in points],
+        marks,
     )
 
 

@@ -1,7 +1,7 @@
-"""The pictures that a detector does worst and best on, and their boxes for the eye.
+"""The pictures of a report, and their boxes for the eye: the worst and the best ones, and those with doubted labels.
 
 A detector prints detections of every certainty; a person looks at the sure ones. Each class has its own score from
-which a detection is shown: the one with the best F1 over the split at IoU .5.
+which a detection is shown: the one with the best F1 over the split at IoU .5 (``score_thresholds``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from detection.datasets.types import AnnotatedPicture, DetectionDataset
+from detection.evaluation.detections import VOC_SHIFT
 from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
 from pretrain.run.cli import one_line
 from pretrain.run.pictures import read_picture
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class DrawnBox(NamedTuple):
-    """``kind`` is right, wrong, missed or difficult; left, top, width, height are shares of the picture (0..1)."""
+    """``kind`` is right, wrong, missed, difficult or doubted; the sides are shares of the picture (0..1)."""
 
     kind: str
     label: str
@@ -45,19 +46,6 @@ class Illustration(NamedTuple):
     width: int
     height: int
     boxes: list[DrawnBox]
-
-
-def score_thresholds(matches: Matches) -> np.ndarray:
-    """Return, for each class, the score from which its detections are shown; infinite where none is right."""
-    outcomes = matches.outcomes(IOU)
-    result = np.full(len(matches.truth.num_positives), np.inf)
-    for label, num_positives in enumerate(matches.truth.num_positives):
-        span = matches.of_class(label)
-        right = np.cumsum(outcomes[span] == TRUE_POSITIVE)
-        shown = np.cumsum(outcomes[span] >= FALSE_POSITIVE)
-        if len(right) and right[-1]:
-            result[label] = matches.scores[span][np.argmax(2 * right / np.maximum(shown + num_positives, 1))]
-    return result
 
 
 def rank_pictures(dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray) -> list[dict[str, Any]]:
@@ -99,6 +87,15 @@ def illustrate(
         kind = "right" if outcomes[place] == TRUE_POSITIVE else "wrong"
         label = f"{dataset.classes[matches.classes[place]]} {matches.scores[place]:.2f}"
         boxes.append(_relative(kind, label, matches.boxes[place], picture))
+    return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
+
+
+def illustrate_doubt(dataset: DetectionDataset, entry: dict[str, Any]) -> Illustration:
+    """Return the picture of ``entry``, one of ``suspect_labels``, with what is detected over what is labelled there."""
+    picture = next(picture for picture in dataset.pictures if picture.image_id == entry["image_id"])
+    boxes = [_relative("difficult", item.name, np.array(item.box), picture) for item in picture.objects]
+    label = f"{entry['detected']} {entry['score']:.2f}"
+    boxes.append(_relative("doubted", label, np.array(entry["box"]) + VOC_SHIFT, picture))
     return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
 
 

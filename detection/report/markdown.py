@@ -32,6 +32,7 @@ COCO_RULES = (
     "AR is recall over IoU .50 to .95, with that many detections of a class in a picture, else 100. Small, medium and "
     "large objects (s, m, l) are told by their area in pixels; one on a bound is of both sizes."
 )
+SHOWN = 10  # of the confusions, and of the labels to look at
 LONG_TEXT = 200  # characters of a protocol entry; report.json has the rest
 
 
@@ -72,6 +73,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             "",
             *table(sizes),
             "",
+            *_diagnoses(report),
             "## Protocol",
             "",
             *protocol,
@@ -102,6 +104,36 @@ def _voc(report: Mapping[str, Any]) -> list[str]:
         f"mAP by VOC2007 at IoU .5 is {percent(report['voc07']['AP50'])}.",
         plain(interval_in_words(report["confidence"])),
         "",
+    ]
+
+
+def _diagnoses(report: Mapping[str, Any]) -> list[str]:
+    """Return the sections about calibration, confusions and doubted labels; the first few of the last two."""
+    calibration, doubts = report["calibration"], report["label_errors"]
+    confused = [pair for pair in report["confusions"] if pair["object"] and pair["detected"]]
+    confused = [pair for pair in confused if pair["object"] != pair["detected"]]
+    confused.sort(key=lambda pair: -pair["count"])
+    pairs = [("object", "taken for", "count")]
+    pairs += [(pair["object"], pair["detected"], str(pair["count"])) for pair in confused[:SHOWN]]
+    labels = [("detected", "score", "labelled", "picture", "annotation")]
+    labels += [
+        (
+            one["detected"],
+            f"{one['score']:.2f}",
+            one["labelled"] or "not",
+            one["image_id"],
+            ", ".join(filter(None, (one["annotation"], one["place"]))),
+        )
+        for one in doubts["listed"][:SHOWN]
+    ]
+    return [
+        "## Calibration",
+        "",
+        f"Expected calibration error {percent(calibration['ece'])} points, {percent(calibration['mce'])} in the worst "
+        "of ten bins: how far the scores are from the share of detections that is right at IoU .5.",
+        "",
+        *(["## Confusions", "", *table(pairs), ""] if confused else []),
+        *([f"## Labels to look at ({doubts['count']})", "", *table(labels), ""] if doubts["count"] else []),
     ]
 
 

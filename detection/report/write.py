@@ -11,16 +11,19 @@ import numpy as np
 
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import precision_recall
-from detection.evaluation.breakdown import break_down_errors, break_down_sizes
 from detection.evaluation.coco import coco_evaluator, evaluate_coco
 from detection.evaluation.detections import PictureDetections
+from detection.evaluation.diagnosis.breakdown import break_down_errors, break_down_sizes
+from detection.evaluation.diagnosis.calibration import measure_calibration
+from detection.evaluation.diagnosis.confusion import count_confusions, score_thresholds
+from detection.evaluation.diagnosis.label_errors import suspect_labels
 from detection.evaluation.intervals import confidence
 from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.resampling import NUM_RESAMPLES
 from detection.evaluation.results import write_coco_results
 from detection.evaluation.voc import average_precisions
 from detection.report.html import render_html
-from detection.report.illustrations import illustrate_all, rank_pictures, score_thresholds
+from detection.report.illustrations import illustrate_all, illustrate_doubt, rank_pictures
 from detection.report.markdown import render_markdown
 from detection.report.training_curves import read_training
 from pretrain.run.files import atomic_write
@@ -28,6 +31,7 @@ from pretrain.run.run_folder import package_versions
 
 COCO_HEADLINE = ("AP50", "AP75", "APs", "APm", "APl", "AR100")  # beside AP
 NUM_PICTURES = 8  # shown of the worst, and of the best
+NUM_DOUBTS = 12  # pictures shown with labels that may be wrong
 MAX_CURVE_POINTS = 200
 
 
@@ -39,6 +43,7 @@ def write_report(
     *,
     rules: Rules = "standard",
     run_folder: Path | str | None = None,
+    training_objects: Mapping[str, int] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -53,6 +58,7 @@ def write_report(
         protocol: what made the detections (method, weights and their card, engine, config, seed, command: plain JSON
             values). It stands in the report as it is, beside the protocol of the evaluation itself.
         run_folder: where ``metrics.json`` of the training lies, for its curves.
+        training_objects: class -> how many objects of it the detector was trained on, where that is known.
         num_resamples, seed: of the random halves of the pictures behind the intervals.
 
     Returns the content of report.json.
@@ -87,6 +93,10 @@ def write_report(
         "curves": _curves(dataset, matches),
         "errors": break_down_errors(dataset, matches),
         "sizes": break_down_sizes(matches),
+        "calibration": measure_calibration(dataset, matches),
+        "confusions": count_confusions(dataset, matches, thresholds),
+        "label_errors": suspect_labels(dataset, matches, thresholds),
+        "training_objects": None if training_objects is None else dict(training_objects),
         "pictures": {"worst": worst, "best": best},
         "training": read_training(run_folder) if run_folder is not None else None,
     }
@@ -101,6 +111,9 @@ def write_report(
     if dataset.format == "coco":
         write_coco_results(dataset, detections, output_dir)
     illustrations = illustrate_all(dataset, matches, thresholds, report["pictures"])
+    illustrations["doubts"] = [
+        illustrate_doubt(dataset, entry) for entry in report["label_errors"]["listed"][:NUM_DOUBTS]
+    ]
     _write(output_dir / "report.html", render_html(report, illustrations))
     return report
 

@@ -115,6 +115,18 @@ def test_fine_tune__the_report_says_how_many_processes_trained(configure, engine
     assert report["protocol"]["training"]["processes"] == 1
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fine_tune__the_report_says_what_it_was_trained_on_and_keeps_it(configure, engine):
+    """Difficult objects are trained on; an evaluation that trains nothing takes it from the report that was there."""
+    cfg = configure("DATASETS.TRAIN", "('voc_2007_trainval',)")
+    (report,) = fine_tune(cfg, engine=engine).values()
+    counts = {name: count for name, count in report["training_objects"].items() if count}
+    assert counts == {"dog": 2, "person": 2, "car": 1}
+    cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    (again,) = fine_tune(cfg, engine=engine, eval_only=True).values()
+    assert again["training_objects"] == report["training_objects"]
+
+
 def test_fine_tune__a_picture_of_a_hundred_megapixels(configure, voc_tree):
     replace(
         voc_tree, "000001", Image.new("L", (10000, 10000), 128), (1, 1, 10000, 9000), suffix=".png", compress_level=1

@@ -276,7 +276,7 @@ def detectron2_scores(dataset, detections, folder: Path, year: int) -> dict[str,
     """Run Detectron2's evaluator on a VOC tree written to ``folder``."""
     import torch
     from detectron2.data import MetadataCatalog
-    from detectron2.evaluation import PascalVOCDetectionEvaluator
+    from detectron2.evaluation import PascalVOCDetectionEvaluator, pascal_voc_evaluation
     from detectron2.structures import Boxes, Instances
 
     (folder / "Annotations").mkdir(parents=True)
@@ -292,6 +292,7 @@ def detectron2_scores(dataset, detections, folder: Path, year: int) -> dict[str,
         (folder / "Annotations" / f"{picture.image_id}.xml").write_text(f"<annotation>{objects}</annotation>")
     name = str(folder)
     MetadataCatalog.get(name).set(dirname=str(folder), split="test", year=year, thing_classes=list(dataset.classes))
+    pascal_voc_evaluation.parse_rec.cache_clear()  # it knows files by their path, which is another test's too
     evaluator = PascalVOCDetectionEvaluator(name)
     evaluator.reset()
     for picture in dataset.pictures:

@@ -16,7 +16,7 @@ from detection.datasets.voc import VOC_CLASSES, load_voc
 from detection.evaluation.coco import COCO_NUMBERS, evaluate_coco
 from detection.evaluation.voc import PictureDetections, evaluate_voc
 from detection.report.illustrations import LONGEST_SIDE
-from detection.report.write import NUM_PICTURES, headline, write_report
+from detection.report.write import NUM_DOUBTS, NUM_PICTURES, headline, write_report
 
 CLASSES = ("dog", "person", "car")
 
@@ -227,7 +227,7 @@ def test_write_report__page_of_voc07_test_size_is_below_8_mb(dataset, tmp_path):
     protocol = {"config": "KEY: value\n" * 2000}
     write_report(full, detections, tmp_path / "out", protocol, run_folder=tmp_path, num_resamples=5)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/jpeg") == 2 * NUM_PICTURES
+    assert page.count("data:image/jpeg") == 2 * NUM_PICTURES + NUM_DOUBTS
     assert page.count("<rect") > 2 * NUM_PICTURES * 80
     assert len(page.encode()) < 8e6
 
@@ -279,3 +279,40 @@ def test_write_report__an_encoder_that_fails_costs_the_picture(dataset, detectio
     assert {record.message for record in caplog.records} == {
         "the page goes without a picture: metadata of an unknown type"
     }
+
+
+def test_write_report__ap_stands_over_the_objects_in_training(dataset, detections, tmp_path):
+    report = write_report(dataset, detections, tmp_path, {}, training_objects={"dog": 900, "car": 3}, num_resamples=2)
+    assert report["training_objects"] == {"dog": 900, "car": 3}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<circle class="spot"') == report["voc07"]["num_classes_scored"]
+    assert "900 objects</title>" in page
+    write_report(dataset, detections, tmp_path, {}, num_resamples=2)
+    assert 'id="objects"' not in (tmp_path / "report.html").read_text()
+
+
+def test_write_report__doubted_labels_are_shown_with_their_place(dataset, tmp_path):
+    """A sure dog where the file has a car; a car and a dog are found elsewhere."""
+    boxes = {name: np.float32([[*np.array(box) - [1, 1, 0, 0]]]) for name, box in
+             (("dog", (10, 10, 40, 40)), ("car", (3, 12, 50, 36)))}  # fmt: skip
+    found = {
+        "000005": PictureDetections(boxes["dog"], np.float32([0.9]), np.array([0])),
+        "000007": PictureDetections(boxes["car"], np.float32([0.95]), np.array([0])),
+    }
+    report = write_report(dataset, found, tmp_path, {}, num_resamples=2)
+    (entry,) = report["label_errors"]["listed"]
+    assert (entry["kind"], entry["detected"], entry["labelled"]) == ("class", "dog", "car")
+    assert {"object": "car", "detected": "dog", "count": 1} in report["confusions"]
+    page, markdown = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("html", "md"))
+    assert "dog 0.95, labelled car" in page
+    assert f"000007.xml, {entry['place']}" in page
+    assert "## Labels to look at (1)" in markdown
+
+
+@pytest.mark.parametrize("count, matrix", [(24, True), (25, False)])
+def test_write_report__many_classes_have_a_list_of_confusions_in_place_of_a_matrix(
+    dataset, detections, tmp_path, count, matrix
+):
+    more = (*dataset.classes, *(f"class{number}" for number in range(count - 3)))
+    write_report(replace(dataset, classes=more), detections, tmp_path, {}, num_resamples=2)
+    assert ('class="matrix"' in (tmp_path / "report.html").read_text()) is matrix

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
-from detection.evaluation.breakdown import break_down_errors, break_down_sizes
+from detection.evaluation.diagnosis.breakdown import break_down_errors, break_down_sizes
+from detection.evaluation.diagnosis.confusion import score_thresholds
 from detection.evaluation.matching import match_detections
 from detection.evaluation.voc import PictureDetections
-from detection.report.illustrations import illustrate, rank_pictures, score_thresholds
+from detection.report.illustrations import illustrate, rank_pictures
 
 DOG = (1.0, 1.0, 100.0, 100.0)  # 100 x 100 pixels
 CAT = (201.0, 1.0, 230.0, 30.0)  # 30 x 30

@@ -1,0 +1,133 @@
+"""Suspected label errors: planted ones are found, clean pictures are left alone, and the file's place is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detection.datasets.coco import load_coco
+from detection.datasets.voc import load_voc
+from detection.evaluation.detections import PictureDetections
+from detection.evaluation.diagnosis.confusion import score_thresholds
+from detection.evaluation.diagnosis.label_errors import MAX_LISTED, suspect_labels
+from detection.evaluation.matching import match_detections
+
+
+def suspects(dataset, detections):
+    matches = match_detections(dataset, detections)
+    return suspect_labels(dataset, matches, score_thresholds(matches))
+
+
+def overlap(one, other):
+    sides = [min(one[side + 2], other[side + 2]) - max(one[side], other[side]) for side in (0, 1)]
+    if min(sides) <= 0:
+        return 0.0
+    area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return sides[0] * sides[1] / (sum(area) - sides[0] * sides[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_suspect_labels__finds_nine_of_ten_planted_errors_and_little_else(made, seed):
+    dataset, detections = made.make(seed, 240)
+    dataset, planted = made.plant(dataset, seed, 40)
+    found = suspects(dataset, detections)["listed"]
+    hits, false = set(), []
+    for entry in found:
+        kind, item = planted.get(entry["image_id"], (None, None))
+        left, top, right, bottom = item.box if item else (0, 0, 0, 0)
+        if (
+            kind == entry["kind"]
+            and item.name == entry["detected"]
+            and overlap(entry["box"], (left, top, right, bottom)) > 0.5
+        ):
+            hits.add(entry["image_id"])
+        else:
+            false.append(entry)
+    assert len(hits) >= 0.9 * len(planted)
+    clean = len(dataset.pictures) - len(planted)
+    assert len(false) <= clean / 20
+    assert [entry["score"] for entry in found] == sorted((entry["score"] for entry in found), reverse=True)
+
+
+def test_suspect_labels__clean_labels_are_left_alone(made):
+    dataset, detections = made.make(1, 200)
+    assert suspects(dataset, detections)["count"] <= 10
+
+
+def one_picture(made, *rows):
+    """Detections (x, y, width, height, score, label) on a picture with a person, among 30 that are all right."""
+    dataset, detections = made.make(3, 30)
+    person = dataset.pictures[0].objects[0]._replace(name="person", box=(11.0, 11.0, 60.0, 60.0), difficult=False)
+    pictures = (replace(dataset.pictures[0], objects=(person,)), *dataset.pictures[1:])
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    boxes = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], axis=1)
+    detections["000000"] = PictureDetections(boxes, table[:, 4], table[:, 5].astype(np.int64))
+    listed = suspects(replace(dataset, pictures=pictures), detections)["listed"]
+    return [(entry["kind"], entry["detected"], entry["labelled"]) for entry in listed if entry["image_id"] == "000000"]
+
+
+def test_suspect_labels__by_hand(made):
+    assert one_picture(made, (200, 200, 50, 50, 0.99, 0)) == [("missing", "dog", None)]
+    assert one_picture(made, (200, 200, 50, 50, 0.3, 0)) == []  # not sure
+    assert one_picture(made, (10, 10, 50, 50, 0.99, 0)) == [("class", "dog", "person")]
+    assert one_picture(made, (10, 10, 50, 50, 0.99, 0), (10, 10, 50, 50, 0.98, 1)) == []  # found as what it is
+    assert one_picture(made, (30, 30, 50, 50, 0.99, 0)) == []  # neither: it touches the person
+    twice = one_picture(made, (200, 200, 50, 50, 0.97, 0), (202, 202, 50, 50, 0.99, 1))
+    assert twice == [("missing", "person", None)]  # one place, one suspicion
+
+
+def test_suspect_labels__lists_the_surest_and_counts_all(made):
+    dataset, detections = made.make(0, 400)
+    emptied, _ = made.plant(dataset, 0, 200)
+    result = suspects(emptied, detections)
+    assert result["count"] > MAX_LISTED == len(result["listed"])
+
+
+def test_suspect_labels__line_of_the_xml(voc_root):
+    dataset = load_voc("voc_2007_test", root=voc_root, classes=("dog", "person", "car"))
+    picture = next(one for one in dataset.pictures if any(item.name == "car" for item in one.objects))
+    at = next(at for at, item in enumerate(picture.objects) if item.name == "car")
+    box = np.array([picture.objects[at].box]) - [1, 1, 0, 0]
+    rights = {
+        one.image_id: PictureDetections(
+            np.array([o.box for o in one.objects]).reshape(-1, 4) - [1, 1, 0, 0],
+            np.full(len(one.objects), 0.9),
+            np.array([dataset.classes.index(o.name) for o in one.objects], np.int64),
+        )
+        for one in dataset.pictures
+    }
+    wrong = PictureDetections(box, np.array([0.95]), np.array([dataset.classes.index("dog")]))
+    (entry,) = suspects(dataset, {**rights, picture.image_id: wrong})["listed"]
+    lines = Path(entry["annotation"]).read_text().splitlines()
+    number = int(entry["place"].removeprefix("line "))
+    assert lines[number - 1].strip() == "<object>"
+    assert sum("<object>" in line for line in lines[:number]) == at + 1
+
+
+def test_suspect_labels__entry_of_the_coco_file(tmp_path):
+    """Annotations of two pictures in turn; the label of the second picture's only object is wrong."""
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 200, "height": 200} for number in (1, 2, 3)]
+    rows = [(1, 10, 1), (2, 10, 1), (1, 100, 1), (3, 10, 2)]
+    annotations = [
+        {"id": at, "image_id": image, "category_id": category, "bbox": [left, 10, 50, 50], "area": 2500, "iscrowd": 0}
+        for at, (image, left, category) in enumerate(rows, 1)
+    ]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    (tmp_path / "gt.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    dataset = load_coco("gt.json", root=tmp_path, check_pictures=False)
+    detections = {}
+    for image, left, category in rows:
+        one = np.array([[left, 10, left + 50, 60]], np.float64)
+        boxes, labels = [one], [category - 1 if image != 2 else 1]
+        if str(image) in detections:
+            boxes.insert(0, detections[str(image)].boxes)
+            labels.insert(0, int(detections[str(image)].classes[0]))
+        detections[str(image)] = PictureDetections(np.concatenate(boxes), np.full(len(labels), 0.9), np.array(labels))
+    (entry,) = suspects(dataset, detections)["listed"]
+    assert (entry["labelled"], entry["detected"], entry["place"]) == ("dog", "cat", "annotations[1]")
