@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=128, metavar="N", help="that are made or taken from DATA.ROOT")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of every contender; the median counts")
     parser.add_argument("--iterations", type=int, default=4, metavar="N", help="in a round of steps")
-    add_config_arguments(parser, example="pretrain/configs/imagenet_r50_saliencymix.yaml")
+    add_config_arguments(parser, example="pretrain/configs/imagenet_r50_saliencymix.yaml", keys="pretrain.config")
     args = parser.parse_args(argv)
     for name in ("pictures", "rounds", "iterations"):
         if getattr(args, name) < 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
-from pretrain.run.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_help_config, make_parser, run_tool, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="auto")
     parser.add_argument("--config-file", metavar="FILE", help="for weights that do not carry their config")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys: MODEL.DEVICE cpu")
+    add_help_config(parser, "detection.config")
     args = parser.parse_args(argv)
     setup_logging()
 

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the newest checkpoint) and stop"
     )
-    add_config_arguments(parser, example="pretrain/configs/imagenet_r50_saliencymix.yaml")
+    add_config_arguments(parser, example="pretrain/configs/imagenet_r50_saliencymix.yaml", keys="pretrain.config")
     args = parser.parse_args(argv)
 
     from pretrain.config import load_pretrain_config

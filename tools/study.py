@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "'*/cutmix/seed1/*'; several are written --only A --only B",
     )
     add_study_arguments(parser)
-    add_config_arguments(parser, example="tools/studies/configs/table3_small.yaml")
+    add_config_arguments(parser, example="tools/studies/configs/table3_small.yaml", keys="tools.studies.config")
     return parser
 
 

@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in the run")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="where the processes meet, tcp://host:port")
-    add_config_arguments(parser, example="detection/configs/voc_r50_c4_paper.yaml")
+    add_config_arguments(parser, example="detection/configs/voc_r50_c4_paper.yaml", keys="detection.config")
     return parser
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.run.cli import make_parser, run_tool, setup_logging
+from pretrain.run.cli import add_help_config, make_parser, run_tool, setup_logging
 from tools.studies.session import add_study_arguments, check_study_arguments, pursue
 
 PROTOCOL = "detection/configs/voc_r50_c4_moco.yaml"
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the network under that prefix of a file",
     )
     parser.add_argument("--ema", action="append", default=[], metavar="NAME", help="the averaged weights of a file")
+    add_help_config(parser, "detection.config")
     add_study_arguments(parser)
     return parser
 

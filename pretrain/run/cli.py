@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -51,10 +52,27 @@ def _expand(word: str) -> str:
     return f"{name}={os.path.expanduser('~' + rest)}" if home else os.path.expanduser(word)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *, example: str) -> None:
-    """Add ``--config-file FILE`` and the trailing ``KEY VALUE ...`` overrides, as Detectron2 spells them."""
+def add_config_arguments(parser: argparse.ArgumentParser, *, example: str, keys: str) -> None:
+    """Add ``--config-file FILE`` and the trailing ``KEY VALUE ...`` overrides, as Detectron2 spells them.
+
+    ``keys`` is the module whose ``get_cfg`` and RULES ``--help-config`` prints.
+    """
+    add_help_config(parser, keys)
     parser.add_argument("--config-file", required=True, metavar="FILE", help=f"YAML experiment, for example {example}")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys set after the file")
+
+
+def add_help_config(parser: argparse.ArgumentParser, keys: str) -> None:
+    """Add ``--help-config``, which prints the config keys of the module ``keys`` and ends the command."""
+
+    class HelpConfig(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_arguments: Any) -> None:
+            from pretrain.run.help_config import config_reference
+
+            sys.stdout.write(config_reference(importlib.import_module(keys)))
+            parser.exit()
+
+    parser.add_argument("--help-config", nargs=0, action=HelpConfig, help="show every config key and its default")
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

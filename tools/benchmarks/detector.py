@@ -16,8 +16,8 @@ from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.detector import load_detector
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
-from pretrain.run import timing
 from pretrain.run.checkpoint import save_checkpoint
+from tools.benchmarks import timing
 
 WIDTH, HEIGHT = 500, 375  # of a VOC picture
 

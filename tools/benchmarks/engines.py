@@ -18,7 +18,7 @@ from detection.engines.initial_weights import draw_initial_weights
 from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.solver import build_optimizer
 from detection.samples import Sample
-from pretrain.run import timing
+from tools.benchmarks import timing
 
 CONFIGS = Path(__file__).parents[2] / "detection" / "configs"
 KINDS = {"c4": "voc_r50_c4_detectron2.yaml", "fpn": "voc_r50_fpn_detectron2.yaml"}

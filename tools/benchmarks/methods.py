@@ -19,8 +19,8 @@ from pretrain.learner import Learner
 from pretrain.mixing.manifold_mixup import ManifoldMixup
 from pretrain.run.processes import Processes, select_device
 from pretrain.run.settings import get_value
-from pretrain.run.timing import Seconds, environment, quartiles, take_turns
 from pretrain.trainer import batches_of, training_batches
+from tools.benchmarks.timing import Seconds, environment, quartiles, take_turns
 
 # What must be equal, besides DATA.*, for the methods alone to make the difference.
 SHARED_KEYS = (

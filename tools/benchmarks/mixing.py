@@ -17,10 +17,10 @@ from torchvision.models import resnet50
 from torchvision.transforms import v2
 
 from pretrain.mixing.saliencymix import SaliencyMix
-from pretrain.run.timing import environment, take_turns
 from pretrain.saliency import FUNCTIONS, fine_grained, make_saliency
 from pretrain.saliency.batches import chunk_size
 from pretrain.saliency.centre_surround import BYTES_PER_PIXEL
+from tools.benchmarks.timing import environment, take_turns
 
 SIZE, SMALL_SIZE, RESOLUTION = 224, 32, 112
 GPU_PICTURES = 256

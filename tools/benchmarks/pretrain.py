@@ -25,8 +25,8 @@ from pretrain.data.decoding import read_picture
 from pretrain.data.sources import ClassFolders
 from pretrain.learner import Learner, build_mixing
 from pretrain.run.processes import Processes, select_device
-from pretrain.run.timing import environment, take_turns
 from pretrain.trainer import batches_of, training_batches
+from tools.benchmarks.timing import environment, take_turns
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90  # about 110 KB a picture, as in ImageNet
 COMPARED = 16  # pictures that every decoder's pixels are compared on

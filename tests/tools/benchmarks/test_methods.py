@@ -13,8 +13,7 @@ from pretrain import learner
 from pretrain.config import load_pretrain_config
 from pretrain.data.sampling import TrainBatches
 from pretrain.names import METHODS
-from pretrain.run import timing
-from tools.benchmarks import methods
+from tools.benchmarks import methods, timing
 from tools.benchmarks.methods import benchmark, load_runs, mixes, table
 
 CONFIGS = Path(__file__).parents[3] / "pretrain/configs"

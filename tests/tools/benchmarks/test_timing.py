@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from pretrain.run.timing import environment, order_of_turns, quartiles, take_turns
+from tools.benchmarks.timing import environment, order_of_turns, quartiles, take_turns
 
 
 class FakeMachine:
