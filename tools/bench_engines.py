@@ -3,12 +3,13 @@
 
 Examples:
   python tools/bench_engines.py --output engines.json
-  python tools/bench_engines.py --kinds fpn --size 160 213 --opts MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 32 \\
+  python tools/bench_engines.py --kinds fpn --size 160 213 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 32 \\
     MODEL.RPN.POST_NMS_TOPK_TEST 50
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import sys
@@ -28,7 +29,9 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--batch", type=int, default=2, metavar="N", help="pictures in a training step")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="measured steps of each engine")
     parser.add_argument("--output", metavar="FILE", help="JSON with every single time")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys: MODEL.DEVICE cpu")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys at the end: MODEL.DEVICE cpu"
+    )
     args = parser.parse_args(argv)
     if min(args.batch, args.rounds, *args.size) < 1:
         parser.error("--batch, --rounds and --size must be at least 1")

@@ -4,7 +4,7 @@
 With --coco, COCO's numbers too, beside pycocotools and hotcoco.
 
 Examples:
-  python tools/bench_evaluation.py --pictures 4952 --detections 100
+  python tools/bench_evaluation.py --num-images 4952 --detections 100
   python tools/bench_evaluation.py --skip-detectron2 --coco
 """
 
@@ -20,7 +20,7 @@ from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 def main(argv: list[str] | None = None) -> int | None:
     parser = make_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=4952, metavar="N", help="as many as VOC2007 test has")
+    parser.add_argument("--num-images", type=int, default=4952, metavar="N", help="as many as VOC2007 test has")
     parser.add_argument("--detections", type=int, default=100, metavar="N", help="in each picture")
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="halves of the pictures behind the report's intervals"
@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> int | None:
         "which are pycocotools')",
     )
     args = parser.parse_args(argv)
-    if min(args.pictures, args.detections, args.resamples, 1 if args.coco is None else args.coco) < 1:
-        parser.error("--pictures, --detections, --resamples and --coco must be at least 1")
+    if min(args.num_images, args.detections, args.resamples, 1 if args.coco is None else args.coco) < 1:
+        parser.error("--num-images, --detections, --resamples and --coco must be at least 1")
     setup_logging()
 
     from tools.benchmarks import coco
     from tools.benchmarks.evaluation import benchmark, table
 
-    result = benchmark(args.pictures, args.detections, args.resamples, with_detectron2=not args.skip_detectron2)
+    result = benchmark(args.num_images, args.detections, args.resamples, with_detectron2=not args.skip_detectron2)
     print("\n".join(table(result)))
     equal = result["equal"] is not False
     if args.coco is not None:

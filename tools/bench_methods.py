@@ -10,19 +10,19 @@ Seconds are those of this process's CPU clock where that says what an idle machi
 thread without loading processes; otherwise they are those that passed. Every turn's time by both is in the JSON.
 
 Example:
-  python tools/bench_methods.py --output timing.json --opts SOLVER.BATCH_SIZE 128 \\
-      --run baseline pretrain/configs/cifar10_r18_baseline.yaml \\
+  python tools/bench_methods.py --run baseline pretrain/configs/cifar10_r18_baseline.yaml \\
       --run cutout pretrain/configs/cifar10_r18_cutout.yaml \\
       --run mixup pretrain/configs/cifar10_r18_baseline.yaml MIXING.METHOD mixup \\
       --run cutmix pretrain/configs/cifar10_r18_cutmix.yaml \\
-      --run saliencymix pretrain/configs/cifar10_r18_saliencymix.yaml
+      --run saliencymix pretrain/configs/cifar10_r18_saliencymix.yaml \\
+      --output timing.json SOLVER.BATCH_SIZE 128
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import REMAINDER, Namespace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
@@ -59,16 +59,15 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         metavar=("NAME", "FILE KEY VALUE"),
         help="a config under a name of its own; at least two, the first is what the others are compared with",
     )
-    parser.add_argument(
-        "--opts",
-        nargs="+",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys of all runs; a run's own come after them",
-    )
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="of every run; the median counts")
     parser.add_argument("--iterations", type=int, default=20, metavar="N", help="that a run trains in a round")
     parser.add_argument("--output", metavar="FILE", help="JSON with every single time")
+    parser.add_argument(
+        "opts",
+        nargs=REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys of all runs, after any other option; a run's own come after them",
+    )
     return parser.parse_args(argv)
 
 

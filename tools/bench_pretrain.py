@@ -25,20 +25,22 @@ from pretrain.run.cli import add_config_arguments, make_parser, run_tool, setup_
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--pictures", type=int, default=128, metavar="N", help="that are made or taken from DATA.ROOT")
+    parser.add_argument(
+        "--num-images", type=int, default=128, metavar="N", help="that are made or taken from DATA.ROOT"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of every contender; the median counts")
     parser.add_argument("--iterations", type=int, default=4, metavar="N", help="in a round of steps")
     add_config_arguments(parser, example="pretrain/configs/imagenet_r50_saliencymix.yaml", keys="pretrain.config")
     args = parser.parse_args(argv)
-    for name in ("pictures", "rounds", "iterations"):
+    for name in ("num_images", "rounds", "iterations"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, but got {getattr(args, name)}")
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, but got {getattr(args, name)}")
     setup_logging()
 
     from tools.benchmarks.pretrain import benchmark, table
 
     report = benchmark(
-        args.config_file, args.opts, num_pictures=args.pictures, rounds=args.rounds, iterations=args.iterations
+        args.config_file, args.opts, num_pictures=args.num_images, rounds=args.rounds, iterations=args.iterations
     )
     print("\n".join(table(report)))
     print(json.dumps(report))

@@ -4,9 +4,9 @@
 Exit status 1 if something would stop the training; defects that training survives are listed and counted.
 
 Examples:
-  python tools/check_dataset.py --root VOCdevkit voc_2007_trainval voc_2012_trainval voc_2007_test
-  python tools/check_dataset.py --root cells --classes RBC,WBC,Platelets trainval test
-  python tools/check_dataset.py --root cells annotations/train.json annotations/test.json
+  python tools/check_dataset.py --data-root VOCdevkit voc_2007_trainval voc_2012_trainval voc_2007_test
+  python tools/check_dataset.py --data-root cells --classes RBC,WBC,Platelets trainval test
+  python tools/check_dataset.py --data-root cells annotations/train.json annotations/test.json
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> int | None:
         "names",
         nargs="+",
         metavar="DATASET",
-        help="as in DATASETS.TRAIN: voc_<year>_<set>, another image set of --root, or a COCO .json file in it",
+        help="as in DATASETS.TRAIN: voc_<year>_<set>, another image set of --data-root, or a COCO .json file in it",
     )
     parser.add_argument(
-        "--root", default="", metavar="DIR", help="VOC.ROOT; default $DETECTRON2_DATASETS, else ./datasets"
+        "--data-root", default="", metavar="DIR", help="VOC.ROOT; default $DETECTRON2_DATASETS, else ./datasets"
     )
     parser.add_argument(
         "--classes",
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int | None:
         help="class list, or a file with one class a line; by "
         "default the 20 VOC classes, or those that the annotations name",
     )
-    parser.add_argument("--pictures-anywhere", action="store_true", help="as VOC.PICTURES_ANYWHERE: outside of --root")
+    parser.add_argument("--pictures-anywhere", action="store_true", help="as VOC.PICTURES_ANYWHERE")
     parser.add_argument("--fast", action="store_true", help="read the annotations only, and open no picture")
     args = parser.parse_args(argv)
     setup_logging()
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     classes = read_class_list(args.classes) if args.classes else None
     options = {"read_pictures": not args.fast, "pictures_anywhere": args.pictures_anywhere}
-    checks = [check_dataset(name, root=args.root, classes=classes, **options) for name in args.names]
+    checks = [check_dataset(name, root=args.data_root, classes=classes, **options) for name in args.names]
     lines = [line for check in checks for line in list_defects(check)]
     print("\n".join([*describe_datasets(checks), *overlaps(checks), *lines]))
     fatal = sum(len(check.fatal) for check in checks)

@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"note: {name}: {note}")
     check_same_pictures(list(networks.values()))
     first = next(iter(networks.values()))
-    if args.pictures:
-        pairs, classes = given_pairs(first, args.pictures, args.data_root)
+    if args.input:
+        pairs, classes = given_pairs(first, args.input, args.data_root)
     else:
         pairs, classes = drawn_pairs(first, args.data_root, args.num_images, seed=args.seed)
     mixed = {method: mix_pairs(pairs, method, seed=args.seed, share=args.share) for method in args.methods}
@@ -76,10 +76,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         "--data-root",
         metavar="DIR",
         help="draw pairs of validation pictures from here: val/ with a folder per class, or CIFAR's folder; with "
-        "--pictures, only the names of the classes are from here",
+        "--input, only the names of the classes are from here",
     )
     parser.add_argument(
-        "--pictures",
+        "--input",
         nargs="+",
         metavar="FILE",
         help="source, target, source, target, ...; the folder that a file is in names its class",
@@ -121,16 +121,16 @@ def check_arguments(args: Namespace, files: Mapping[str, str]) -> None:
             f"{len(files)} --checkpoints and {len(args.methods)} --methods are too much for a sheet; give one "
             "checkpoint, to see several methods' pictures, or one method, to see with several networks"
         )
-    if not (args.data_root or args.pictures):
-        raise ValueError("no pictures; give --data-root to draw pairs of its validation pictures, or --pictures")
+    if not (args.data_root or args.input):
+        raise ValueError("no pictures; give --data-root to draw pairs of its validation pictures, or --input")
     if args.num_images < 1:
         raise ValueError(f"--num-images is {args.num_images}; expected at least 1")
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; expected at least 0")
     if not 0 <= args.share <= 1:
         raise ValueError(f"--share must be in 0..1, but got {args.share}")
-    if args.pictures and len(args.pictures) % 2:
-        raise ValueError(f"--pictures are pairs, source and target, but got {len(args.pictures)} files")
+    if args.input and len(args.input) % 2:
+        raise ValueError(f"--input are pairs, source and target, but got {len(args.input)} files")
 
 
 def named_files(arguments: list[str]) -> dict[str, str]:

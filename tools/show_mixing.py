@@ -3,7 +3,7 @@
 
 Examples:
   python tools/show_mixing.py --output sheet.png
-  python tools/show_mixing.py --pictures cat.jpg dog.jpg --targets 1 --styles all --share 0.6 --output figure4.png
+  python tools/show_mixing.py --input cat.jpg dog.jpg --targets 1 --styles all --share 0.6 --output figure4.png
   python tools/show_mixing.py --methods saliencymix cutmix mixup cutout --saliency fine_grained official --targets 1 \\
     --output comparison.png
 """
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from pretrain.names import STYLES
     from pretrain.saliency import FUNCTIONS
 
-    names, images = load_pictures(args.pictures, args.size)
+    names, images = load_pictures(args.input, args.size)
     if args.targets is not None and not 1 <= args.targets <= len(images):
         raise ValueError(f"--targets must be in 1..{len(images)}, the number of pictures, but got {args.targets}")
     rows = rows_of_each(
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int | None:
 def parse_arguments(argv: list[str] | None) -> Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--pictures",
+        "--input",
         nargs="+",
         default=[],
         metavar="PATH",

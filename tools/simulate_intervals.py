@@ -5,7 +5,7 @@ The table of detection/evaluation/README.md is what this prints with the default
 core.
 
 Example:
-  python tools/simulate_intervals.py --splits 50 --studies 100 --pictures 400
+  python tools/simulate_intervals.py --splits 50 --studies 100 --num-images 400
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pretrain.run.cli import make_parser, run_tool, setup_logging
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--splits", type=int, default=1000, metavar="N", help="tried of each kind; 0 leaves them out")
-    parser.add_argument("--pictures", type=int, default=5000, metavar="N", help="only splits of no more than these")
+    parser.add_argument("--num-images", type=int, default=5000, metavar="N", help="only splits of no more than these")
     parser.add_argument("--resamples", type=int, default=400, metavar="N", help="halves of the pictures of a split")
     parser.add_argument("--studies", type=int, default=500, metavar="N", help="tried of 2, 3 and 5 seeds; 0: none")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn")
@@ -42,12 +42,12 @@ def main(argv: list[str] | None = None) -> None:
     options = {"num_resamples": args.resamples, "seed": args.seed}
     rows = []
     for setting in SETTINGS:
-        if args.splits and setting.pictures <= args.pictures:
+        if args.splits and setting.pictures <= args.num_images:
             rows += over_pictures(setting, num_splits=args.splits, **options)
     for num_seeds in (2, 3, 5) if args.studies else ():
         rows += over_seeds(num_seeds, num_studies=args.studies, seed=args.seed)
     for study in STUDIES:
-        if args.studies and study.pictures <= args.pictures:
+        if args.studies and study.pictures <= args.num_images:
             rows += over_seeds_and_pictures(study, num_studies=args.studies, **options)
     print(as_markdown(rows))
 

@@ -5,8 +5,8 @@ Detections are challenge files (comp4_det_<set>_<class>.txt), a COCO result JSON
 inference/.
 
 Examples:
-  python tools/voc_map.py --devkit VOCdevkit --split voc_2007_test --detections output --output output/report
-  python tools/voc_map.py --devkit VOCdevkit --split voc_2007_test --output comparison \\
+  python tools/voc_map.py --data-root VOCdevkit --dataset voc_2007_test --detections output --output output/report
+  python tools/voc_map.py --data-root VOCdevkit --dataset voc_2007_test --output comparison \\
     --compare baseline=runs/base_1 baseline=runs/base_2 saliencymix=runs/saliency_1 saliencymix=runs/saliency_2
 """
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--devkit",
+        "--data-root",
         required=True,
         metavar="DIR",
         help="the folder that holds VOC2007 (or, for a split "
         "of another name than voc_<year>_<set>, the folder with Annotations and ImageSets itself)",
     )
-    parser.add_argument("--split", required=True, help="as in DATASETS.TEST, for example voc_2007_test")
+    parser.add_argument("--dataset", required=True, help="as in DATASETS.TEST, for example voc_2007_test")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--detections", metavar="PATH", help="what to report on")
     what.add_argument(
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pictures-anywhere",
         action="store_true",
-        help="let the split's COCO file name pictures outside of --devkit; the report shows some of those it names",
+        help="let the split's COCO file name pictures outside of --data-root; the report shows some of those it names",
     )
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="halves of the pictures behind the intervals"
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int | None:
 
     classes = read_class_list(args.classes) if args.classes else _recorded_classes(args)
     dataset = load_dataset(
-        args.split,
-        root=args.devkit,
+        args.dataset,
+        root=args.data_root,
         classes=classes,
         check_pictures=False,
         pictures_anywhere=args.pictures_anywhere,
@@ -121,7 +121,7 @@ def _recorded_classes(args: argparse.Namespace) -> list[str] | None:
     from detection.evaluation.results import read_recorded
 
     paths = [path for spec in args.compare for path in run_folders(spec)[1]] if args.compare else [args.detections]
-    found = (read_recorded(report_name(args.split), path).get("classes") for path in paths)
+    found = (read_recorded(report_name(args.dataset), path).get("classes") for path in paths)
     return next(filter(None, found), None)
 
 

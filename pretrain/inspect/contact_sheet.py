@@ -69,7 +69,7 @@ def load_pictures(paths: Sequence[Path | str], size: int) -> tuple[list[str], Te
         try:
             from skimage import data
         except ImportError as error:
-            raise ValueError("give at least two --pictures, or install scikit-image for its photographs") from error
+            raise ValueError("give at least two with --input, or install scikit-image for its photographs") from error
         names, opened = list(PHOTOGRAPHS), [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
     if len(opened) < 2:
         raise ValueError(f"mixing needs at least 2 pictures, but got {len(opened)}")

@@ -204,7 +204,7 @@ def test_evaluating__finds_what_the_detector_found_then(old, engine):
 
 # Reports --------------------------------------------------------------------------------------------------------------
 
-VOC_MAP = ("voc_map", "--devkit", "data/VOCdevkit", "--split", SET, "--resamples", "50")
+VOC_MAP = ("voc_map", "--data-root", "data/VOCdevkit", "--dataset", SET, "--resamples", "50")
 
 
 def test_reporting__old_detections_have_the_numbers_they_had(old):

@@ -18,7 +18,6 @@ def test_bench_engines__rows_and_json(load_tool, tmp_path, capsys):
             "2",
             "--output",
             str(tmp_path / "bench.json"),
-            "--opts",
             "MODEL.DEVICE",
             "cpu",
             "MODEL.RESNETS.DEPTH",

@@ -8,7 +8,7 @@ import pytest
 
 
 def test_bench_evaluation__ours_alone(load_tool, capsys):
-    arguments = ["--pictures", "8", "--detections", "10", "--resamples", "10", "--skip-detectron2"]
+    arguments = ["--num-images", "8", "--detections", "10", "--resamples", "10", "--skip-detectron2"]
     assert load_tool("bench_evaluation").main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("8 pictures x 10 detections, 20 classes\n")
@@ -16,7 +16,7 @@ def test_bench_evaluation__ours_alone(load_tool, capsys):
 
 
 def test_bench_evaluation__coco_s_numbers_are_bit_equal(load_tool, capsys):
-    arguments = ["--pictures", "2", "--detections", "10", "--resamples", "5", "--skip-detectron2", "--coco", "6"]
+    arguments = ["--num-images", "2", "--detections", "10", "--resamples", "5", "--skip-detectron2", "--coco", "6"]
     assert load_tool("bench_evaluation").main(arguments) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^COCO: 6 pictures, \d\d objects, 60 detections, 80 classes\n", printed, re.MULTILINE)
@@ -25,7 +25,7 @@ def test_bench_evaluation__coco_s_numbers_are_bit_equal(load_tool, capsys):
 
 def test_bench_evaluation__another_number_is_a_failure(load_tool, capsys, monkeypatch):
     monkeypatch.setattr("tools.benchmarks.coco.by_hotcoco", lambda *_: [0.5] * 12)
-    arguments = ["--pictures", "2", "--detections", "10", "--resamples", "5", "--skip-detectron2", "--coco", "6"]
+    arguments = ["--num-images", "2", "--detections", "10", "--resamples", "5", "--skip-detectron2", "--coco", "6"]
     assert load_tool("bench_evaluation").main(arguments) == 1
     assert capsys.readouterr().out.endswith("all twelve numbers bit-equal: NO\n")
 
@@ -33,5 +33,5 @@ def test_bench_evaluation__another_number_is_a_failure(load_tool, capsys, monkey
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Detectron2's 0 / 0 for classes without ground truth
 def test_bench_evaluation__bit_equal_to_detectron2(load_tool, capsys):
     pytest.importorskip("detectron2", reason="the comparison is with Detectron2's own evaluator")
-    assert load_tool("bench_evaluation").main(["--pictures", "8", "--detections", "10", "--resamples", "10"]) == 0
+    assert load_tool("bench_evaluation").main(["--num-images", "8", "--detections", "10", "--resamples", "10"]) == 0
     assert "bit-equal under its rules: yes" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from pretrain import learner
 CONFIGS = Path(__file__).parents[2] / "pretrain/configs"
 BASELINE, CUTMIX = (str(CONFIGS / f"cifar10_r18_{method}.yaml") for method in ("baseline", "cutmix"))
 RUNS = ["--run", "plain", BASELINE, "--run", "cut", CUTMIX, "MIXING.PROB", "1"]
-OPTS = ["--opts", "DEVICE", "cpu", "SOLVER.BATCH_SIZE", "4"]
+OPTS = ["DEVICE", "cpu", "SOLVER.BATCH_SIZE", "4"]
 
 
 @pytest.fixture
@@ -48,5 +48,5 @@ def test_bench_methods__table_and_json(bench_methods, capsys):
 ])  # fmt: skip
 def test_bench_methods__refuses(bench_methods, tmp_path, arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        bench_methods([*RUNS, *OPTS, *arguments])
+        bench_methods([*RUNS, *arguments, *OPTS])
     assert not list(tmp_path.iterdir())

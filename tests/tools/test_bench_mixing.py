@@ -14,7 +14,7 @@ def bench_mixing(load_tool):
 
 
 def test_bench_mixing__table_and_json(bench_mixing, capsys):
-    assert not bench_mixing(["--pictures", "4", "--size", "32", "--rounds", "1", "--threads", "1"])
+    assert not bench_mixing(["--num-images", "4", "--size", "32", "--rounds", "1", "--threads", "1"])
     *table, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)
     assert [case["target"] for case in report["cases"][:3]] == [4, 4, 12]
@@ -26,7 +26,7 @@ def test_bench_mixing__table_and_json(bench_mixing, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--pictures", "1"], "--pictures must be at least 2, but got 1"),
+    (["--num-images", "1"], "--num-images must be at least 2, but got 1"),
     (["--rounds", "0"], "--rounds must be at least 1, but got 0"),
     (["--threads", "0"], "--threads must be at least 1, but got 0"),
 ])  # fmt: skip

@@ -24,7 +24,7 @@ def small_network(monkeypatch):
 def test_bench_pretrain__reports_data_step_and_both(load_tool, small_network, capsys):
     load_tool("bench_pretrain").main(
         [
-            "--pictures",
+            "--num-images",
             "4",
             "--rounds",
             "1",
@@ -56,7 +56,7 @@ def test_bench_pretrain__reports_data_step_and_both(load_tool, small_network, ca
 @pytest.mark.parametrize("arguments, message", [
     (["--rounds", "0", *CONFIG], "--rounds must be at least 1, but got 0"),
     ([*CONFIG, "SOLVER.EPOCS", "1"], r"unknown config key SOLVER\.EPOCS"),
-    (["--pictures", "1", *CONFIG, "DATA.DATASET", "cifar10"], r"DATA\.DATASET is cifar10; only pictures in class"),
+    (["--num-images", "1", *CONFIG, "DATA.DATASET", "cifar10"], r"DATA\.DATASET is cifar10; only pictures in class"),
 ])  # fmt: skip
 def test_bench_pretrain__refuses(load_tool, arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -115,7 +115,7 @@ def test_show_cam__probabilities_are_those_of_the_mixed_picture(show_cam, folder
     from pretrain.learner import Preparation
 
     files = ["val/dark/0.png", "val/light/1.png"]
-    numbers = show_cam("--pictures", *files, "--share", "1")  # nothing is pasted: the mixed picture is the target
+    numbers = show_cam("--input", *files, "--share", "1")  # nothing is pasted: the mixed picture is the target
     pair = numbers["pairs"][0]
     assert pair["share_of_target"] == 1
     assert (pair["source"]["picture"], pair["target"]["picture"]) == tuple(files)
@@ -168,17 +168,17 @@ DRAWN = ["--data-root", "."]
     ([*DRAWN, "--checkpoints", "a=one.pth", "--methods", "mixup", "cutmix", "mixup"],
      "--methods are mixup, cutmix, mixup; expected each once"),
     ([*DRAWN, "--methods", "mixup", "cutmix"], "2 --checkpoints and 2 --methods are too much for a sheet; give one"),
-    ([], "no pictures; give --data-root to draw pairs of its validation pictures, or --pictures"),
+    ([], "no pictures; give --data-root to draw pairs of its validation pictures, or --input"),
     ([*DRAWN, "--checkpoints", "one.pth"], r"--checkpoints: expected NAME=FILE, but got 'one\.pth'"),
     ([*DRAWN, "--checkpoints", "a=one.pth", "a=two.pth"], "--checkpoints: the name 'a' is given twice"),
     ([*DRAWN, "--checkpoints", "a=three.pth"], r"weights file three\.pth does not exist"),
     (["--data-root", "nowhere"], "nowhere.val: no such folder"),
-    (["--pictures", "val/dark/0.png"], "--pictures are pairs, source and target, but got 1 files"),
-    (["--pictures", "val/dark/0.png", "val/dark/1.png"], "are both of the class dark; mix two classes"),
-    (["--pictures", "val/dark/0.png", "val/grey/9.png"], r"val/grey/9\.png: cannot be read as a picture"),
-    (["--pictures", "val/dark/0.png", "one.pth"], r"one\.pth: its folder .* is none of the 3 classes of one\.pth"),
-    (["--pictures", "val/dark/0.png", "one.pth", *DRAWN], r"one\.pth: its folder .* is none of the 3 classes of \."),
-    (["--pictures", "val/dark/0.png", "val/grey/0.png", "--data-root", "nowhere"], "nowhere.val: no such folder"),
+    (["--input", "val/dark/0.png"], "--input are pairs, source and target, but got 1 files"),
+    (["--input", "val/dark/0.png", "val/dark/1.png"], "are both of the class dark; mix two classes"),
+    (["--input", "val/dark/0.png", "val/grey/9.png"], r"val/grey/9\.png: cannot be read as a picture"),
+    (["--input", "val/dark/0.png", "one.pth"], r"one\.pth: its folder .* is none of the 3 classes of one\.pth"),
+    (["--input", "val/dark/0.png", "one.pth", *DRAWN], r"one\.pth: its folder .* is none of the 3 classes of \."),
+    (["--input", "val/dark/0.png", "val/grey/0.png", "--data-root", "nowhere"], "nowhere.val: no such folder"),
 ])  # fmt: skip
 def test_show_cam__refuses(show_cam, folder, arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):

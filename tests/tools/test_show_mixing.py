@@ -22,7 +22,7 @@ def show_mixing(load_tool):
 
 def test_show_mixing__every_style_and_method(show_mixing, pictures, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
-    arguments = ["--pictures", *map(str, pictures), "--size", "24", "--targets", "2", "--output", str(sheet)]
+    arguments = ["--input", *map(str, pictures), "--size", "24", "--targets", "2", "--output", str(sheet)]
     assert not show_mixing([*arguments, "--styles", "all", "--methods", "saliencymix", "cutmix", "cutout", "mixup"])
     assert "16 mixed pictures" in capsys.readouterr().out  # 2 targets x (5 styles + 3 other methods)
     with Image.open(sheet) as picture:
@@ -50,26 +50,26 @@ def test_show_mixing__every_style_and_method(show_mixing, pictures, tmp_path, ca
 def test_show_mixing__refuses(show_mixing, pictures, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
-        show_mixing(["--pictures", *map(str, pictures), "--output", "sheet.png", *arguments])
+        show_mixing(["--input", *map(str, pictures), "--output", "sheet.png", *arguments])
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_show_mixing__refuses_one_picture_and_no_picture(show_mixing, pictures, tmp_path):
     output = ["--output", str(tmp_path / "sheet.png")]
     with pytest.raises(ValueError, match="mixing needs at least 2 pictures, but got 1"):
-        show_mixing(["--pictures", str(pictures[0]), *output])
+        show_mixing(["--input", str(pictures[0]), *output])
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"picture .*broken\.jpg cannot be read: not a picture of a known format"):
-        show_mixing(["--pictures", str(pictures[0]), str(tmp_path / "broken.jpg"), *output])
+        show_mixing(["--input", str(pictures[0]), str(tmp_path / "broken.jpg"), *output])
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
-        show_mixing(["--pictures", str(pictures[0]), str(tmp_path / "missing.jpg"), *output])
+        show_mixing(["--input", str(pictures[0]), str(tmp_path / "missing.jpg"), *output])
 
 
 def test_show_mixing__takes_folders(show_mixing, pictures, tmp_path, capsys):
     (tmp_path / "._picture0.png").write_bytes(b"no picture")
     output = ["--size", "24", "--output", str(tmp_path / "sheet.png")]
-    assert not show_mixing(["--pictures", str(tmp_path), str(pictures[1]), *output])
+    assert not show_mixing(["--input", str(tmp_path), str(pictures[1]), *output])
     assert "4 mixed pictures" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"folder .*empty has no picture"):
-        show_mixing(["--pictures", str(tmp_path / "empty"), *output])
+        show_mixing(["--input", str(tmp_path / "empty"), *output])

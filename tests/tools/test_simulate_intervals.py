@@ -130,7 +130,7 @@ def test_as_markdown():
 
 def test_simulate_intervals__a_small_run(load_tool, capsys, monkeypatch):
     monkeypatch.setattr(intervals, "TARGET_RUNS", 20)
-    load_tool("simulate_intervals").main(["--splits", "2", "--pictures", "200", "--studies", "2", "--resamples", "5"])
+    load_tool("simulate_intervals").main(["--splits", "2", "--num-images", "200", "--studies", "2", "--resamples", "5"])
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("| 150 pictures, 2 classes")]) == 12
     studies = [line for line in lines if "called different" in line]

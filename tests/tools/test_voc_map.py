@@ -40,9 +40,9 @@ def test_voc_map__writes_the_report_and_says_where(load_tool, devkit, files, tmp
     output = tmp_path / "report"
     load_tool("voc_map").main(
         [
-            "--devkit",
+            "--data-root",
             str(devkit),
-            "--split",
+            "--dataset",
             "voc_2007_test",
             "--detections",
             str(files),
@@ -65,7 +65,7 @@ def test_voc_map__coco_numbers_are_pycocotools(load_tool, coco_files, tmp_path, 
         content, results = coco_files.make(seed)
         coco_files.write(tmp_path, content, results)
         output = tmp_path / "report"
-        argv = ["--devkit", str(tmp_path), "--split", "gt.json", "--resamples", "2", "--output", str(output)]
+        argv = ["--data-root", str(tmp_path), "--dataset", "gt.json", "--resamples", "2", "--output", str(output)]
         load_tool("voc_map").main([*argv, "--detections", str(tmp_path / "results.json")])
         report = json.loads((output / "report.json").read_text())
         expected = coco_files.numbers(content, results)
@@ -82,7 +82,7 @@ def test_voc_map__leaves_the_file_that_it_reads(load_tool, coco_files, tmp_path)
     coco_files.write(tmp_path, content, [{**entry, "segmentation": "a mask"} for entry in results])
     path = (tmp_path / "results.json").rename(tmp_path / "coco_instances_results.json")
     before = path.read_bytes()
-    argv = ["--devkit", str(tmp_path), "--split", "gt.json", "--resamples", "2", "--output", str(tmp_path)]
+    argv = ["--data-root", str(tmp_path), "--dataset", "gt.json", "--resamples", "2", "--output", str(tmp_path)]
     for detections in (path, tmp_path):
         load_tool("voc_map").main([*argv, "--detections", str(detections)])
         assert path.read_bytes() == before
@@ -92,9 +92,9 @@ def test_voc_map__twenty_classes_by_default(load_tool, devkit, files, tmp_path):
     output = tmp_path / "report"
     load_tool("voc_map").main(
         [
-            "--devkit",
+            "--data-root",
             str(devkit),
-            "--split",
+            "--dataset",
             "voc_2007_test",
             "--detections",
             str(files),
@@ -113,9 +113,9 @@ def test_voc_map__bad_line_writes_nothing(load_tool, devkit, files, tmp_path):
     with pytest.raises(ValueError, match=r"comp4_det_test_car\.txt, line 1: expected 6 columns"):
         load_tool("voc_map").main(
             [
-                "--devkit",
+                "--data-root",
                 str(devkit),
-                "--split",
+                "--dataset",
                 "voc_2007_test",
                 "--detections",
                 str(files),
@@ -131,9 +131,9 @@ def test_voc_map__keeps_what_the_run_recorded(load_tool, devkit, files, tmp_path
     (files / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}\n')
     load_tool("voc_map").main(
         [
-            "--devkit",
+            "--data-root",
             str(devkit),
-            "--split",
+            "--dataset",
             "voc_2007_test",
             "--detections",
             str(files),
@@ -155,9 +155,9 @@ def test_voc_map__compares(load_tool, devkit, files, tmp_path, capsys):
     (other / "comp4_det_test_car.txt").write_text("000007 0.5 10 10 40 40\n000005 0.25 1 1 9 9\n")
     load_tool("voc_map").main(
         [
-            "--devkit",
+            "--data-root",
             str(devkit),
-            "--split",
+            "--dataset",
             "voc_2007_test",
             "--output",
             str(tmp_path / "out"),
@@ -189,7 +189,7 @@ def compare(load_tool, devkit, tmp_path):
     """Return a function that compares the runs in this process and returns comparison.json."""
 
     def compare(*argv):
-        fixed = ["--devkit", str(devkit), "--split", "voc_2007_test", "--output", str(tmp_path / "out")]
+        fixed = ["--data-root", str(devkit), "--dataset", "voc_2007_test", "--output", str(tmp_path / "out")]
         load_tool("voc_map").main([*fixed, "--resamples", "5", *argv])
         return json.loads((tmp_path / "out" / "comparison.json").read_text())
 
@@ -211,9 +211,9 @@ def test_voc_map__classes_are_those_of_the_reports(load_tool, devkit, tmp_path, 
             (folder / f"comp4_det_test_{name}.txt").write_text("000007 0.5 10 10 40 40\n")
         (folder / "report.json").write_text(json.dumps({"protocol": {}, "classes": ["dog", "car", "unicorn"]}))
     argv = [
-        "--devkit",
+        "--data-root",
         str(devkit / "VOC2007"),
-        "--split",
+        "--dataset",
         "test",
         "--output",
         str(tmp_path / "out"),
@@ -251,6 +251,6 @@ def test_voc_map__a_key_that_is_new_since_a_report_had_its_first_default(compare
     (["--across", "SOLVER.BASE_LR", "--detections", "x"], "--baseline and --across are about --compare"),
 ])  # fmt: skip
 def test_voc_map__refuses_by_name_before_anything_is_read(load_tool, tmp_path, argv, message):
-    fixed = ["--devkit", "nowhere", "--split", "voc_2007_test", "--output", str(tmp_path / "out")]
+    fixed = ["--data-root", "nowhere", "--dataset", "voc_2007_test", "--output", str(tmp_path / "out")]
     with pytest.raises(ValueError, match=message):
         load_tool("voc_map").main([*fixed, *argv])

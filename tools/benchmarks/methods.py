@@ -89,7 +89,7 @@ def check_alike(runs: Mapping[str, CfgNode]) -> None:
     ]
     if different:
         raise ValueError(
-            f"the runs differ in more than their methods: {', '.join(different)}; give such keys to all, with --opts"
+            f"the runs differ in more than their methods: {', '.join(different)}; give such keys to all, at the end"
         )
 
 

@@ -158,9 +158,9 @@ class _Planner:
             return [
                 *tool("bench_methods"),
                 *(word for run in runs for word in run),
-                *(["--opts", *opts] if opts else []),
                 *words({"--rounds": self.cfg.TIMING.ROUNDS, "--iterations": self.cfg.TIMING.ITERATIONS}),
                 *words({"--output": folder / "timing.json"}),
+                *opts,
             ]
 
         self.book.add(
@@ -183,7 +183,7 @@ class _Planner:
             "--methods": self.cfg.CAM.METHODS,
             **({"--data-root": self.data.pictures()} if self.data.pictures() else {}),
             "--num-images": self.cfg.CAM.NUM_IMAGES,
-            **({"--pictures": [path for path, _ in pictures]} if pictures else {}),
+            **({"--input": [path for path, _ in pictures]} if pictures else {}),
             "--seed": seed,
         }
         self.book.add(
@@ -292,8 +292,8 @@ class _Planner:
         methods = [self._label(run.experiment) for run in runs]
         classes = tuple(self.detection.VOC.CLASSES)
         flags = {
-            "--devkit": self.data.scenes(),
-            "--split": split,
+            "--data-root": self.data.scenes(),
+            "--dataset": split,
             **({"--classes": _class_list(classes)} if classes else {}),
             **({"--baseline": self.cfg.BASELINE} if self.cfg.BASELINE in methods else {}),
         }

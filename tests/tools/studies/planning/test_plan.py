@@ -85,7 +85,7 @@ def coco_study(plan_of, **changes):
 def test_make_plan__of_a_coco_data_set_looks_where_the_report_is(plan_of):
     stages = {stage.name: stage for stage in coco_study(plan_of, VOC_ROOT="/b").stages}
     assert stages["cutmix/seed0/evaluate"].outputs == ("inference/annotations_test/report.json",)
-    assert word_after(stages["study/comparison"], "--split") == "annotations/test.json"
+    assert word_after(stages["study/comparison"], "--dataset") == "annotations/test.json"
 
 
 def word_after(stage, flag):
@@ -97,7 +97,7 @@ def test_make_plan__the_detection_data_are_those_of_the_study_or_of_its_config(p
     for root, expected in (("/b", "/b"), ("", str(tmp_path / "datasets" / "cells"))):  # custom_coco.yaml names that one
         stages = {stage.name: stage for stage in coco_study(plan_of, VOC_ROOT=root).stages}
         assert word_after(stages["cutmix/seed0/fine_tune"], "VOC.ROOT") == expected
-        assert word_after(stages["study/comparison"], "--devkit") == expected
+        assert word_after(stages["study/comparison"], "--data-root") == expected
 
 
 @pytest.mark.parametrize("opts, message", [
@@ -273,7 +273,7 @@ def test_make_plan__maps_of_the_first_version_are_those_of_saliencymix_on_drawn_
     assert stage.meaning == tools.studies.planning.stages._hash(before)
     assert word_after(stage, "--methods") == "saliencymix"
     assert word_after(stage, "--num-images") == "4"
-    assert "--pictures" not in stage.command
+    assert "--input" not in stage.command
 
 
 ONE_ROW = [{"METHOD": "baseline", "CONFIG": CONFIG, "OPTS": ["MIXING.METHOD", "baseline"]}]
@@ -300,7 +300,7 @@ def test_make_plan__maps_of_given_pictures_depend_on_what_they_hold(plan_of, tmp
         return plan_of(["KIND", "cam", "CAM.PICTURES", "('cat.jpg', 'dog.jpg')"])
 
     before = plan()
-    first = cam_of(before).command.index("--pictures") + 1
+    first = cam_of(before).command.index("--input") + 1
     assert cam_of(before).command[first : first + 3] == (*map(str, files), "--seed")
     assert "--data-root" in cam_of(before).command  # whose folders are the classes
     files[1].write_bytes(b"another")
