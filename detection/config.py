@@ -47,6 +47,8 @@ EFFECTS = Effects(
     }),
 )  # fmt: skip
 
+MAX_CLASSES_TOLD = 20  # by name in a line of the log
+
 logger = logging.getLogger(__name__)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from detection.config import class_count_faults, class_names, knows_classes
+from detection.config import MAX_CLASSES_TOLD, class_count_faults, class_names, knows_classes
 from detection.datasets.check import DatasetCheck, check_before_training, check_dataset, refuse_fatal
 from detection.datasets.pictures import look_at_pictures
 from detection.datasets.types import DetectionDataset, class_name_faults
@@ -92,7 +92,8 @@ def _find_classes(cfg: CfgNode, names: Sequence[str]) -> tuple[CfgNode, dict[str
     classes = lists[0] if same else tuple(sorted({name for one in lists for name in one}))
     cfg = cfg.clone()
     cfg.VOC.CLASSES = classes
-    logger.info("classes found in %s: %s", ", ".join(names), ", ".join(classes))
+    more = f", ... ({len(classes)} in all)" if len(classes) > MAX_CLASSES_TOLD else ""
+    logger.info("classes found in %s: %s%s", ", ".join(names), ", ".join(classes[:MAX_CLASSES_TOLD]), more)
     refuse_faults([*class_name_faults(classes), *class_count_faults(cfg, found_in=", ".join(names))])
     return cfg, {
         name: replace(check, dataset=replace(check.dataset, classes=classes)) for name, check in checks.items()

@@ -22,10 +22,12 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detection.config import MAX_CLASSES_TOLD
 from detection.datasets.load import read_checked
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from pretrain.run.loading import Loading, make_loader
 
+RAREST_TOLD = 5  # classes by name in the log, where there are many
 MIN_BOX_SIDE = 1e-5  # input pixels; a side this short is no box (Detectron2's filter_empty_instances)
 OPEN_FILES = 65536  # wanted per process: each tensor on its way from a worker holds a file descriptor
 Sample = dict[str, Any]
@@ -278,4 +280,9 @@ def _log_counts(
         len(found),
         len(found) - len(kept),
     )
-    logger.info("objects by class: %s", ", ".join(f"{name} {objects[name]}" for name in classes))
+    if len(classes) <= MAX_CLASSES_TOLD:
+        logger.info("objects by class: %s", ", ".join(f"{name} {objects[name]}" for name in classes))
+    else:
+        rarest = sorted(classes, key=lambda name: objects[name])[:RAREST_TOLD]
+        told = ", ".join(f"{name} {objects[name]}" for name in rarest)
+        logger.info("%d objects of %d classes, the rarest %s", sum(objects.values()), len(classes), told)

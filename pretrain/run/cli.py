@@ -147,6 +147,7 @@ def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) 
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         file = _LogFile(Path(output_dir) / "log.txt", encoding="utf-8")
+        file.addFilter(_is_no_step)
         file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
         handlers.append(file)
     for name in LOGGER_NAMES:
@@ -158,6 +159,10 @@ def setup_logging(output_dir: Path | str | None = None, *, quiet: bool = False) 
             old.close()
         for handler in handlers:
             toolkit_logger.addHandler(handler)
+
+
+def _is_no_step(record: logging.LogRecord) -> bool:
+    return not getattr(record, "is_step", False)  # of a progress bar, which is for whoever watches
 
 
 class _ConsoleHandler(logging.Handler):
@@ -222,6 +227,7 @@ class Progress:
                 self.unit,
                 format_seconds(self.seconds_left()),
                 shown,
+                extra={"is_step": True},
             )
 
     def seconds_left(self) -> float:

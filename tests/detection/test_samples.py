@@ -1,3 +1,4 @@
+import logging
 from itertools import islice
 from multiprocessing import active_children
 
@@ -315,3 +316,13 @@ def test_read_picture__bad_files(tmp_path):
         read_picture(tmp_path / "text.jpg")
     with pytest.raises(FileNotFoundError, match=r"absent.jpg"):
         read_picture(tmp_path / "absent.jpg")
+
+
+def test_training_samples__eighty_classes_are_one_line_with_the_rarest(configure, voc_root, caplog):
+    names = ("dog", "person", "car", *(f"class{number}" for number in range(77)))
+    cfg = configure("VOC.CLASSES", str(names), "MODEL.ROI_HEADS.NUM_CLASSES", 80)
+    with caplog.at_level(logging.INFO):
+        TrainingSamples(cfg, [load_voc("voc_2007_trainval", root=voc_root, classes=names)])
+    assert caplog.records[-1].message == (
+        "5 objects of 80 classes, the rarest class0 0, class1 0, class2 0, class3 0, class4 0"
+    )

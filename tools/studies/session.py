@@ -92,9 +92,9 @@ def pursue(plan: Plan, args: argparse.Namespace, *, only: Sequence[str] = ()) ->
         failed = _run(args, plan, stages, results, estimates)
         results = finished(plan.stages)
     print("\n".join(summary_table(write_study(plan, results, failed))))
-    print(plan.folder / "study.html")
     if not missing:
         print(f"nothing to do: all {len(stages)} stages are done")
+    print(plan.folder / "study.html")
     for name, reason in failed.items():
         print(f"{Path(sys.argv[0]).name}: error: {name} failed: {reason}", file=sys.stderr)
     return 2 if failed else 0

@@ -1,6 +1,7 @@
 """How tools fail, and what they print on the way."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_progress__rate_counts_from_this_process(monkeypatch):
         now[0] += 20.0
         progress.update(10)  # 2 s a step, 90 steps left; counting the 900 of the run before would say 0.02 s a step
         assert progress.seconds_left() == pytest.approx(180.0)
+
+
+def test_progress__its_steps_are_no_lines_of_the_log_file(tmp_path, monkeypatch, capsys):
+    """Without a terminal a line now and then says how far it is, to whoever watches."""
+    now = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    cli.setup_logging(tmp_path)
+    with cli.Progress(10, "steps") as progress:
+        now[0] += 20.0
+        progress.update(5)
+    logging.getLogger("pretrain").info("the end")
+    assert "steps 5/10" in capsys.readouterr().err
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()
+    assert line.endswith("the end")
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (3661.4, "1:01:01"), (float("inf"), "unknown")])
