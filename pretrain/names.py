@@ -16,6 +16,7 @@ DATASETS = ("image_folder", "cifar10", "cifar100")
 CROPS = ("resized", "padded", "none")
 DECODERS = ("opencv", "pillow")
 INTERPOLATIONS = ("bilinear", "bicubic")
+SHEET_SUFFIXES = (".png", ".jpg")  # of contact sheets
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Where the patch is cut from and where it is pasted (paper, section 3.4).

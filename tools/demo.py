@@ -6,7 +6,7 @@ backbone and from random weights, with everything else equal. What is complete i
 after Ctrl-C, goes on where the first one ended.
 
 Example:
-  python tools/demo.py --output demo_output
+  python tools/demo.py --output demo_output --open
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import webbrowser
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="torchvision",
         help="fine-tunes the detectors",
     )
+    parser.add_argument("--open", action="store_true", help="open the report's page in the browser at the end")
     return parser
 
 
@@ -74,7 +76,11 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(f"\nResNet-18 pretrained on handwritten digits: top-1 error {errors['top1_error']:.1f} %")
     print(comparison(reports))
-    print(f"\n{format_seconds(time.monotonic() - started)} in all")
+    page = reports["pretrained with SaliencyMix"][1].resolve()
+    print(f"\n{format_seconds(time.monotonic() - started)} in all; next, with checkpoints that you have:")
+    print("python tools/transfer.py NAME=FILE NAME=FILE random --output output/transfer VOC.ROOT /data/VOCdevkit")
+    if args.open and not webbrowser.open(page.as_uri()):
+        print(f"no browser could be opened; the page is {page}")
 
 
 def fine_tune_from(weights: str, run: Path, devkit: Path, args) -> tuple[dict, Path]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
-from pretrain.names import PAIR_METHODS
+from pretrain.names import PAIR_METHODS, SHEET_SUFFIXES
 from pretrain.run.cli import add_evaluation_arguments, make_parser, run_tool, setup_logging
 from pretrain.run.settings import check_choice
 
@@ -101,15 +101,15 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs and of what mixing draws")
-    parser.add_argument("--output", required=True, metavar="FILE.png")
+    parser.add_argument("--output", required=True, metavar="FILE.png|jpg")
     add_evaluation_arguments(parser)
     return parser.parse_args(argv)
 
 
 def check_arguments(args: Namespace, files: Mapping[str, str]) -> None:
     output = Path(args.output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output}: the sheet is a PNG; give a name that ends in .png")
+    if output.suffix.lower() not in SHEET_SUFFIXES:
+        raise ValueError(f"{output}: the sheet is a PNG or a JPEG; give a name that ends in .png or .jpg")
     if not output.parent.is_dir():
         raise ValueError(f"{output.parent}: no such folder for --output")
     for method in args.methods:

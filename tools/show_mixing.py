@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository: tools/pretrain.py would hide pretrain
 
+from pretrain.names import SHEET_SUFFIXES
 from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 
@@ -23,8 +24,8 @@ def main(argv: list[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     setup_logging()
     output = Path(args.output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output}: the sheet is a PNG; give a name that ends in .png")
+    if output.suffix.lower() not in SHEET_SUFFIXES:
+        raise ValueError(f"{output}: the sheet is a PNG or a JPEG; give a name that ends in .png or .jpg")
     if not output.parent.is_dir():
         raise ValueError(f"{output.parent}: no such folder for --output")
     if args.size < 8:
@@ -96,7 +97,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--alpha", type=float, default=1.0, help="of the Beta distribution that shares are drawn from")
     parser.add_argument("--share", type=float, help="part of the target that SaliencyMix keeps, instead of drawing it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", required=True, metavar="FILE.png")
+    parser.add_argument("--output", required=True, metavar="FILE.png|jpg")
     return parser.parse_args(argv)
 
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.inspect.contact_sheet import CELL_INCHES, CUT_COLOUR, PASTE_COLOUR, show_picture
+from pretrain.inspect.contact_sheet import CELL_INCHES, CUT_COLOUR, PASTE_COLOUR, save_figure, show_picture
 from pretrain.inspect.mixed_pairs import Pair, Seen, View
-from pretrain.run.files import atomic_write
 
 CAPTION_INCHES, MARGIN_INCHES, HEADER_INCHES, GAP_INCHES = 0.24, 1.15, 0.55, 0.18
 LINE_INCHES, COLUMN_INCHES = CELL_INCHES + CAPTION_INCHES, CELL_INCHES + 0.08
@@ -89,8 +88,7 @@ class _Sheet:
         return axis
 
     def write(self, path: Path | str) -> None:
-        with atomic_write(path, "wb") as file:
-            self._figure.savefig(file, format="png")
+        save_figure(self._figure, path)
 
 
 def _show_mixed(axis: Any, pair: Pair) -> None:

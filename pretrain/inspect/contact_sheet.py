@@ -235,8 +235,13 @@ def write_sheet(rows: Sequence[Row], names: Sequence[str], images: Tensor, path:
         shares = {row.target: row.weights[row.target], row.source: 1 - row.weights[row.target]}
         label = " + ".join(f"{share:.2f} {names[picture]}" for picture, share in shares.items() if picture is not None)
         show_picture(axes[4], row.mixed, label, None, PASTE_COLOUR)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path | str) -> None:
+    """Write a matplotlib figure, whole or not at all, in the format of ``path``, one of SHEET_SUFFIXES."""
     with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
+        figure.savefig(file, format=Path(path).suffix.lower().removeprefix("."))
 
 
 def show_picture(axis: Any, picture: Tensor, caption: str, box: PatchBox | None, colour: str) -> None:

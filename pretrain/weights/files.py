@@ -89,9 +89,11 @@ def file_kind(path: Path) -> str:
         raise ValueError(f"{path} is a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`")
     if head.startswith(b"PK") or (head.startswith(b"\x80") and _TORCH_LEGACY_MAGIC in head):
         return TORCH
-    if head.startswith(b"\x80"):
+    has_json = head[8:9] == b"{"  # after the header's length in eight bytes
+    # A length may begin as a pickle does, whose own first eight bytes are no length of anything in the file.
+    if head.startswith(b"\x80") and not (has_json and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8):
         return PICKLE
-    if head[8:9] == b"{":  # after the header's length in eight bytes comes its JSON
+    if has_json:
         return SAFETENSORS
     raise ValueError(
         f"{path} is not a weights file: it starts with {head[:12]!r}; "

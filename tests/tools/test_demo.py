@@ -59,7 +59,8 @@ def check_demo(demo, tmp_path, capsys, engine):
     demo.main(arguments)
     second = capsys.readouterr().out
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}  # nothing complete is made again
-    assert second.splitlines()[-5:-1] == first.splitlines()[-5:-1]  # the last line is the time
+    assert second.splitlines()[-6:-2] == first.splitlines()[-6:-2]  # then come the time and what to do next
+    assert second.splitlines()[-1].startswith("python tools/transfer.py ")
 
 
 def test_demo__end_to_end_and_a_second_call_reuses_everything(demo, tmp_path, capsys):
@@ -67,5 +68,15 @@ def test_demo__end_to_end_and_a_second_call_reuses_everything(demo, tmp_path, ca
 
 
 def test_demo__the_same_with_detectron2(demo, tmp_path, capsys):
-    pytest.importorskip("detectron2", reason="needs Detectron2; see 'Two engines' in the README")
+    pytest.importorskip("detectron2", reason="needs Detectron2; see 'Two engines' in detection/README.md")
     check_demo(demo, tmp_path, capsys, "detectron2")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_demo__opens_the_page_of_the_pretrained_detector(demo, tmp_path, capsys, monkeypatch, opened):
+    addresses = []
+    monkeypatch.setattr(demo.webbrowser, "open", lambda address: addresses.append(address) or opened)
+    demo.main(["--output", str(tmp_path / "out"), "--engine", "torchvision", "--open"])
+    page = tmp_path / "out" / "seed0" / "pretrained_torchvision" / "inference" / "voc_2007_test" / "report.html"
+    assert addresses == [page.as_uri()]
+    assert (str(page) in capsys.readouterr().out.splitlines()[-1]) is not opened

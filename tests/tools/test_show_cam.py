@@ -158,7 +158,7 @@ DRAWN = ["--data-root", "."]
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ([*DRAWN, "--output", "sheet.jpg"], r"sheet\.jpg: the sheet is a PNG"),
+    ([*DRAWN, "--output", "sheet.gif"], r"sheet\.gif: the sheet is a PNG or a JPEG"),
     ([*DRAWN, "--output", "nowhere/sheet.png"], "nowhere: no such folder for --output"),
     ([*DRAWN, "--num-images", "0"], "--num-images is 0; expected at least 1"),
     ([*DRAWN, "--num-images", "5"], "5 pairs .* but 9 pictures of 3 classes give only 4"),

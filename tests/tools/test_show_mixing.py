@@ -28,15 +28,17 @@ def test_show_mixing__every_style_and_method(show_mixing, pictures, tmp_path, ca
     with Image.open(sheet) as picture:
         picture.load()
         tall = picture.height
-    assert not show_mixing([*arguments, "--saliency", "all", "--share", "0.5"])
+    other = sheet.with_suffix(".jpg")
+    assert not show_mixing([*arguments[:-1], str(other), "--saliency", "all", "--share", "0.5"])
     assert "10 mixed pictures" in capsys.readouterr().out  # 2 targets x 5 saliency maps
-    with Image.open(sheet) as picture:
+    with Image.open(other) as picture:
+        assert picture.format == "JPEG"
         assert picture.height < tall
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*(path.name for path in pictures), "sheet.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {*(path.name for path in pictures), "sheet.png", "sheet.jpg"}
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--output", "sheet.jpg"], r"sheet\.jpg: the sheet is a PNG"),
+    (["--output", "sheet.gif"], r"sheet\.gif: the sheet is a PNG or a JPEG"),
     (["--output", "nowhere/sheet.png"], "nowhere: no such folder for --output"),
     (["--size", "4"], "--size must be at least 8 pixels, but got 4"),
     (["--share", "1.5"], r"--share must be in 0\.\.1, but got 1\.5"),

@@ -273,6 +273,18 @@ def test_read_weights__safetensors(tmp_path):
     assert torch.equal(read_weights(tmp_path / "w.safetensors")["a.weight"], STATE["a.weight"])
 
 
+def test_read_weights__safetensors_whose_first_byte_is_a_pickle_s(tmp_path):
+    """The length of the header, which comes first, is 128 and a multiple of 256: one file in 32 is such a one."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    for count in range(300):
+        content = safetensors.save(STATE, {"note": "x" * count})
+        if content[0] == 0x80:
+            break
+    assert content[0] == 0x80
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert torch.equal(read_weights(tmp_path / "w.safetensors")["a.weight"], STATE["a.weight"])
+
+
 def test_read_weights__safetensors_without_the_package(tmp_path, monkeypatch):
     (tmp_path / "w.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     monkeypatch.setitem(sys.modules, "safetensors", None)
