@@ -168,9 +168,7 @@ def _prepare_pycocotools(content: dict[str, Any], rows: np.ndarray) -> Any:
     return COCOeval(truth, found, "bbox")
 
 
-def _prepare(
-    dataset: DetectionDataset, categories: np.ndarray, detections: Mapping[str, PictureDetections]
-) -> Any:
+def _prepare(dataset: DetectionDataset, categories: np.ndarray, detections: Mapping[str, PictureDetections]) -> Any:
     """Return the COCOeval of ``detections``; pictures are numbered from 1 in the order of ``_in_order``."""
     check_detections(dataset, detections)
     pictures = _in_order(dataset)

@@ -14,7 +14,7 @@ import numpy as np
 
 from detection.evaluation.average_precision import ELEVEN_POINTS
 from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, ClassOutcomes, Matches
-from detection.evaluation.voc import IOU_PERCENT, VOC_METRICS
+from detection.evaluation.voc import IOU_PERCENT
 
 NUM_RESAMPLES = 1000
 SUMMARIES = ("AP", "AP50", "AP75")
