@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from detection.evaluation.comparison import BASELINE, COMPARED, HEADLINE
 from detection.evaluation.intervals import MAX_SEEDS, POWER
+from detection.evaluation.resampling import SUMMARIES
 from detection.report.markdown import (
     bold,
     inert,
@@ -147,7 +148,7 @@ def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
         Path(__file__).with_name("comparison.html.jinja"),
         comparison=comparison,
         headline=TITLES[comparison["format"]],
-        beside=BESIDE[comparison["format"]],
+        beside=[one for one in BESIDE[comparison["format"]] if one[2] in SUMMARIES],  # sizes are among all numbers
         numbers=[(f"{name} ({title})", metric, name) for metric, title in metrics.items() for name in COMPARED[metric]],
         num_runs=sum(entry["n"] for group in groups for entry in group["methods"]),
         note=_note(comparison),

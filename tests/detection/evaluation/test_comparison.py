@@ -313,6 +313,7 @@ def test_write_comparison__of_coco_data_leads_with_coco_ap(tmp_path):
     assert base[-6:] == ["31.68", "31.68", "-", "-", "31.68", "31.82"]  # mAP: 3 and 4 of 11 points
     heads = re.findall(r"<button[^>]*>([^<]+)</button>", page)
     assert heads[:2] == ["Method", "COCO AP"]
+    assert heads[6 : heads.index("Method", 1)] == ["AP50", "AP75", "mAP"]  # wider, the table would not fit a screen
     assert heads.index("AP (COCO)") < heads.index("APl (COCO)") < heads.index("AP (11 points)")
     for said in (" ".join(text.split()), " ".join(page.split())):
         assert "COCO AP over IoU .50 to .95" in said
