@@ -28,11 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         "--format", choices=("voc", "coco"), default="voc", help="of the scenes, which are the same in both"
     )
     parser.add_argument(
-        "--scenes",
-        type=int,
-        default=150,
-        metavar="N",
-        help="VOC2007 trainval, as VOC2012; coco_2017_train: both",
+        "--scenes", type=int, default=150, metavar="N", help="VOC2007 trainval; VOC2012 as many; coco_2017_train both"
     )
     parser.add_argument("--test-scenes", type=int, default=150, metavar="N", help="VOC2007 test, coco_2017_val")
     parser.add_argument("--scene-side", type=int, default=128, metavar="PX", help="longer side of a scene")
