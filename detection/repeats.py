@@ -12,15 +12,12 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from detection.evaluation.comparison import REPEATS
+from detection.evaluation.comparison import COMPARED, REPEATS
 from detection.evaluation.intervals import summarise
 from pretrain.run.files import atomic_write
 from pretrain.run.lock import locked_folder
 from pretrain.run.processes import SINGLE_CPU_PROCESS, join_processes
 from pretrain.run.run_folder import write_config
-
-PARTS = ("voc07", "voc10", "coco")  # of a report
-NUMBERS = ("AP", "AP50", "AP75")
 
 # What differs between the runs, which their spread and interval are about.
 ONE_BACKBONE = (
@@ -77,24 +74,27 @@ def _run_repeats(
 
 
 def summarise_reports(seeds: range, reports: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return ``{"seeds", "formats", "datasets": {name: {part: {AP, AP50, AP75}}}}`` of reports by name, one per seed.
+    """Return ``{"seeds", "formats", "datasets": {name: {metric: {number}}}}`` of reports by name, one per seed.
 
-    ``formats`` says which datasets are in COCO's format and which in VOC's: ``coco`` or ``voc``. A part is ``voc07``,
-    ``voc10`` or ``coco``. Each number, in percent, is what ``summarise`` of ``detection.evaluation.intervals`` says of
-    it, with its ``values``.
+    ``formats`` says which datasets are in COCO's format and which in VOC's: ``coco`` or ``voc``. Metrics and numbers
+    are those of ``COMPARED``. Each number, in percent, is what ``summarise`` of ``detection.evaluation.intervals`` says
+    of it, with its ``values``.
     """
     return {
         "seeds": list(seeds),
         "formats": {name: report["format"] for name, report in reports[0].items()},
         "datasets": {
-            name: {part: {number: _over_seeds(reports, name, part, number) for number in NUMBERS} for part in PARTS}
+            name: {
+                metric: {number: _over_seeds(reports, name, metric, number) for number in numbers}
+                for metric, numbers in COMPARED.items()
+            }
             for name in reports[0]
         },
     }
 
 
-def _over_seeds(reports: list[dict[str, dict[str, Any]]], name: str, part: str, number: str) -> dict[str, Any]:
-    values = [report[name][part][number] for report in reports]
+def _over_seeds(reports: list[dict[str, dict[str, Any]]], name: str, metric: str, number: str) -> dict[str, Any]:
+    values = [report[name][metric][number] for report in reports]
     return {**summarise(values), "values": values}
 
 
@@ -110,8 +110,8 @@ def headline(summary: dict[str, Any]) -> list[str]:
 
 def _in_words(metrics: dict[str, Any], form: str) -> str:
     if form == "coco":
-        ap, ap50, ap75 = (_text(metrics["coco"][number]) for number in NUMBERS)
-        return f"COCO AP {ap} (IoU .50:.95), AP50 {ap50}, AP75 {ap75}"
+        ap, *others = (f"{name} {_text(number)}" for name, number in metrics["coco"].items())
+        return ", ".join([f"COCO {ap} (IoU .50:.95)", *others])
     return (
         f"mAP {_text(metrics['voc07']['AP50'])} (VOC2007, 11 points, IoU .5), "
         f"{_text(metrics['voc10']['AP50'])} (area, IoU .5), {_text(metrics['voc10']['AP'])} (area, IoU .50:.95)"
@@ -119,5 +119,7 @@ def _in_words(metrics: dict[str, Any], form: str) -> str:
 
 
 def _text(number: dict[str, Any]) -> str:
+    if number["mean"] is None:
+        return "undefined"
     spread = "" if number["std"] is None else f" +- {number['std']:.2f}"
     return f"{number['mean']:.2f}{spread}"

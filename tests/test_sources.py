@@ -16,7 +16,7 @@ from pretrain.run.settings import plain_leaves
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = yaml.safe_load((ROOT / "tests" / "sources.yaml").read_text("utf-8"))
 READ = {"pretrain": load_pretrain_config, "detection": read_detection_config}
-RECIPES = {"pretrain": ("imagenet_*", "cifar*"), "detection": ("voc_*",)}  # the configs that repeat somebody's
+RECIPES = {"pretrain": ("imagenet_*", "cifar*"), "detection": ("voc_*", "coco_*")}  # the configs that repeat somebody's
 CONFIGS = [
     (half, path)
     for half, patterns in RECIPES.items()

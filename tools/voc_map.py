@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Score detections with the VOC metrics and write a report (JSON, Markdown, HTML), or compare runs of several methods.
+"""Score detections with the VOC metrics and COCO's, as a report (JSON, Markdown, HTML), or compare several methods.
 
+COCO AP comes first for data in COCO's format (a --split such as coco_2017_val, or a .json file), mAP for all others.
 Detections are challenge files (comp4_det_<set>_<class>.txt), a COCO result JSON, the folder of a run or Detectron2's
 inference/.
 
@@ -180,7 +181,7 @@ def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
     )
     write_comparison(comparison, args.output)
     for group in comparison["groups"]:
-        print("\n".join(summary_table(group)), end="\n\n")
+        print("\n".join(summary_table(comparison, group)), end="\n\n")
     print(Path(args.output) / "comparison.html")
 
 

@@ -1,16 +1,18 @@
-"""The demo's data, made without a download: real handwriting on photographs, as an ImageFolder and as a VOCdevkit.
+"""The demo's data, made without a download: real handwriting on photographs, as class folders, VOCdevkit or COCO.
 
 The handwriting is scikit-learn's ``load_digits`` (1797 digits by 43 writers, UCI ML repository), the backgrounds are
 photographs that scikit-learn and scikit-image carry in their packages. Held-out pictures (``val``, VOC2007 ``test``)
-use handwriting and photographs that no training picture uses. Everything is a pure function of the seed.
+use handwriting and photographs that no training picture uses. Everything is a pure function of the seed, and the scenes
+are the same in either format.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,6 +27,22 @@ TRAIN_PHOTOS = ("astronaut", "coffee", "motorcycle_left", "brick", "china.jpg")
 TEST_PHOTOS = ("chelsea", "rocket", "grass", "flower.jpg")
 INK = 0.35  # a pixel with at least this much ink counts as part of a digit; its box is tight around these
 DIFFICULT_SIDE = 15  # a digit whose box is lower than this many pixels is marked difficult
+CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(DIGIT_CLASSES, start=1)]  # of a COCO file
+
+
+class SceneSet(NamedTuple):
+    """An image set of the VOCdevkit."""
+
+    year: str
+    image_set: str
+    held_out: bool
+
+
+SCENE_SETS = (
+    SceneSet("VOC2007", "trainval", False),
+    SceneSet("VOC2007", "test", True),
+    SceneSet("VOC2012", "trainval", False),
+)
 
 
 class Digit(NamedTuple):
@@ -79,29 +97,80 @@ def write_devkit(folder: Path, *, seed: int, trainval: int, test: int, side: int
     """
 
     def write(target: Path) -> None:
-        sets = (
-            ("VOC2007", "trainval", trainval, False),
-            ("VOC2007", "test", test, True),
-            ("VOC2012", "trainval", trainval, False),
-        )
         with Progress(2 * trainval + test, "draw scenes", unit="scene") as progress:
-            for number_of_set, (year, image_set, count, held_out) in enumerate(sets):
-                material = _material(held_out=held_out)
-                rng = np.random.default_rng([seed, 2 + number_of_set])
-                root = target / year
+            for one in SCENE_SETS:
+                root = target / one.year
                 for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
                     (root / name).mkdir(parents=True, exist_ok=True)
-                ids = [f"{year[3:]}_{image_set}_{number:05d}" for number in range(count)]
-                for image_id in ids:
-                    picture, digits = _scene(rng, material, side)
+                ids = []
+                for image_id, picture, digits in _scenes(one, test if one.held_out else trainval, side, seed, progress):
                     _save(picture, root / "JPEGImages" / f"{image_id}.jpg")
                     (root / "Annotations" / f"{image_id}.xml").write_text(
                         _annotation(image_id, picture, digits), "utf-8"
                     )
-                    progress.update()
-                (root / "ImageSets" / "Main" / f"{image_set}.txt").write_text("".join(f"{i}\n" for i in ids), "utf-8")
+                    ids.append(image_id)
+                list_of_ids = root / "ImageSets" / "Main" / f"{one.image_set}.txt"
+                list_of_ids.write_text("".join(f"{image_id}\n" for image_id in ids), "utf-8")
 
     _write_whole(folder, write)
+
+
+def write_coco(folder: Path, *, seed: int, trainval: int, test: int, side: int) -> None:
+    """Write the scenes of ``write_devkit`` in COCO's format: both trainval sets as ``train2017``, test as ``val2017``.
+
+    ``folder`` is the ``coco`` of ``coco_2017_train`` and ``coco_2017_val``. COCO knows no difficult objects: the
+    smallest digits count as all others.
+    """
+
+    def write(target: Path) -> None:
+        (target / "annotations").mkdir()
+        with Progress(2 * trainval + test, "draw scenes", unit="scene") as progress:
+            for part, held_out in (("train2017", False), ("val2017", True)):
+                (target / part).mkdir()
+                content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": CATEGORIES}
+                for one in SCENE_SETS:
+                    if one.held_out != held_out:
+                        continue
+                    count = test if held_out else trainval
+                    for image_id, picture, digits in _scenes(one, count, side, seed, progress):
+                        _save(picture, target / part / f"{image_id}.jpg")
+                        _add_to_coco(content, f"{image_id}.jpg", picture, digits)
+                file = target / "annotations" / f"instances_{part}.json"
+                file.write_text(json.dumps(content), "utf-8")
+
+    _write_whole(folder, write)
+
+
+def _add_to_coco(
+    content: dict[str, list[dict[str, Any]]], file_name: str, picture: np.ndarray, digits: list[Digit]
+) -> None:
+    """Add a scene to the content of a COCO file; everything is numbered from 1."""
+    height, width, _ = picture.shape
+    number = len(content["images"]) + 1
+    content["images"].append({"id": number, "file_name": file_name, "width": width, "height": height})
+    for digit in digits:
+        left, top, right, bottom = digit.box[0] - 1, digit.box[1] - 1, digit.box[2], digit.box[3]
+        content["annotations"].append(
+            {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number,
+                "category_id": DIGIT_CLASSES.index(digit.name) + 1,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "iscrowd": 0,
+            }
+        )
+
+
+def _scenes(
+    one: SceneSet, count: int, side: int, seed: int, progress: Progress
+) -> Iterator[tuple[str, np.ndarray, list[Digit]]]:
+    """Yield id, picture and digits of ``count`` scenes."""
+    material = _material(held_out=one.held_out)
+    rng = np.random.default_rng([seed, 2 + SCENE_SETS.index(one)])
+    for number in range(count):
+        yield f"{one.year[3:]}_{one.image_set}_{number:05d}", *_scene(rng, material, side)
+        progress.update()
 
 
 def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:

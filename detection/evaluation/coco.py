@@ -17,8 +17,10 @@ import numpy as np
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.detections import VOC_SHIFT, PictureDetections, check_detections, coco_boxes
+from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, ClassOutcomes
 
 OUT_OF_RANGE_AREA = 1e11  # more than the 1e10 that COCO counts
+NUM_IOUS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ COCO_NUMBERS = {
     "ARl": CocoNumber("recall", area=3),
 }
 
+# Those that stand beside each other where detectors are compared, as in Detectron2's tables; AP is their headline.
+COCO_SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
 
 class Evaluator(NamedTuple):
     """What computes: the package's name, and how it makes a COCOeval.
@@ -80,12 +85,9 @@ def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDet
     Raises:
         ValueError: what ``check_detections`` refuses.
     """
-    check_detections(dataset, detections)
-    pictures, categories = _in_order(dataset), _category_numbers(dataset)
-    content, rows = _content(dataset, pictures, categories), _rows(pictures, categories, detections)
-    prepare = coco_evaluator().prepare
+    categories = _category_numbers(dataset)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        evaluation = prepare(content, rows)
+        evaluation = _prepare(dataset, categories, detections)
         evaluation.evaluate()
         evaluation.accumulate()
     arrays = {name: evaluation.eval[name] for name in ("precision", "recall")}
@@ -98,6 +100,45 @@ def evaluate_coco(dataset: DetectionDataset, detections: Mapping[str, PictureDet
             for name, place in zip(dataset.classes, places, strict=True)
         },
     }
+
+
+def coco_outcomes(dataset: DetectionDataset, detections: Mapping[str, PictureDetections]) -> list[ClassOutcomes]:
+    """Return of each class, in their order, what its AP is made of: at IoU .50, .55, ... .95, objects of all areas.
+
+    Raises:
+        ValueError: what ``check_detections`` refuses.
+    """
+    categories = _category_numbers(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _prepare(dataset, categories, detections)
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+        evaluation.evaluate()
+    by_class: dict[int, list[dict[str, Any]]] = {number: [] for number in categories.tolist()}
+    for entry in evaluation.evalImgs:  # by category, then in the order of the pictures; None without box and detection
+        if entry is not None:
+            by_class[entry["category_id"]].append(entry)
+    place = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
+    places = np.array([place[picture.image_id] for picture in _in_order(dataset)], np.int64)
+    return [_class_outcomes(entries, places) for entries in by_class.values()]
+
+
+def _class_outcomes(entries: list[dict[str, Any]], places: np.ndarray) -> ClassOutcomes:
+    """Return the outcomes of a class from those in its pictures; ``places`` are the pictures numbered 1, 2, ..."""
+    tables = [np.zeros((0, 2 + NUM_IOUS))]  # score, picture, outcome at each IoU
+    positives: list[int] = []
+    for entry in entries:
+        picture = entry["image_id"] - 1
+        matched, ignored = (np.asarray(entry[key]).reshape(NUM_IOUS, -1).T for key in ("dtMatches", "dtIgnore"))
+        outcomes = np.where(ignored > 0, IGNORED, np.where(matched > 0, TRUE_POSITIVE, FALSE_POSITIVE))
+        tables.append(np.column_stack([entry["dtScores"], np.full(len(outcomes), picture), outcomes]))
+        positives += [picture] * int(np.sum(np.asarray(entry["gtIgnore"]) == 0))
+    table = np.concatenate(tables)
+    table = table[np.argsort(-table[:, 0], kind="stable")]
+    return ClassOutcomes(
+        tuple(table[:, 2:].T.astype(np.int8)),
+        places[table[:, 1].astype(np.int64)],
+        places[np.array(positives, np.int64)],
+    )
 
 
 @functools.cache
@@ -125,6 +166,13 @@ def _prepare_pycocotools(content: dict[str, Any], rows: np.ndarray) -> Any:
     truth.createIndex()
     found = truth.loadRes(rows) if len(rows) else COCO()  # loadRes fails on no detections
     return COCOeval(truth, found, "bbox")
+
+
+def _prepare(dataset: DetectionDataset, categories: np.ndarray, detections: Mapping[str, PictureDetections]) -> Any:
+    """Return the COCOeval of ``detections``; pictures are numbered from 1 in the order of ``_in_order``."""
+    check_detections(dataset, detections)
+    pictures = _in_order(dataset)
+    return coco_evaluator().prepare(_content(dataset, pictures, categories), _rows(pictures, categories, detections))
 
 
 def _mean(array: np.ndarray, number: CocoNumber) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from detection.datasets.types import DetectionDataset
-from detection.evaluation.coco import evaluate_coco
+from detection.evaluation.coco import COCO_SUMMARY, coco_outcomes, evaluate_coco
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.intervals import (
     LEVEL,
@@ -28,7 +28,7 @@ from detection.evaluation.intervals import (
     over_both,
     summarise,
 )
-from detection.evaluation.matching import Rules, match_detections
+from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.protocol import (
     Group,
     agrees_with,
@@ -43,11 +43,16 @@ from detection.evaluation.resampling import (
     SUMMARIES,
     draw_halves,
     resampled_ap,
+    resampled_coco_ap,
     summarise_resamples,
 )
 from detection.evaluation.results import find_report, load_results, read_protocol
 from detection.evaluation.voc import VOC_METRICS, average_precisions
 from pretrain.run.text import read_record
+
+# The number that speaks for a detector, by the format of the test set: metric and name in a report.
+HEADLINE = {"coco": ("coco", "AP"), "voc": ("voc07", "AP50")}
+COMPARED = {**dict.fromkeys(VOC_METRICS, SUMMARIES), "coco": COCO_SUMMARY}  # metric -> names of its numbers
 
 BASELINE = "baseline"
 REPEATS = "repeats.json"  # in the folder that --repeat makes
@@ -84,10 +89,10 @@ class Run(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What has been computed of each run: its AP by metric, and AP, AP50 and AP75 (metric, half) on the halves."""
+    """What has been computed of each run: its AP by metric, and on the halves, metric -> name -> (half,)."""
 
     scores: Sequence[dict[str, Any]]
-    samples: Sequence[dict[str, np.ndarray]]
+    samples: Sequence[Mapping[str, Mapping[str, np.ndarray]]]
 
 
 def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int | None = None) -> list[Run]:
@@ -181,13 +186,17 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Return the content of comparison.json; AP in percent.
 
+    ``format`` is that of the test set, which says whose numbers its page begins with (``HEADLINE``), COCO's or VOC's;
+    all runs are scored on it here, so that a table never holds numbers of two formats.
+
     ``groups`` has one entry for each protocol with its ``methods``, in order of appearance. A method has ``n``,
-    ``seeds``, ``per_class`` (mean AP50 by 11 points) and, for each metric and each of AP, AP50 and AP75: ``values``
-    of its runs, what ``summarise`` says of them, ``difference`` to the group's baseline with its ``interval`` over
-    pictures (none for COCO's AP, which is not resampled), and ``over_seeds``: what ``difference`` of ``intervals`` says
-    of the same, with ``adjusted_p`` over the methods of the group, whether that makes it ``clear``, and how many
-    ``seeds_needed``; and ``over_both`` with the ``interval`` that ``over_both`` of ``intervals`` gives around the mean
-    of ``over_seeds`` (None for COCO's AP). ``differences`` holds the settings in which the groups differ.
+    ``seeds``, ``per_class`` (mean of the headline by class) and, for each metric and each name in ``COMPARED``:
+    ``values`` of its runs, what ``summarise`` says of them, ``difference`` to the group's baseline with its
+    ``interval`` over pictures, and ``over_seeds``: what ``difference`` of ``intervals`` says of the same, with
+    ``adjusted_p`` over the methods of the group, whether that makes it ``clear``, and how many ``seeds_needed``; and
+    ``over_both`` with the ``interval`` that ``over_both`` of ``intervals`` gives around the mean of ``over_seeds``.
+    What is not resampled has no interval over pictures and no ``over_both`` (None): COCO's numbers of VOC data, and
+    those by size. ``differences`` holds the settings in which the groups differ.
 
     Args:
         baseline: a method; by default ``baseline``. In a group without it the first method is the baseline.
@@ -220,16 +229,17 @@ def compare_runs(
     for run in runs:
         matches = match_detections(dataset, run.detections, rules=rules)
         scores.append({**average_precisions(dataset, matches), "coco": evaluate_coco(dataset, run.detections)})
-        samples.append(summarise_resamples(resampled_ap(matches, halves)))
+        samples.append(_on_halves(dataset, run, matches, halves))
     entries = [
         _group(dataset, group, table, baseline or BASELINE, runs, Numbers(scores, samples), recipe_place)
         for group, table in zip(groups, tables, strict=True)
     ]
     return {
         "dataset": dataset.name,
+        "format": dataset.format,
         "num_images": len(dataset.pictures),
         "classes": list(dataset.classes),
-        "num_classes_scored": scores[0]["voc07"]["num_classes_scored"],
+        "num_classes_scored": sum(ap is not None for ap in entries[0]["methods"][0]["per_class"].values()),
         "evaluation_rules": rules,
         "level": LEVEL,
         "resamples": num_resamples,
@@ -242,6 +252,19 @@ def compare_runs(
             if any(entry["is_papers"] for entry in entries)
             else None
         ),
+    }
+
+
+def _on_halves(
+    dataset: DetectionDataset, run: Run, matches: Matches, halves: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return metric -> AP, AP50 and AP75 (half,) of the VOC metrics, and of COCO where the headline is COCO's."""
+    tables = dict(zip(VOC_METRICS, resampled_ap(matches, halves), strict=True))
+    if dataset.format == "coco":
+        (tables["coco"],) = resampled_coco_ap(coco_outcomes(dataset, run.detections), halves)
+    return {
+        metric: {name: samples[0] for name, samples in summarise_resamples(table[None]).items()}
+        for metric, table in tables.items()
     }
 
 
@@ -280,6 +303,7 @@ def _group(
 ) -> dict[str, Any]:
     reference = next((name for name, members in methods.items() if runs[members[0]].method == baseline), None)
     reference = reference or next(iter(methods))
+    headline, _ = HEADLINE[dataset.format]
     entries = []
     for method, members in methods.items():
         entry: dict[str, Any] = {
@@ -292,17 +316,16 @@ def _group(
             "one_backbone": share_backbone([runs[index].protocol for index in members]),
             "recipe_differences": recipe_differences([runs[index].protocol for index in members], recipe_place),
             "weights": [runs[index].protocol.get("weights") for index in members],
-            "per_class": _mean_per_class([numbers.scores[index]["voc07"]["per_class"] for index in members]),
+            "per_class": _mean_per_class([numbers.scores[index][headline]["per_class"] for index in members]),
         }
         others = None if method == reference else methods[reference]
-        for metric in (*VOC_METRICS, "coco"):
+        for metric, names in COMPARED.items():
             entry[metric] = {
-                name: _compared(metric, name, len(dataset.pictures), members, others, runs, numbers)
-                for name in SUMMARIES
+                name: _compared(metric, name, len(dataset.pictures), members, others, runs, numbers) for name in names
             }
         entries.append(entry)
-    for metric in (*VOC_METRICS, "coco"):
-        for name in SUMMARIES:
+    for metric, names in COMPARED.items():
+        for name in names:
             judge([found for entry in entries if (found := entry[metric][name]["over_seeds"]) is not None])
     return {
         "protocol": group.protocol,
@@ -331,16 +354,15 @@ def _compared(
         "over_seeds": None,
         "over_both": None,
     }
-    if others is None:
+    if others is None or said["mean"] is None:
         return said
     actual = float(np.mean(values) - np.mean([numbers.scores[index][metric][name] for index in others]))
     said["difference"] = {"mean": actual, "interval": None}
     sides = [_by_seed(side, runs) for side in (members, others)]
     scores = [{seed: numbers.scores[index][metric][name] for seed, index in side.items()} for side in sides]
     said["over_seeds"] = difference(*scores)
-    if metric in VOC_METRICS:
-        row = VOC_METRICS.index(metric)
-        samples = [{seed: numbers.samples[index][name][row] for seed, index in side.items()} for side in sides]
+    if name in numbers.samples[0].get(metric, ()):
+        samples = [{seed: numbers.samples[index][metric][name] for seed, index in side.items()} for side in sides]
         halves = [np.mean(list(side.values()), axis=0) for side in samples]
         said["difference"]["interval"] = interval_of_difference(actual, halves[0] - halves[1], num_pictures)
         tables = [

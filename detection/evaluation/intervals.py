@@ -32,12 +32,15 @@ COVERAGE, COVERAGE_OF_CLASS = "93 to 96 %", "92 to 99 %"
 SAME_SEEDS, OTHER_SEEDS = "paired by seed", "Welch's t"
 
 
-def summarise(values: Sequence[float]) -> dict[str, Any]:
+def summarise(values: Sequence[float | None]) -> dict[str, Any]:
     """Return ``n``, ``mean``, ``std`` (of a sample) and ``interval``, that of the mean by Student's t.
 
     A single value has neither spread nor interval (None), and equal values have no interval: that two runs gave the
-    same number does not show that all will. ``values`` is not empty.
+    same number does not show that all will. Where a value is None, a number that is undefined on these pictures (APs
+    without a small object), so is the mean. ``values`` is not empty.
     """
+    if None in values:
+        return {"n": len(values), "mean": None, "std": None, "interval": None}
     mean = statistics.fmean(values)
     if len(values) == 1:
         return {"n": 1, "mean": mean, "std": None, "interval": None}

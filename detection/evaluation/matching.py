@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,14 @@ class Matches:
         result[first[first < len(result)]] = TRUE_POSITIVE
         result[hits[self.truth.difficult[objects]]] = IGNORED
         return result
+
+
+class ClassOutcomes(NamedTuple):
+    """The N detections of a class in falling order of score, and the P objects that are to be found."""
+
+    outcomes: tuple[np.ndarray, ...]  # one an IoU threshold, (N,) as of ``Matches.outcomes``
+    pictures: np.ndarray  # (N,) int64, place in dataset.pictures
+    positives: np.ndarray  # (P,) int64, likewise of each object
 
 
 def collect_ground_truth(dataset: DetectionDataset) -> GroundTruth:

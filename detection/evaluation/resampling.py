@@ -7,17 +7,19 @@ resampled in pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from detection.evaluation.average_precision import ELEVEN_POINTS
-from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
-from detection.evaluation.voc import IOU_PERCENT, VOC_METRICS
+from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, ClassOutcomes, Matches
+from detection.evaluation.voc import IOU_PERCENT
 
 NUM_RESAMPLES = 1000
 SUMMARIES = ("AP", "AP50", "AP75")
+COCO_POINTS = np.linspace(0.0, 1.0, 101)  # pycocotools' recalls, to the last bit
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]  # recall, envelope of precision, (T, R) each -> AP (R,)
 CHUNK = 125  # resamples computed together; a class's arrays then stay in the processor's cache
 
 
@@ -42,29 +44,42 @@ def resampled_ap(matches: Matches, counts: np.ndarray, *, thresholds: Sequence[i
         matches: of any rules; a class without ground truth is NaN under Detectron2's too.
         counts: (pictures, R), how often each resample has each picture, as from ``draw_halves``.
     """
-    num_classes, num_resamples = len(matches.truth.num_positives), counts.shape[1]
-    result = np.full((len(VOC_METRICS), len(thresholds), num_classes, num_resamples), np.nan)
-    outcomes = [matches.outcomes(percent / 100.0) for percent in thresholds]
-    for label in np.flatnonzero(matches.truth.num_positives):
-        span = matches.of_class(label)
-        of_class = [one[span] for one in outcomes]
-        positives = matches.truth.pictures[(matches.truth.classes == label) & ~matches.truth.difficult]
-        for start in range(0, num_resamples, CHUNK):
+    truth, outcomes = matches.truth, [matches.outcomes(percent / 100.0) for percent in thresholds]
+    spans = [matches.of_class(label) for label in range(len(truth.num_positives))]
+    classes = [
+        ClassOutcomes(
+            tuple(one[span] for one in outcomes),
+            matches.pictures[span],
+            truth.pictures[(truth.classes == label) & ~truth.difficult],
+        )
+        for label, span in enumerate(spans)
+    ]
+    return _resample(classes, counts, (_eleven_points, _area), len(thresholds))
+
+
+def resampled_coco_ap(classes: Sequence[ClassOutcomes], counts: np.ndarray) -> np.ndarray:
+    """Return COCO's AP, of objects of all areas, as ``resampled_ap`` returns its two: (1, IoU, class, resample)."""
+    return _resample(classes, counts, (_coco_points,), len(IOU_PERCENT))
+
+
+def _resample(
+    classes: Sequence[ClassOutcomes], counts: np.ndarray, metrics: Sequence[Metric], num_thresholds: int
+) -> np.ndarray:
+    num_resamples = counts.shape[1]
+    result = np.full((len(metrics), num_thresholds, len(classes), num_resamples), np.nan)
+    for label, one in enumerate(classes):
+        for start in range(0, num_resamples if len(one.positives) else 0, CHUNK):
             columns = slice(start, start + CHUNK)
-            chunk = counts[:, columns]
-            num_positives = chunk[positives].sum(axis=0, dtype=np.float64)
-            result[:, :, label, columns] = _class_ap(of_class, chunk[matches.pictures[span]], num_positives)
+            result[:, :, label, columns] = _class_ap(one, counts[:, columns], metrics)
     return result
 
 
-def _class_ap(outcomes: list[np.ndarray], counts: np.ndarray, num_positives: np.ndarray) -> np.ndarray:
-    """Return AP (metric, IoU, R) of one class.
-
-    Args:
-        outcomes: for each IoU (N,) in falling order of score.
-        counts: (N, R) of each detection's picture. num_positives: (R,) objects to be found.
-    """
-    result = np.zeros((len(VOC_METRICS), len(outcomes), counts.shape[1]))
+def _class_ap(found: ClassOutcomes, counts: np.ndarray, metrics: Sequence[Metric]) -> np.ndarray:
+    """Return AP (metric, IoU, R) of one class; ``counts`` is (pictures, R)."""
+    outcomes = found.outcomes
+    num_positives = counts[found.positives].sum(axis=0, dtype=np.float64)  # (R,) objects to be found
+    counts = counts[found.pictures]  # (N, R) of each detection's picture
+    result = np.zeros((len(metrics), len(outcomes), counts.shape[1]))
     # Recall and precision matter at right detections only: what lies between two of them is summed at once.
     rows = np.flatnonzero(np.any([one == TRUE_POSITIVE for one in outcomes], axis=0))
     if len(rows):
@@ -77,9 +92,8 @@ def _class_ap(outcomes: list[np.ndarray], counts: np.ndarray, num_positives: np.
             if len(right):
                 counted = num_detections[np.searchsorted(rows, right)]
                 counted = counted - _ignored_before(one, right, counts)
-                recall, envelope = _curves(np.cumsum(counts[right], axis=0, dtype=np.int32), counted, num_positives)
-                result[0, index] = _eleven_points(recall, envelope)
-                result[1, index] = (np.diff(recall, axis=0, prepend=0.0) * envelope).sum(axis=0)
+                curves = _curves(np.cumsum(counts[right], axis=0, dtype=np.int32), counted, num_positives)
+                result[:, index] = [metric(*curves) for metric in metrics]
     result[:, :, num_positives == 0] = np.nan
     return result
 
@@ -108,8 +122,18 @@ def _eleven_points(recall: np.ndarray, envelope: np.ndarray) -> np.ndarray:
     return sum(padded[(recall < point).sum(axis=0), columns] for point in ELEVEN_POINTS) / 11.0
 
 
+def _area(recall: np.ndarray, envelope: np.ndarray) -> np.ndarray:
+    return (np.diff(recall, axis=0, prepend=0.0) * envelope).sum(axis=0)
+
+
+def _coco_points(recall: np.ndarray, envelope: np.ndarray) -> np.ndarray:
+    padded = np.concatenate([envelope, np.zeros((1, envelope.shape[1]))])
+    places = np.stack([np.searchsorted(column, COCO_POINTS) for column in recall.T], axis=1)
+    return np.take_along_axis(padded, places, axis=0).mean(axis=0)
+
+
 def summarise_resamples(table: np.ndarray) -> dict[str, np.ndarray]:
-    """Return ``{"AP", "AP50", "AP75"}`` in percent, each (metric, R), from what ``resampled_ap`` returns."""
+    """Return ``{"AP", "AP50", "AP75"}`` in percent, each (metric, R), of a table with AP at all of IOU_PERCENT."""
     has_ground_truth = ~np.isnan(table)
     total = np.where(has_ground_truth, table, 0.0).sum(axis=2)
     count = has_ground_truth.sum(axis=2)

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detection.evaluation.comparison import BASELINE
+from detection.evaluation.comparison import BASELINE, COMPARED, HEADLINE
 from detection.evaluation.intervals import MAX_SEEDS, POWER
+from detection.evaluation.resampling import SUMMARIES
 from detection.report.markdown import (
     bold,
     inert,
@@ -35,6 +36,24 @@ CLAIM = (
     "difference and spread are those seen here."
 )
 NOT_RECORDED = "not recorded"
+# By the format of the test set: what its headline is called, and what stands beside that: title, metric and name.
+TITLES = {"voc": "mAP", "coco": "COCO AP"}
+BESIDE = {
+    "voc": (("COCO AP", "coco", "AP"),),
+    "coco": (*((name, "coco", name) for name in COMPARED["coco"][1:]), ("mAP", "voc07", "AP50")),
+}
+METRICS = {"voc07": "11 points", "voc10": "area", "coco": "COCO"}
+# What the numbers are: that of the headline, and at the end the other one.
+ABOUT = {
+    "voc": (
+        "mAP by VOC2007 (11 points) at IoU .5",
+        "COCO AP is the mean over IoU .50 to .95, without intervals over pictures.",
+    ),
+    "coco": (
+        "COCO AP over IoU .50 to .95, beside it that of small, medium and large objects (s, m, l)",
+        "mAP is by VOC2007 (11 points) at IoU .5.",
+    ),
+}
 
 
 class Difference(NamedTuple):
@@ -75,20 +94,25 @@ def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> N
             file.write(text)
 
 
-def summary_table(group: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a Markdown table with mAP (11 points, IoU .5) of each method of ``group``, and COCO's AP."""
+def summary_table(comparison: Mapping[str, Any], group: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a Markdown table of the methods of ``group``, one of those of ``comparison``.
+
+    Of COCO's data it is about COCO AP, else about mAP (11 points, IoU .5); the other of the two stands beside it.
+    """
+    of = comparison["format"]
+    metric, name = HEADLINE[of]
     difference = f"difference to {group['baseline']}"
     intervals = ("over seeds", "seeds needed", "over pictures", "over both")
-    rows = [("method", "mAP", "std", "n", difference, *intervals, "COCO AP")]
+    rows = [("method", TITLES[of], "std", "n", difference, *intervals, *(title for title, _, _ in BESIDE[of]))]
     for entry in group["methods"]:
-        ap = entry["voc07"]["AP50"]
-        spread = ONE_SEED if ap["std"] is None else f"{ap['std']:.2f}"
+        ap = entry[metric][name]
+        spread = ONE_SEED if ap["n"] == 1 else percent(ap["std"])
         said = difference_in_words(ap)
         mean = bold(said.mean) if said.clear else said.mean
         over_seeds = f"{said.over_seeds} {said.around}".strip()
         texts = (mean, over_seeds, said.seeds_needed, said.over_pictures, said.over_both)
-        coco = percent(entry["coco"]["AP"]["mean"])
-        rows.append((entry["method"], percent(ap["mean"]), spread, str(entry["n"]), *texts, coco))
+        others = (percent(entry[metric][name]["mean"]) for _, metric, name in BESIDE[of])
+        rows.append((entry["method"], percent(ap["mean"]), spread, str(entry["n"]), *texts, *others))
     return table(rows)
 
 
@@ -104,7 +128,7 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
             plain(" ".join(_group_notes(group, comparison["across"]))),
             "",
         ]
-        lines += [*summary_table(group), ""]
+        lines += [*summary_table(comparison, group), ""]
         rows = [
             (run.method, linked(run.path, run.report), run.seed, run.file, run.sha256) for run in _runs(group, folder)
         ]
@@ -118,10 +142,14 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
 
 def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
     """Return the comparison as one self-contained page for a file in ``folder``."""
-    groups = comparison["groups"]
+    groups, own = comparison["groups"], HEADLINE[comparison["format"]][0]
+    metrics = {own: METRICS[own], **METRICS}
     return render(
         Path(__file__).with_name("comparison.html.jinja"),
         comparison=comparison,
+        headline=TITLES[comparison["format"]],
+        beside=[one for one in BESIDE[comparison["format"]] if one[2] in SUMMARIES],  # sizes are among all numbers
+        numbers=[(f"{name} ({title})", metric, name) for metric, title in metrics.items() for name in COMPARED[metric]],
         num_runs=sum(entry["n"] for group in groups for entry in group["methods"]),
         note=_note(comparison),
         differences=list(_differences(comparison)) if comparison["differences"] else [],
@@ -132,16 +160,16 @@ def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
 
 
 def _note(comparison: Mapping[str, Any]) -> str:
+    first, last = ABOUT[comparison["format"]]
     return (
         f"{comparison['num_images']:,} pictures, {comparison['num_classes_scored']} of {len(comparison['classes'])} "
-        "classes. mAP by VOC2007 (11 points) at IoU .5, in percent; std over the seeds of a method. A difference has "
+        f"classes. {first}, in percent; std over the seeds of a method. A difference has "
         f"three {comparison['level']} % intervals. Over seeds, by Student's t, seed by seed where methods share them: "
         "would training again show it? Over pictures, from the same random halves of the pictures "
         f"({comparison['resamples']:,}) for all runs: would other pictures show it, with these very detectors? "
         "Over both, around the mean over seeds: where does it lie in the mean of all trainings and all splits of such "
         "pictures? "
-        f"{CLAIM} COCO AP is the mean over IoU .50 to .95, without intervals over pictures. "
-        f"{rules_in_words(comparison['evaluation_rules'])}"
+        f"{CLAIM} {last} {rules_in_words(comparison['evaluation_rules'])}"
         + "".join(
             f" Runs of one table may differ in {key}: --across asks for it, and runs that do are methods of their own."
             for key in comparison["across"]
@@ -238,8 +266,9 @@ def _range(interval: Sequence[float] | None) -> str:
 
 
 def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return ``group`` with what the page says of it besides; the dots of a run are (title, mAP)."""
-    values = [ap for entry in group["methods"] for ap in entry["voc07"]["AP50"]["values"]]
+    """Return ``group`` with what the page says of it besides; a dot is (title, number) of a run."""
+    metric, name = HEADLINE[comparison["format"]]
+    values = [ap for entry in group["methods"] for ap in entry[metric][name]["values"] if ap is not None] or [0.0]
     protocol, other_settings = protocol_rows(group["protocol"])
     return {
         "title": _group_title(comparison, number),
@@ -251,8 +280,9 @@ def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str
         "methods": [
             {
                 **entry,
-                "dots": [(percent(ap), ap) for ap in entry["voc07"]["AP50"]["values"]],
-                "said": difference_in_words(entry["voc07"]["AP50"]),
+                "headline": entry[metric][name],
+                "dots": [(percent(ap), ap) for ap in entry[metric][name]["values"] if ap is not None],
+                "said": difference_in_words(entry[metric][name]),
             }
             for entry in group["methods"]
         ],

@@ -43,6 +43,25 @@ def test_configs__detectron2_accepts_them(path):
     assert {key: get_value(theirs, key) for key in ours} == ours
 
 
+@pytest.mark.parametrize("ours, theirs", [
+    ("coco_r50_c4", "COCO-Detection/faster_rcnn_R_50_C4_1x"),
+    ("coco_r50_fpn", "COCO-Detection/faster_rcnn_R_50_FPN_1x"),
+    ("voc_r50_c4_detectron2", "PascalVOC-Detection/faster_rcnn_R_50_C4"),
+])  # fmt: skip
+def test_configs__detectron2s_protocols_differ_from_its_files_by_the_weights_alone(ours, theirs):
+    config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
+    shipped = Path(config.__file__).parents[1] / "model_zoo" / "configs" / f"{theirs}.yaml"
+    if not shipped.is_file():
+        pytest.skip("this Detectron2 was installed without its configs")
+    upstream = config.get_cfg()
+    upstream.merge_from_file(str(shipped))
+    resolved = dict(leaves(read_detection_config(next(path for path in CONFIGS if path.stem == ours))))
+    keys = [key for key in resolved if not key.startswith("VOC.")]
+    different = {key for key in keys if resolved[key] != get_value(upstream, key)}
+    of_weights = {"WEIGHTS", "PIXEL_MEAN", "PIXEL_STD", "RESNETS.STRIDE_IN_1X1"}
+    assert different == {"INPUT.FORMAT", *(f"MODEL.{key}" for key in of_weights)}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs__the_torchvision_engine_supports_them(path):
     from detection.engines.torchvision import check_config

@@ -8,10 +8,12 @@ import yaml
 from detection.config import get_cfg
 from detection.repeats import headline, run_repeats
 
+SIZES = {"APs": None, "APm": 30.0, "APl": 50.0}  # no small object
+
 
 def report(ap50):
     part = {"AP": 10.0, "AP50": ap50, "AP75": 5.0}
-    return {"voc_2007_test": {"format": "voc", "voc07": part, "voc10": part, "coco": part}}
+    return {"voc_2007_test": {"format": "voc", "voc07": part, "voc10": part, "coco": {**part, **SIZES}}}
 
 
 @pytest.fixture
@@ -59,12 +61,23 @@ def test_run_repeats__a_single_run_has_no_spread(cfg):
 
 def test_run_repeats__of_coco_data_leads_with_coco(cfg):
     part = {"AP": 40.0, "AP50": 60.0, "AP75": 45.0}
-    content = {"format": "coco", "voc07": dict.fromkeys(part, 1.0), "voc10": dict.fromkeys(part, 2.0), "coco": part}
-    summary = run_repeats(cfg, 2, lambda _: {"d": content})
-    assert summary["formats"] == {"d": "coco"}
-    assert headline(summary)[0] == (
-        "d: COCO AP 40.00 +- 0.00 (IoU .50:.95), AP50 60.00 +- 0.00, AP75 45.00 +- 0.00, over seeds 4, 5"
+    voc = {"voc07": dict.fromkeys(part, 1.0), "voc10": dict.fromkeys(part, 2.0)}
+
+    def run(one):
+        ap = {4: 39.0, 5: 41.0}[one.SEED]
+        return {"d": {"format": "coco", **voc, "coco": {**part, "AP": ap, **SIZES}}, **report(70.0)}
+
+    summary = run_repeats(cfg, 2, run)
+    assert summary["formats"] == {"d": "coco", "voc_2007_test": "voc"}
+    first, second, _ = headline(summary)  # each test set has its own numbers
+    assert first == (
+        "d: COCO AP 40.00 +- 1.41 (IoU .50:.95), AP50 60.00 +- 0.00, AP75 45.00 +- 0.00, APs undefined, "
+        "APm 30.00 +- 0.00, APl 50.00 +- 0.00, over seeds 4, 5"
     )
+    assert second.startswith("voc_2007_test: mAP 70.00")
+    assert summary["datasets"]["d"]["coco"]["APs"] == {
+        "n": 2, "mean": None, "std": None, "interval": None, "values": [None, None],
+    }  # fmt: skip
 
 
 def test_run_repeats__from_random_weights_says_what_varied(cfg):

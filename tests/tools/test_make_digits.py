@@ -58,6 +58,13 @@ def test_make_digits__leaves_alone_what_is_there_and_leaves_out_what_nobody_aske
     assert (tmp_path / "VOCdevkit" / "VOC2007").is_dir()
 
 
+def test_make_digits__scenes_in_coco_s_format(tool, tmp_path, capsys):
+    tool.main(["--output", str(tmp_path), *SMALL, "--train-per-class", "0", "--val-per-class", "0", "--format", "coco"])
+    assert capsys.readouterr().out.splitlines() == [f"scenes with boxes: {tmp_path / 'coco'}"]
+    counts = {"coco/train2017": 4, "coco/val2017": 3, "coco/annotations": 2}
+    assert {folder: len(files(tmp_path / folder)) for folder in counts} == counts
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

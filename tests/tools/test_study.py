@@ -85,6 +85,30 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
     assert "6 stages: 4 done, 2 to run" in changed.stdout
 
 
+def test_study__on_coco_data_from_scenes_to_a_page_about_coco_ap(tmp_path):
+    """Without pretraining, which is the same; two seeds, so that there is a comparison."""
+    names_coco = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
+    detection = TINY["DETECTION"] | {"OPTS": [*TINY["DETECTION"]["OPTS"], *names_coco]}
+    rows = {"EXPERIMENTS": [{"METHOD": "random", "WEIGHTS": "random"}], "BASELINE": "random", "SEEDS": [0, 1]}
+    digits = {"DIGITS": {"SCENES": 4, "TEST_SCENES": 12, "SCENE_SIDE": 64}}
+    path = tmp_path / "coco.yaml"
+    content = {"KIND": "transfer", "THREADS": 1, "DETECTION": detection, **rows, **digits, "OUTPUT_DIR": str(tmp_path)}
+    path.write_text(yaml.safe_dump(content))
+    done = call("--config-file", path)
+    assert done.returncode == 0, done.stderr
+    assert "COCO AP" in done.stdout
+    told = json.loads((tmp_path / "coco" / "study.json").read_text())
+    assert told["progress"] == {"done": 6, "total": 6, "failed": 0}
+    assert (told["metrics"][0]["key"], told["transfer"]["headline"]) == ("coco_AP", "coco_AP")
+    (row,) = told["rows"]
+    for run in row["runs"]:
+        report = json.loads((tmp_path / "coco" / run["link"]).with_suffix(".json").read_text())
+        assert (report["dataset"], report["format"]) == ("coco_2017_val", "coco")
+        assert run["values"]["coco_AP"] == report["coco"]["AP"]
+    (comparison,) = (tmp_path / "coco").glob("comparison-*/comparison.json")
+    assert json.loads(comparison.read_text())["format"] == "coco"
+
+
 def test_study__ctrl_c_ends_it_with_one_line_and_leaves_nothing_running(study, tmp_path):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, by children too
     process = subprocess.Popen(

@@ -17,7 +17,7 @@ from pretrain.names import INTERPOLATIONS
 from pretrain.run.settings import Rule, is_number, one_of, refuse_faults
 from pretrain.weights.description import CHANNEL_ORDERS, THREE_NUMBERS
 from pretrain.weights.files import refuse_address
-from tools.studies.values import CLASSIFICATION, COCO, TIMING, TRANSFER, has_metric
+from tools.studies.values import NAMED_METRICS, has_metric
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository; the configs that a study names lie below it
 
@@ -235,8 +235,8 @@ def _paper(where: str, entry: dict[str, Any]) -> tuple[dict[str, float], dict[st
             raise ValueError(f"{where}: PAPER_STD has {std} for {name}; expected at least 0")
     for name in paper:
         if not has_metric(str(name)):
-            known = [metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)]
-            near = difflib.get_close_matches(str(name), [*known, "clean_top1", "fgsm_8"], n=1, cutoff=0.0)
+            known = [*(metric.key for metric in NAMED_METRICS), "fgsm_8"]
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
             raise ValueError(f"{where}: PAPER names {name}, which no table has; did you mean {near[0]}?")
     return paper, paper_std
 

@@ -17,7 +17,7 @@ from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
 from tools.studies.published import published_of
 from tools.studies.records import LOG, Result, failure_message
-from tools.studies.sources import comparison_of, over_pictures, per_class, protocol_of, sources_of
+from tools.studies.sources import comparison_of, headline_of, over_pictures, per_class, protocol_of, sources_of
 from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
 from tools.studies.verdict import find_verdict
 
@@ -244,6 +244,7 @@ def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | Non
     return {
         "protocol": protocol_of(plan),
         "sources": sources_of(plan, results),
+        "headline": headline_of(comparison),
         "over_pictures": over_pictures(comparison, plan.cfg.BASELINE),
         "per_class": per_class(comparison),
         "published": published_of(plan),

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from detection.config import EFFECTS
+from detection.evaluation.comparison import HEADLINE
 from detection.report.comparison import protocol_line
 from pretrain.run.text import Finite, read_record
 from tools.studies.experiments import RANDOM, Experiment, experiments
@@ -34,20 +35,16 @@ class _Interval(TypedDict):
     interval: list[Finite] | None
 
 
-class _AP50(TypedDict):
-    mean: Finite
+class _Compared(TypedDict):
     difference: _Interval | None
     over_both: NotRequired[_Interval | None]
-
-
-class _Metric(TypedDict):
-    AP50: _AP50
 
 
 class _Method(TypedDict):
     method: str
     per_class: dict[str, Number]
-    voc07: _Metric
+    voc07: dict[str, _Compared]
+    coco: NotRequired[dict[str, _Compared]]
 
 
 class _Group(TypedDict):
@@ -56,8 +53,9 @@ class _Group(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What is used of comparison.json."""
+    """What is used of comparison.json; the first versions knew no other headline than VOC's, and say no format."""
 
+    format: NotRequired[Literal["coco", "voc"]]
     groups: list[_Group]
 
 
@@ -105,16 +103,24 @@ def comparison_of(plan: Plan, results: Mapping[str, Result]) -> Comparison | Non
         return None
 
 
+def headline_of(comparison: Comparison | None) -> str | None:
+    """Return the key of the metric that ``over_pictures`` and ``per_class`` are about, such as ``coco_AP``."""
+    return None if comparison is None else "_".join(HEADLINE[comparison.get("format", "voc")])
+
+
 def over_pictures(comparison: Comparison | None, baseline: str) -> dict[str, dict[str, list[float] | None]]:
-    """Return method -> intervals of its difference in mAP (11 points) to ``baseline``, over pictures and over both.
+    """Return method -> intervals of its difference in the headline to ``baseline``, over pictures and over both.
 
     Detectors that read pictures in another way than the baseline's stand in a table of their own there, and have none.
     """
+    if comparison is None:
+        return {}
+    metric, name = HEADLINE[comparison.get("format", "voc")]
     found = {}
-    for group in comparison["groups"] if comparison else ():
+    for group in comparison["groups"]:
         for method in group["methods"] if group["baseline"] == baseline else ():
-            ap = method["voc07"]["AP50"]
-            if ap["difference"] is not None:
+            ap = method.get(metric, {}).get(name)
+            if ap is not None and ap["difference"] is not None:
                 both = ap.get("over_both")
                 found[method["method"]] = {
                     "pictures": ap["difference"]["interval"],
@@ -124,7 +130,7 @@ def over_pictures(comparison: Comparison | None, baseline: str) -> dict[str, dic
 
 
 def per_class(comparison: Comparison | None) -> dict[str, dict[str, float | None]]:
-    """Return class -> method -> mean AP50 (11 points) over its runs."""
+    """Return class -> method -> mean over its runs: of COCO AP for COCO's data, else of AP50 (11 points)."""
     methods = [method for group in comparison["groups"] for method in group["methods"]] if comparison else []
     names = list(dict.fromkeys(name for method in methods for name in method["per_class"]))
     return {name: {method["method"]: method["per_class"].get(name) for method in methods} for name in names}

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypedDict
 from fvcore.common.config import CfgNode
 
 from detection.datasets.coco import is_coco
+from detection.evaluation.coco import COCO_SUMMARY
 from pretrain.names import ATTACKS
 from pretrain.run.run_folder import METRICS_FILE, read_metrics
 from pretrain.run.text import Finite, read_record, to_record
@@ -33,12 +34,20 @@ class AveragePrecision(TypedDict):
     AP75: Number
 
 
+class CocoPrecision(AveragePrecision):
+    """What a table shows of COCO's numbers; None also where there is no object of the size."""
+
+    APs: Number
+    APm: Number
+    APl: Number
+
+
 class Report(TypedDict):
     """What a table shows of a detector's report.json."""
 
     voc07: AveragePrecision
     voc10: AveragePrecision
-    coco: AveragePrecision
+    coco: CocoPrecision
 
 
 class Accuracy(TypedDict):
@@ -75,18 +84,13 @@ class Timing(TypedDict):
 
 Evaluation = TypedDict("Evaluation", {"val/top1_error": Finite, "val/top5_error": Finite})  # in metrics.json
 
-TRANSFER = (
+VOC = (
     Metric("voc07_AP50", "mAP, 11 points", "%", False),
     Metric("voc10_AP50", "mAP, area", "%", False),
     Metric("voc10_AP", "AP .50:.95", "%", False),
-    Metric("coco_AP", "COCO AP", "%", False),
 )
-COCO = (
-    Metric("coco_AP", "COCO AP", "%", False),
-    Metric("coco_AP50", "COCO AP50", "%", False),
-    Metric("coco_AP75", "COCO AP75", "%", False),
-    TRANSFER[0],
-)
+COCO = tuple(Metric(f"coco_{name}", f"COCO {name}", "%", False) for name in COCO_SUMMARY)
+TRANSFER = {"voc": (*VOC, COCO[0]), "coco": (*COCO, *VOC)}  # format of the test set -> columns, its own first
 LAST_EPOCH = (
     Metric("top1_error", "top-1 error, last epoch", "%", True),
     Metric("top5_error", "top-5 error, last epoch", "%", True),
@@ -100,6 +104,8 @@ TIMING = (
     Metric("seconds_per_iteration", "time of an iteration", "s", True),
     Metric("relative_time", "relative to the first", "", True),
 )
+ACCURACY = Metric("clean_top1", "top-1 accuracy", "%", False)
+NAMED_METRICS = (*TRANSFER["coco"], *CLASSIFICATION, *TIMING, ACCURACY)  # all but those of attacks
 FINAL_STAGES = {  # KIND -> kinds of stages that a row's numbers come from
     "transfer": ("evaluate",),
     "classification": ("pretrain", "accuracy"),
@@ -109,7 +115,7 @@ FINAL_STAGES = {  # KIND -> kinds of stages that a row's numbers come from
 
 def has_metric(name: str) -> bool:
     """Return whether the table of a study of some kind has a column of that name."""
-    known = {metric.key for metric in (*TRANSFER, *COCO, *CLASSIFICATION, *TIMING)} | {"clean_top1"}
+    known = {metric.key for metric in NAMED_METRICS}
     return name in known or re.fullmatch(rf"({'|'.join(ATTACKS)})_.+", name) is not None
 
 
@@ -119,15 +125,15 @@ def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, 
     ``detection`` is the config of its fine-tuning, if any: for COCO data COCO's numbers come first.
     """
     if detection is not None and is_coco(detection.DATASETS.TEST[0]):
-        return COCO
+        return TRANSFER["coco"]
     if cfg.KIND == "robustness":
         attacked = [
             Metric(f"{name}_{epsilon:g}", f"{name.upper()}, epsilon {epsilon:g}", "%", False)
             for name in cfg.ATTACK.METHODS
             for epsilon in cfg.ATTACK.EPSILONS
         ]
-        return (Metric("clean_top1", "top-1 accuracy", "%", False), *attacked)
-    return {"transfer": TRANSFER, "classification": CLASSIFICATION, "timing": TIMING, "cam": ()}[cfg.KIND]
+        return (ACCURACY, *attacked)
+    return {"transfer": TRANSFER["voc"], "classification": CLASSIFICATION, "timing": TIMING, "cam": ()}[cfg.KIND]
 
 
 def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values, str | None]:
@@ -148,9 +154,7 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values
             "voc07_AP75": report["voc07"]["AP75"],
             "voc10_AP50": report["voc10"]["AP50"],
             "voc10_AP": report["voc10"]["AP"],
-            "coco_AP": report["coco"]["AP"],
-            "coco_AP50": report["coco"]["AP50"],
-            "coco_AP75": report["coco"]["AP75"],
+            **{f"coco_{name}": report["coco"][name] for name in COCO_SUMMARY},
         }
         return values, str(Path(outputs[0]).with_name("report.html"))
     if kind == "accuracy":

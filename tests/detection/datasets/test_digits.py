@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from detection.datasets import digits
+from detection.datasets.coco import load_coco
 from detection.datasets.voc import load_voc
 
 pytest.importorskip("sklearn", reason='the demo\'s data needs scikit-learn; pip install -e ".[demo]"')
@@ -46,6 +47,26 @@ def test_write_devkit__a_seed_repeats_to_the_byte(devkit, tmp_path):
     name = "VOC2007/JPEGImages/2007_test_00000.jpg"
     assert (tmp_path / "again" / name).read_bytes() == (devkit / name).read_bytes()
     assert (tmp_path / "other" / name).read_bytes() != (devkit / name).read_bytes()
+
+
+def test_write_coco__has_the_devkits_scenes(devkit, tmp_path):
+    digits.write_coco(tmp_path / "coco", seed=0, trainval=12, test=20, side=96)
+    for coco_name, voc_names in (
+        ("coco_2017_train", ("voc_2007_trainval", "voc_2012_trainval")),
+        ("coco_2017_val", ("voc_2007_test",)),
+    ):
+        coco = load_coco(coco_name, root=tmp_path)
+        voc = [load_voc(name, root=devkit, classes=digits.DIGIT_CLASSES) for name in voc_names]
+        assert coco.classes == digits.DIGIT_CLASSES
+        pictures = [picture for dataset in voc for picture in dataset.pictures]
+        assert len(coco.pictures) == len(pictures)
+        for ours, theirs in zip(coco.pictures, pictures, strict=True):
+            assert ours.path.read_bytes() == theirs.path.read_bytes()
+            assert (ours.width, ours.height) == (theirs.width, theirs.height)
+            assert [(one.name, one.box) for one in ours.objects] == [(one.name, one.box) for one in theirs.objects]
+            assert not any(one.difficult or one.crowd for one in ours.objects)
+            areas = [(one.box[2] - one.box[0] + 1) * (one.box[3] - one.box[1] + 1) for one in theirs.objects]
+            assert [one.area for one in ours.objects] == areas
 
 
 def test_material__training_and_held_out_share_neither_handwriting_nor_photographs():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,63 @@ def test_compare_runs__coco_ap_of_every_run():
     assert baseline["values"] == [pytest.approx(26 / 1.01), pytest.approx(76 / 1.01)]  # 26 and 76 of COCO's 101 points
     assert cutmix["mean"] == pytest.approx(100)
     assert cutmix["difference"] == {"mean": pytest.approx(100 - 51 / 1.01), "interval": None}
+
+
+def coco_dogs(num_pictures: int) -> DetectionDataset:
+    """The dogs in COCO's format: each is large."""
+    return replace(dogs(num_pictures), name="coco_2017_val", categories=((3, "dog"), (17, "cat")))
+
+
+def test_compare_runs__of_coco_data_is_about_coco_ap():
+    """With one object a picture COCO AP is the share found, but for the 101 points; see the pictures of VOC above."""
+    numbers = {"baseline": (10, 12), "cutmix": (20, 24)}
+    runs = [run(name, found, seed=seed) for name, some in numbers.items() for seed, found in enumerate(some)]
+    comparison = compare_runs(coco_dogs(40), runs, num_resamples=2000)
+    assert (comparison["format"], comparison["num_classes_scored"]) == ("coco", 1)
+    base, cutmix = comparison["groups"][0]["methods"]
+    assert base["coco"]["AP"]["values"] == [pytest.approx(26 / 1.01), pytest.approx(31 / 1.01)]
+    assert base["per_class"] == {"dog": pytest.approx(57 / 2.02), "cat": None}
+    for name in ("AP", "AP50", "AP75"):
+        said = cutmix["coco"][name]
+        low, high = said["difference"]["interval"]
+        both_low, both_high = said["over_both"]["interval"]
+        assert said["difference"]["mean"] == pytest.approx((51 + 61 - 26 - 31) / 2.02)
+        # Both runs of cutmix find 10 pictures more, 12 of which one of two does: the mean of p (1 - p) over the halves.
+        gains = np.mean([(np.arange(40) < ours).astype(float) - (np.arange(40) < theirs)
+                         for ours, theirs in ((20, 10), (24, 12))], axis=0)  # fmt: skip
+        half = 100 * 2.0227 * (gains.var() / 39) ** 0.5
+        assert [low, high] == pytest.approx([said["difference"]["mean"] + sign * half for sign in (-1, 1)], abs=1)
+        assert both_low < low < high < both_high
+    for name in ("APs", "APm"):
+        assert (cutmix["coco"][name]["values"], cutmix["coco"][name]["mean"]) == ([None, None], None)
+        assert cutmix["coco"][name]["difference"] is cutmix["coco"][name]["over_seeds"] is None
+    large = cutmix["coco"]["APl"]
+    assert (large["mean"], large["difference"]["interval"]) == (cutmix["coco"]["AP"]["mean"], None)
+
+
+def test_write_comparison__of_coco_data_leads_with_coco_ap(tmp_path):
+    runs = [run("baseline", 2, seed=1), run("baseline", 3, seed=2), run("cutmix", 6, seed=1), run("cutmix", 8, seed=2)]
+    write_comparison(compare_runs(coco_dogs(8), runs, num_resamples=10), tmp_path)
+    text, page = ((tmp_path / f"comparison.{form}").read_text() for form in ("md", "html"))
+    head, _, base, cutmix = ([cell.strip() for cell in line.split("|")[1:-1]] for line in tables_of(text)[0])
+    assert head[:5] == ["method", "COCO AP", "std", "n", "difference to baseline"]
+    assert head[-6:] == ["AP50", "AP75", "APs", "APm", "APl", "mAP"]
+    assert base[:3] == ["baseline", "31.68", "8.40"]  # 26 and 38 of 101 points
+    assert cutmix[1] == "87.62"  # 76 and 101
+    assert base[-6:] == ["31.68", "31.68", "-", "-", "31.68", "31.82"]  # mAP: 3 and 4 of 11 points
+    heads = re.findall(r"<button[^>]*>([^<]+)</button>", page)
+    assert heads[:2] == ["Method", "COCO AP"]
+    assert heads[6 : heads.index("Method", 1)] == ["AP50", "AP75", "mAP"]  # wider, the table would not fit a screen
+    assert heads.index("AP (COCO)") < heads.index("APl (COCO)") < heads.index("AP (11 points)")
+    for said in (" ".join(text.split()), " ".join(page.split())):
+        assert "COCO AP over IoU .50 to .95" in said
+        assert "without intervals over pictures" not in said
+    assert "COCO AP by class" in page
+
+
+def tables_of(text):
+    """Return the tables of a Markdown page, each as its lines."""
+    return [block.split("\n") for block in text.split("\n\n") if block.startswith("|")]
 
 
 def test_compare_runs__the_paper_s_table_as_published():

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detection.datasets.coco import load_coco
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
+from detection.evaluation import coco
+from detection.evaluation.coco import coco_outcomes
 from detection.evaluation.intervals import confidence
-from detection.evaluation.matching import match_detections
-from detection.evaluation.resampling import draw_halves, resampled_ap, summarise_resamples
+from detection.evaluation.matching import ClassOutcomes, match_detections
+from detection.evaluation.resampling import draw_halves, resampled_ap, resampled_coco_ap, summarise_resamples
+from detection.evaluation.results import load_results
 from detection.evaluation.voc import VOC_METRICS, PictureDetections, evaluate_voc
 
 CLASSES = ("dog", "cat", "cow")
@@ -98,3 +102,44 @@ def test_confidence__contains_the_estimate_and_narrows_with_more_pictures():
         assert low < evaluate_voc(dataset, detections)["voc10"]["AP50"] < high
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0] / 10**0.5, rel=0.35)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_resampled_coco_ap__equals_pycocotools_on_the_pictures_of_a_half(coco_files, tmp_path, seed):
+    """Crowds, equal scores, areas out of range, more than 100 detections: what ``coco_files.make`` has."""
+    content, results = coco_files.make(10 * seed)
+    coco_files.write(tmp_path, content, results)
+    dataset = load_coco("gt.json", root=tmp_path, check_pictures=False)
+    detections = load_results(dataset, tmp_path / "results.json")
+    halves = draw_halves(len(dataset.pictures), num_resamples=8, seed=seed)
+    summary = summarise_resamples(resampled_coco_ap(coco_outcomes(dataset, detections), halves))
+    for column in range(8):
+        kept = {picture.number for picture, drawn in zip(dataset.pictures, halves[:, column], strict=True) if drawn}
+        part = content | {
+            "images": [image for image in content["images"] if image["id"] in kept],
+            "annotations": [item for item in content["annotations"] if item["image_id"] in kept],
+        }
+        found = [entry for entry in results if entry["image_id"] in kept]
+        if found:  # of none pycocotools has no numbers
+            expected = coco_files.numbers(part, found)
+            for name, samples in summary.items():
+                ap = np.nan if expected[name] is None else expected[name]
+                assert samples[0, column] == pytest.approx(ap, abs=1e-9, nan_ok=True), (column, name)
+
+
+def test_resampled_coco_ap__of_classes_and_without_hotcoco(coco_files, tmp_path, monkeypatch):
+    content, results = coco_files.make(3)
+    coco_files.write(tmp_path, content, results)
+    dataset = load_coco("gt.json", root=tmp_path, check_pictures=False)
+    detections = load_results(dataset, tmp_path / "results.json")
+    outcomes = coco_outcomes(dataset, detections)
+    once = np.ones((len(dataset.pictures), 1), np.uint8)
+    by_class = 100 * np.nanmean(resampled_coco_ap(outcomes, once)[0, :, :, 0], axis=0)
+    expected = coco_files.numbers(content, results)["per_class"]
+    assert by_class.tolist() == pytest.approx(
+        [np.nan if expected[name] is None else expected[name] for name in dataset.classes], nan_ok=True
+    )
+    monkeypatch.setattr(coco, "coco_evaluator", lambda: coco.Evaluator("pycocotools", coco._prepare_pycocotools))
+    for ours, theirs in zip(outcomes, coco_outcomes(dataset, detections), strict=True):
+        for field in ClassOutcomes._fields:
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))

@@ -198,6 +198,7 @@ def transfer_result(result):
             {"method": "saliencymix", **own, "card": {**card, "top1": None, "assumed": None}},
             {"method": "official", "from": "nothing", "file": None, "card": None},
         ],
+        "headline": "voc07_AP50",
         "over_pictures": {
             "saliencymix": {"pictures": [0.5, 3.5], "both": [0.25, 3.75]},
             "cutout": {"pictures": [-1.0, 3.5], "both": None},

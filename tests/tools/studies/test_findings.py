@@ -37,6 +37,28 @@ def test_on_pictures__three_intervals_of_the_rows_that_were_compared(transfer_re
     ]
 
 
+def of_coco(result):
+    """The same with COCO AP as the headline."""
+    metric = {"key": "coco_AP", "label": "COCO AP", "unit": "%", "lower_is_better": False}
+    result["metrics"] = [metric, *result["metrics"]]
+    for row in result["rows"]:
+        row["summary"] = {"coco_AP": row["summary"]["voc07_AP50"], "voc07_AP50": None}
+    result["transfer"]["headline"] = "coco_AP"
+    return result
+
+
+def test_on_pictures__of_coco_data_is_about_coco_ap(transfer_result, tmp_path):
+    before = on_pictures(transfer_result, lay_out(transfer_result))
+    result = of_coco(transfer_result)
+    assert on_pictures(result, lay_out(result)) == before
+    page, text = render_html(result, tmp_path), render_markdown(result)
+    assert "The difference to baseline in COCO AP with three" in page
+    assert "## Difference to baseline in COCO AP, over seeds and pictures" in text
+    for said in (page, text):
+        assert "COCO AP by class, means over seeds" in said
+        assert "11 points" not in said
+
+
 def test_class_rows__a_class_without_objects_has_a_dash(transfer_result):
     assert class_rows(transfer_result) == (
         ["baseline", "saliencymix"], [("cat", ["80.00", "82.12"]), ("dog", ["-", "-"])]

@@ -240,8 +240,10 @@ def test_job_json__that_is_none_is_no_job(make_stage, monkeypatch):
 
 
 AP = '{"AP": 1.0, "AP50": null, "AP75": 3}'
+SIZES = {"APs": 4.0, "APm": 5.0, "APl": None}
 LEFT = {
-    "evaluate": ("inference/report.json", {name: json.loads(AP) for name in ("voc07", "voc10", "coco")},
+    "evaluate": ("inference/report.json",
+                 {name: json.loads(AP) for name in ("voc07", "voc10")} | {"coco": json.loads(AP) | SIZES},
                  "is not a report"),
     "attack": ("attack.json", {"clean_top1": 60.0, "attacks": [{"attack": "fgsm", "epsilon": 8, "top1": 20.5}]},
                r"is not the JSON of tools/attack\.py"),

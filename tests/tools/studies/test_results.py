@@ -86,8 +86,23 @@ def test_study_result__leads_with_the_numbers_of_the_data_s_own_kind(plan_of):
     results = with_numbers(plan, numbers)  # as they were kept before COCO's numbers were
     results["cutmix/seed0/evaluate"]["values"] |= {"coco_AP": 20.0}
     told = study_result(plan, results, {})
-    assert [metric["key"] for metric in told["metrics"]] == ["coco_AP", "coco_AP50", "coco_AP75", "voc07_AP50"]
+    assert [metric["key"] for metric in told["metrics"]] == [
+        "coco_AP", "coco_AP50", "coco_AP75", "coco_APs", "coco_APm", "coco_APl", "voc07_AP50", "voc10_AP50", "voc10_AP",
+    ]  # fmt: skip
     assert [row["summary"]["coco_AP"] and row["summary"]["coco_AP"]["mean"] for row in told["rows"]] == [None, 20.0]
+
+
+def test_study_result__the_verdict_on_coco_data_is_about_coco_ap(plan_of):
+    plan = plan_of(["DETECTION.OPTS", "['DATASETS.TEST', \"('coco_2017_val',)\"]"])
+    numbers = {("baseline", 0): 60.0, ("baseline", 1): 61.0, ("cutmix", 0): 50.0, ("cutmix", 1): 51.0}
+    results = with_numbers(plan, numbers)
+    for (method, seed), ap in numbers.items():  # cutmix is the better one by COCO's number, the worse by VOC's
+        results[f"{method}/seed{seed}/evaluate"]["values"] |= {"coco_AP": 80.0 - ap + (seed and 0.5), "coco_APs": None}
+    (verdict,) = (told := study_result(plan, results, {}))["verdicts"]
+    assert (verdict["metric"], verdict["ranked"]) == ("coco_AP", ["cutmix", "baseline"])
+    assert verdict["difference"]["mean"] == 10.0
+    assert told["rows"][1]["summary"]["coco_APs"] is None
+    assert summary_table(told)[0].split("|")[2].strip() == "COCO AP, %"
 
 
 def test_study_result__says_what_a_stage_ran_on(plan_of):
@@ -182,10 +197,11 @@ def test_read_values__of_what_each_command_leaves(tmp_path):
     assert read_values("attack", tmp_path, ["attack.json"])[0] == {"clean_top1": 60.0, "fgsm_0.5": 20.0}
     (tmp_path / "metrics.json").write_text('{"iteration": 9, "loss": 1.0}\n')
     part = {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
-    (tmp_path / "report.json").write_text(json.dumps({"voc07": part, "voc10": part, "coco": part}))
+    coco = {"AP": 4.0, "AP50": 5.0, "AP75": 6.0, "APs": None, "APm": 7.0, "APl": 8.0}
+    (tmp_path / "report.json").write_text(json.dumps({"voc07": part, "voc10": part, "coco": coco}))
     assert read_values("evaluate", tmp_path, ["report.json"])[0] == {
         "voc07_AP50": 2.0, "voc07_AP": 1.0, "voc07_AP75": 3.0, "voc10_AP50": 2.0, "voc10_AP": 1.0,
-        "coco_AP": 1.0, "coco_AP50": 2.0, "coco_AP75": 3.0,
+        "coco_AP": 4.0, "coco_AP50": 5.0, "coco_AP75": 6.0, "coco_APs": None, "coco_APm": 7.0, "coco_APl": 8.0,
     }  # fmt: skip
     (tmp_path / "accuracy.json").write_text(json.dumps({"top1_error": 20.0, "top5_error": 5.0, "num_images": 9}))
     assert read_values("accuracy", tmp_path, ["accuracy.json"])[0] == {"top1_error": 20.0, "top5_error": 5.0}

@@ -1,6 +1,6 @@
 """What is read of a comparison for a study's page."""
 
-from tools.studies.sources import over_pictures, per_class
+from tools.studies.sources import headline_of, over_pictures, per_class
 
 
 def method(name, interval, both=None):
@@ -26,6 +26,17 @@ def test_over_pictures__of_those_that_stand_beside_the_baseline():
         "c": {"pictures": [-1.0, 3.0], "both": None},
     }
     assert over_pictures(COMPARISON, "no such row") == over_pictures(None, "a") == {}
+
+
+def test_over_pictures__of_coco_data_by_coco_ap():
+    methods = [method("a", None), method("b", [0.5, 1.5])]
+    for one in methods:
+        one["coco"] = {"AP": method("", [3.0, 4.0] if one["method"] == "b" else None, [2.0, 5.0])["voc07"]["AP50"]}
+    comparison = {"format": "coco", "groups": [{"baseline": "a", "methods": methods}]}
+    assert headline_of(comparison) == "coco_AP"
+    assert over_pictures(comparison, "a") == {"b": {"pictures": [3.0, 4.0], "both": [2.0, 5.0]}}
+    assert headline_of(COMPARISON) == headline_of({**comparison, "format": "voc"}) == "voc07_AP50"
+    assert headline_of(None) is None
 
 
 def test_per_class__of_all_methods():

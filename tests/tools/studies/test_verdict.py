@@ -5,7 +5,7 @@ import pytest
 from tools.studies.values import CLASSIFICATION, TRANSFER
 from tools.studies.verdict import find_verdict, verdict_in_words
 
-MAP, ERROR = TRANSFER[0], CLASSIFICATION[0]
+MAP, ERROR = TRANSFER["voc"][0], CLASSIFICATION[0]
 SURE = {
     "random": {0: 30.0, 1: 32.0, 2: 29.0},
     "whole": {0: 80.0, 1: 81.0, 2: 80.5},

@@ -46,8 +46,15 @@ def _source(one: Mapping[str, Any]) -> Source:
     )
 
 
+# The metric that detectors are compared by on the same pictures -> its name, and the title of its table by class.
+HEADLINES = {
+    "voc07_AP50": ("mAP (11 points)", "AP50 by class, 11 points, means over seeds"),
+    "coco_AP": ("COCO AP", "COCO AP by class, means over seeds"),
+}
+
+
 class OnPictures(NamedTuple):
-    """The difference of a row to the baseline by mAP (11 points), with its intervals over seeds, pictures and both."""
+    """The difference of a row to the baseline in the headline, with its intervals over seeds, pictures and both."""
 
     method: str
     difference: str
@@ -63,7 +70,8 @@ def on_pictures(result: Mapping[str, Any], tables: list[Table]) -> list[OnPictur
     known = (result["transfer"] or {"over_pictures": {}})["over_pictures"]
     if not known or len(tables) != 1:
         return []
-    column = next((one for one in tables[0].columns if one.metric["key"] == "voc07_AP50"), None)
+    headline = result["transfer"]["headline"]
+    column = next((one for one in tables[0].columns if one.metric["key"] == headline), None)
     found = []
     for lines in tables[0].models.values() if column else ():
         for line in lines:
@@ -85,8 +93,13 @@ def verdicts_in_words(result: Mapping[str, Any]) -> list[tuple[str | None, str, 
     return [(one["of"], *verdict_in_words(one, result["metrics"][0])) for one in result["verdicts"]]
 
 
+def headline_in_words(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what ``on_pictures`` is about, and a title for ``class_rows``; empty where nothing was compared."""
+    return HEADLINES.get((result["transfer"] or {"headline": None})["headline"], ("", ""))
+
+
 def class_rows(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the methods, and of each class its mean AP50 (11 points) by method."""
+    """Return the methods, and of each class its mean in the headline by method."""
     known = (result["transfer"] or {"per_class": {}})["per_class"]
     methods = list(next(iter(known.values()))) if known else []
     return methods, [(name, [percent(values[method]) for method in methods]) for name, values in known.items()]

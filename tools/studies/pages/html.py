@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from detection.report.comparison import CLAIM
 from detection.report.markdown import flatten
 from detection.report.templates import render
-from tools.studies.pages.findings import class_rows, on_pictures, sources_in_words, verdicts_in_words
+from tools.studies.pages.findings import (
+    class_rows,
+    headline_in_words,
+    on_pictures,
+    sources_in_words,
+    verdicts_in_words,
+)
 from tools.studies.pages.tables import (
     Column,
     Gain,
@@ -83,6 +89,7 @@ class Strips(NamedTuple):
 def render_html(result: Mapping[str, Any], folder: Path) -> str:
     """Return the page for ``result``; its figures are read from ``folder``, and one that is not there is named."""
     tables = lay_out(result)
+    headline, by_class_title = headline_in_words(result)
     strips = [_strips(result, one, column) for one in tables for column in one.columns]
     return render(
         Path(__file__).with_name("study.html.jinja"),
@@ -91,7 +98,9 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
         transfer=result["transfer"],
         sources=sources_in_words(result),
         pictures=on_pictures(result, tables),
+        headline=headline,
         by_class=class_rows(result),
+        by_class_title=by_class_title,
         progress=progress_sentence(result),
         failed=[stage for stage in result["stages"] if stage["state"] == "failed"],
         setting=_setting(result),

@@ -10,7 +10,13 @@ from typing import Any
 from detection.report.comparison import CLAIM
 from detection.report.markdown import bold, flatten, inert, linked, paragraph, plain, table
 from pretrain.run.files import atomic_write
-from tools.studies.pages.findings import class_rows, on_pictures, sources_in_words, verdicts_in_words
+from tools.studies.pages.findings import (
+    class_rows,
+    headline_in_words,
+    on_pictures,
+    sources_in_words,
+    verdicts_in_words,
+)
 from tools.studies.pages.html import render_html
 from tools.studies.pages.tables import (
     Column,
@@ -195,10 +201,12 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield what a study that fine-tunes tells besides its tables."""
     if not result["transfer"]:
         return
+    headline, by_class_title = headline_in_words(result)
     if lines := on_pictures(result, lay_out(result)):
         rows = [(one.method, bold(one.difference) if one.clear else one.difference, *one[2:6]) for one in lines]
         head = ("method", "difference", "over seeds", "over pictures", "over both", "seeds needed")
-        yield from _titled(f"Difference to {plain(result['baseline'])} over seeds and pictures", table([head, *rows]))
+        title = f"Difference to {plain(result['baseline'])} in {headline}, over seeds and pictures"
+        yield from _titled(title, table([head, *rows]))
     if sources := sources_in_words(result):
         rows = [tuple(text or "-" for text in one) for one in sources]
         yield from _titled("Where each row comes from", table([SOURCE_HEADS, *rows]))
@@ -212,7 +220,7 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[list[str]]:
     methods, classes = class_rows(result)
     if classes:
         rows = [(name, *row) for name, row in classes]
-        yield from _titled("AP50 by class, 11 points, means over seeds", table([("class", *methods), *rows]))
+        yield from _titled(by_class_title, table([("class", *methods), *rows]))
 
 
 def _run_rows(result: Mapping[str, Any], tables: list[Table]) -> Iterator[tuple[str, ...]]:

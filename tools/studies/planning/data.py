@@ -9,6 +9,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from detection.datasets.coco import is_coco
 from detection.datasets.types import default_root
 from pretrain.run.files import sha256
 from tools.studies.config import is_made
@@ -32,7 +33,10 @@ class StudyData:
 
     def scenes(self) -> str:
         """Return the VOC.ROOT of fine-tuning."""
-        return str(self._made_scenes().folder / "VOCdevkit") if self.made else scenes_root(self.cfg, self.detection)
+        if not self.made:
+            return scenes_root(self.cfg, self.detection)
+        folder = self._made_scenes().folder
+        return str(folder if self._makes_coco() else folder / "VOCdevkit")
 
     def with_pictures(self, *parents: Stage) -> tuple[Stage, ...]:
         """Return ``parents``, and before them the stage that makes the pictures, if one does."""
@@ -57,12 +61,17 @@ class StudyData:
 
     def _made_scenes(self) -> Stage:
         digits = self.cfg.DIGITS
-        counts = {"--scenes": digits.SCENES, "--test-scenes": digits.TEST_SCENES}
-        return self._make(
-            "VOCdevkit", {**counts, "--scene-side": digits.SCENE_SIDE}, ("--train-per-class", "--val-per-class")
-        )
+        flags = {"--scenes": digits.SCENES, "--test-scenes": digits.TEST_SCENES, "--scene-side": digits.SCENE_SIDE}
+        nothing_of = ("--train-per-class", "--val-per-class")
+        if self._makes_coco():
+            return self._make("coco", {**flags, "--format": "coco"}, nothing_of)
+        return self._make("VOCdevkit", flags, nothing_of)
 
-    def _make(self, output: str, flags: Mapping[str, int], nothing_of: Sequence[str]) -> Stage:
+    def _makes_coco(self) -> bool:
+        """Return whether the scenes are made in COCO's format: that of the data which fine-tuning names."""
+        return is_coco(self.detection.DATASETS.TEST[0])
+
+    def _make(self, output: str, flags: Mapping[str, int | str], nothing_of: Sequence[str]) -> Stage:
         flags = {"--seed": self.cfg.DIGITS.SEED, **flags}
         return self.book.add(
             f"data/{output}",

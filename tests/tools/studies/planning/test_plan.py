@@ -88,6 +88,18 @@ def test_make_plan__of_a_coco_data_set_looks_where_the_report_is(plan_of):
     assert word_after(stages["study/comparison"], "--dataset") == "annotations/test.json"
 
 
+def test_make_plan__made_scenes_have_the_format_that_fine_tuning_names(plan_of):
+    names_coco = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
+    stages = {stage.name: stage for stage in plan_of(["DETECTION.OPTS", str(names_coco)]).stages}
+    made = stages["data/coco"]
+    assert (made.outputs, word_after(made, "--format")) == (("coco",), "coco")
+    fine_tune, evaluate = (stages[f"cutmix/seed0/{kind}"] for kind in ("fine_tune", "evaluate"))
+    assert made in fine_tune.parents
+    assert word_after(fine_tune, "VOC.ROOT") == word_after(stages["study/comparison"], "--data-root") == str(made.folder)
+    assert evaluate.outputs == ("inference/coco_2017_val/report.json",)
+    assert "--format" not in next(stage for stage in plan_of().stages if stage.name == "data/VOCdevkit").command
+
+
 def word_after(stage, flag):
     return stage.command[stage.command.index(flag) + 1]
 
