@@ -20,6 +20,10 @@ import numpy as np
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.coco import COCO_SUMMARY, coco_outcomes, evaluate_coco
 from detection.evaluation.detections import PictureDetections
+from detection.evaluation.diagnosis.class_differences import compare_classes, judge_classes, mean_per_class
+from detection.evaluation.diagnosis.confusion import score_thresholds
+from detection.evaluation.diagnosis.label_errors import find_objects, list_missed
+from detection.evaluation.diagnosis.pictures import PictureCounts, count_pictures, rank_disagreements
 from detection.evaluation.intervals import (
     LEVEL,
     difference,
@@ -32,10 +36,11 @@ from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.protocol import (
     Group,
     agrees_with,
+    by_method,
     differences,
     group_runs,
     recipe_differences,
-    recorded,
+    refuse_copies,
     share_backbone,
 )
 from detection.evaluation.resampling import (
@@ -72,6 +77,9 @@ PAPER_TRAINING = {
 }  # fmt: skip
 
 
+BySeed = Mapping[Any, int]  # seed -> run
+
+
 class Repeats(TypedDict):
     """What is used of repeats.json."""
 
@@ -89,10 +97,11 @@ class Run(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What has been computed of each run: its AP by metric, and on the halves, metric -> name -> (half,)."""
+    """What has been computed of each run: its AP by metric; on the halves, metric -> name -> (half,); its pictures."""
 
     scores: Sequence[dict[str, Any]]
     samples: Sequence[Mapping[str, Mapping[str, np.ndarray]]]
+    counts: Sequence[PictureCounts]
 
 
 def load_runs(dataset: DetectionDataset, spec: str, *, first_category: int | None = None) -> list[Run]:
@@ -196,7 +205,12 @@ def compare_runs(
     ``adjusted_p`` over the methods of the group, whether that makes it ``clear``, and how many ``seeds_needed``; and
     ``over_both`` with the ``interval`` that ``over_both`` of ``intervals`` gives around the mean of ``over_seeds``.
     What is not resampled has no interval over pictures and no ``over_both`` (None): COCO's numbers of VOC data, and
-    those by size. ``differences`` holds the settings in which the groups differ.
+    those by size. ``per_class_differences`` of a method is what ``compare_classes`` says of it, None for the baseline.
+    ``disagreements`` of a group has for each other ``method`` the ``runs``, one of the ``baseline`` and one of the
+    ``method``, whose pictures ``rank_disagreements`` compares, and what it returns.
+
+    ``missed_by_all`` is what ``list_missed`` says of all runs, ``num_objects`` how many objects of each class count.
+    ``differences`` holds the settings in which the groups differ.
 
     Args:
         baseline: a method; by default ``baseline``. In a group without it the first method is the baseline.
@@ -218,20 +232,22 @@ def compare_runs(
         if places.count(place) > 1:
             raise ValueError(f"run {place} is given twice; the same run is no second seed")
     check_baseline(baseline, [run.method for run in runs])
-    groups = group_runs([run.protocol for run in runs], across=across, defaults=defaults)
-    tables = [_by_method(runs, group, across) for group in groups]
-    for table in tables:
-        for members in table.values():
-            _refuse_copies([runs[index] for index in members])
+    protocols = [run.protocol for run in runs]
+    groups = group_runs(protocols, across=across, defaults=defaults)
+    tables = [by_method([run.method for run in runs], protocols, group, across) for group in groups]
+    for members in (members for table in tables for members in table.values()):
+        refuse_copies([runs[index].path for index in members], [protocols[index] for index in members])
 
     halves = draw_halves(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
-    scores, samples = [], []
+    scores, samples, counts, found = [], [], [], []
     for run in runs:
         matches = match_detections(dataset, run.detections, rules=rules)
         scores.append({**average_precisions(dataset, matches), "coco": evaluate_coco(dataset, run.detections)})
         samples.append(_on_halves(dataset, run, matches, halves))
+        counts.append(count_pictures(dataset, matches, score_thresholds(matches)))
+        found.append(find_objects(matches))
     entries = [
-        _group(dataset, group, table, baseline or BASELINE, runs, Numbers(scores, samples), recipe_place)
+        _group(dataset, group, table, baseline or BASELINE, runs, Numbers(scores, samples, counts), recipe_place)
         for group, table in zip(groups, tables, strict=True)
     ]
     return {
@@ -239,6 +255,7 @@ def compare_runs(
         "format": dataset.format,
         "num_images": len(dataset.pictures),
         "classes": list(dataset.classes),
+        "num_objects": dict(zip(dataset.classes, matches.truth.num_positives.tolist(), strict=True)),
         "num_classes_scored": sum(ap is not None for ap in entries[0]["methods"][0]["per_class"].values()),
         "evaluation_rules": rules,
         "level": LEVEL,
@@ -247,6 +264,7 @@ def compare_runs(
         "across": list(across),
         "differences": differences([group.protocol for group in groups]),
         "groups": entries,
+        "missed_by_all": list_missed(dataset, found),
         "paper": (
             {"protocol": PAPER_PROTOCOL, "voc07_AP50": PAPER_TABLE}
             if any(entry["is_papers"] for entry in entries)
@@ -268,30 +286,6 @@ def _on_halves(
     }
 
 
-def _by_method(runs: Sequence[Run], group: Group, across: Sequence[str]) -> dict[str, list[int]]:
-    """Return name -> members of a group; a name says by which keys of ``across`` its runs differ from the others."""
-    values = {key: {index: recorded(runs[index].protocol, key) for index in group.members} for key in across}
-    varied = [key for key in across if len({repr(value) for value in values[key].values()}) > 1]
-    methods: dict[str, list[int]] = {}
-    for index in group.members:
-        shown = [f"{key} {'not recorded' if values[key][index] is None else values[key][index]}" for key in varied]
-        methods.setdefault(", ".join([runs[index].method, *shown]), []).append(index)
-    return methods
-
-
-def _refuse_copies(runs: Sequence[Run]) -> None:
-    seen: dict[str, str] = {}
-    for run in runs:
-        digest = (run.protocol.get("weights") or {}).get("sha256")
-        if digest in seen:
-            raise ValueError(
-                f"runs {seen[digest]} and {run.path} are of the same weights (SHA-256 {digest}); "
-                "the same run is no second seed"
-            )
-        if digest:
-            seen[digest] = run.path
-
-
 def _group(
     dataset: DetectionDataset,
     group: Group,
@@ -303,9 +297,11 @@ def _group(
 ) -> dict[str, Any]:
     reference = next((name for name, members in methods.items() if runs[members[0]].method == baseline), None)
     reference = reference or next(iter(methods))
-    headline, _ = HEADLINE[dataset.format]
-    entries = []
-    for method, members in methods.items():
+    per_class = [one[HEADLINE[dataset.format][0]]["per_class"] for one in numbers.scores]
+    sides = {name: _by_seed(members, runs) for name, members in methods.items()}
+    entries, disagreements = [], []
+    for method, side in sides.items():
+        members = list(side.values())
         entry: dict[str, Any] = {
             "method": method,
             "n": len(members),
@@ -316,14 +312,21 @@ def _group(
             "one_backbone": share_backbone([runs[index].protocol for index in members]),
             "recipe_differences": recipe_differences([runs[index].protocol for index in members], recipe_place),
             "weights": [runs[index].protocol.get("weights") for index in members],
-            "per_class": _mean_per_class([numbers.scores[index][headline]["per_class"] for index in members]),
+            "per_class": mean_per_class([per_class[index] for index in members]),
+            "per_class_differences": None,
         }
-        others = None if method == reference else methods[reference]
+        others = None if method == reference else sides[reference]
+        if others is not None:
+            entry["per_class_differences"] = compare_classes(
+                *({seed: per_class[at] for seed, at in one.items()} for one in (side, others))
+            )
+            disagreements.append({"method": method, **_disagreement(dataset, side, others, runs, numbers)})
         for metric, names in COMPARED.items():
             entry[metric] = {
-                name: _compared(metric, name, len(dataset.pictures), members, others, runs, numbers) for name in names
+                name: _compared(metric, name, len(dataset.pictures), side, others, numbers) for name in names
             }
         entries.append(entry)
+    judge_classes([entry["per_class_differences"] or {} for entry in entries])
     for metric, names in COMPARED.items():
         for name in names:
             judge([found for entry in entries if (found := entry[metric][name]["over_seeds"]) is not None])
@@ -333,6 +336,19 @@ def _group(
         "is_papers": dataset.name == PAPER_TEST and agrees_with(group.protocol["training"], PAPER_TRAINING),
         "baseline": reference,
         "methods": entries,
+        "disagreements": disagreements,
+    }
+
+
+def _disagreement(
+    dataset: DetectionDataset, side: BySeed, others: BySeed, runs: Sequence[Run], numbers: Numbers
+) -> dict[str, Any]:
+    """Return where one run of a method differs from one of the baseline's, of the same seed if they share any."""
+    shared = next((seed for seed in others if seed in side), None)
+    mine, theirs = (next(iter(one.values())) if shared is None else one[shared] for one in (side, others))
+    return {
+        "runs": {"baseline": runs[theirs].path, "method": runs[mine].path},
+        **rank_disagreements(dataset, numbers.counts[mine], numbers.counts[theirs]),
     }
 
 
@@ -340,13 +356,12 @@ def _compared(
     metric: str,
     name: str,
     num_pictures: int,
-    members: Sequence[int],
-    others: Sequence[int] | None,
-    runs: Sequence[Run],
+    side: BySeed,
+    others: BySeed | None,
     numbers: Numbers,
 ) -> dict[str, Any]:
-    """Return what is said of a number of the runs ``members`` beside those of the baseline, ``others``."""
-    values = [numbers.scores[index][metric][name] for index in members]
+    """Return what is said of a number of the runs ``side`` beside those of the baseline, ``others``."""
+    values = [numbers.scores[index][metric][name] for index in side.values()]
     said: dict[str, Any] = {
         "values": values,
         **summarise(values),
@@ -356,32 +371,26 @@ def _compared(
     }
     if others is None or said["mean"] is None:
         return said
-    actual = float(np.mean(values) - np.mean([numbers.scores[index][metric][name] for index in others]))
+    actual = float(np.mean(values) - np.mean([numbers.scores[index][metric][name] for index in others.values()]))
     said["difference"] = {"mean": actual, "interval": None}
-    sides = [_by_seed(side, runs) for side in (members, others)]
-    scores = [{seed: numbers.scores[index][metric][name] for seed, index in side.items()} for side in sides]
+    sides = (side, others)
+    scores = [{seed: numbers.scores[index][metric][name] for seed, index in one.items()} for one in sides]
     said["over_seeds"] = difference(*scores)
     if name in numbers.samples[0].get(metric, ()):
-        samples = [{seed: numbers.samples[index][metric][name] for seed, index in side.items()} for side in sides]
-        halves = [np.mean(list(side.values()), axis=0) for side in samples]
+        samples = [{seed: numbers.samples[index][metric][name] for seed, index in one.items()} for one in sides]
+        halves = [np.mean(list(one.values()), axis=0) for one in samples]
         said["difference"]["interval"] = interval_of_difference(actual, halves[0] - halves[1], num_pictures)
         tables = [
-            {seed: np.append(side[seed], of_halves) for seed, of_halves in halves.items()}
-            for side, halves in zip(scores, samples, strict=True)
+            {seed: np.append(one[seed], of_halves) for seed, of_halves in halves.items()}
+            for one, halves in zip(scores, samples, strict=True)
         ]
         said["over_both"] = {"interval": over_both(*tables, num_pictures)}
     return said
 
 
-def _by_seed(members: Sequence[int], runs: Sequence[Run]) -> dict[Any, int]:
+def _by_seed(members: Sequence[int], runs: Sequence[Run]) -> BySeed:
     """Return seed -> run of a method's runs; each run is a seed of its own where they do not all record another one."""
     seeds = [runs[index].protocol.get("seed") for index in members]
     if None in seeds or len(set(seeds)) < len(seeds):
         seeds = [runs[index].path for index in members]
     return dict(zip(seeds, members, strict=True))
-
-
-def _mean_per_class(tables: list[dict[str, float | None]]) -> dict[str, float | None]:
-    return {
-        name: None if ap is None else float(np.mean([one[name] for one in tables])) for name, ap in tables[0].items()
-    }

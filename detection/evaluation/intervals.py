@@ -9,6 +9,7 @@ this folder has its table. Reports, comparisons, ``--repeat`` and studies all ta
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
@@ -119,14 +120,22 @@ def adjust(p_values: Sequence[float | None]) -> list[float | None]:
 def judge(differences: Sequence[dict[str, Any]]) -> None:
     """Add ``adjusted_p``, ``clear`` and ``seeds_needed`` to what ``difference`` returned for a family of methods.
 
-    A family are the methods of one table beside their baseline, for one metric. ``clear`` says that a method may be
-    called different from the baseline: its adjusted p value is below 1 - LEVEL.
+    A family are the methods of one table beside their baseline, for one metric.
     """
+    judge_together(differences)
     family = sum(one["p"] is not None for one in differences)
+    for one in differences:
+        one["seeds_needed"] = seeds_needed(one["mean"], one["std"], max(family, 1))
+
+
+def judge_together(differences: Sequence[dict[str, Any]]) -> None:
+    """Add ``adjusted_p`` and ``clear`` to what ``difference`` returned for a family.
+
+    ``clear`` says that there may be said to be a difference: its adjusted p value is below 1 - LEVEL.
+    """
     for one, adjusted in zip(differences, adjust([one["p"] for one in differences]), strict=True):
         one["adjusted_p"] = adjusted
         one["clear"] = adjusted is not None and adjusted < 1 - LEVEL / 100
-        one["seeds_needed"] = seeds_needed(one["mean"], one["std"], max(family, 1))
 
 
 def seeds_needed(mean: float, std: float | None, family: int = 1) -> int | None:
@@ -155,6 +164,7 @@ def seeds_needed(mean: float, std: float | None, family: int = 1) -> int | None:
     return high
 
 
+@functools.lru_cache(maxsize=1024)
 def student_quantile(freedom: float, family: int = 1) -> float:
     """Return how many standard errors a two-sided interval at LEVEL reaches; ``family`` of them hold together."""
     from scipy.stats import t

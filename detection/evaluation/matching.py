@@ -152,10 +152,11 @@ def voc_overlap(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]) + 1.0
     sides = np.maximum(sides, 0.0)
     intersection = sides[..., 0] * sides[..., 1]
-    return intersection, _area(first) + _area(second) - intersection
+    return intersection, box_areas(first) + box_areas(second) - intersection
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Return the area (...) in pixels of boxes (..., 4) in the XML's convention."""
     return (boxes[..., 2] - boxes[..., 0] + 1.0) * (boxes[..., 3] - boxes[..., 1] + 1.0)
 
 

@@ -95,6 +95,33 @@ def group_runs(
     return sorted(found, key=lambda group: group.members[0])
 
 
+def by_method(
+    methods: Sequence[str], protocols: Sequence[Mapping[str, Any]], group: Group, across: Sequence[str]
+) -> dict[str, list[int]]:
+    """Return name -> members of a group; a name says by which keys of ``across`` its runs differ from the others."""
+    values = {key: {index: recorded(protocols[index], key) for index in group.members} for key in across}
+    varied = [key for key in across if len({repr(value) for value in values[key].values()}) > 1]
+    found: dict[str, list[int]] = {}
+    for index in group.members:
+        shown = [f"{key} {'not recorded' if values[key][index] is None else values[key][index]}" for key in varied]
+        found.setdefault(", ".join([methods[index], *shown]), []).append(index)
+    return found
+
+
+def refuse_copies(paths: Sequence[str], protocols: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse runs of one method that are known to be of the same weights with a ``ValueError``."""
+    seen: dict[str, str] = {}
+    for path, protocol in zip(paths, protocols, strict=True):
+        digest = (protocol.get("weights") or {}).get("sha256")
+        if digest in seen:
+            raise ValueError(
+                f"runs {seen[digest]} and {path} are of the same weights (SHA-256 {digest}); "
+                "the same run is no second seed"
+            )
+        if digest:
+            seen[digest] = path
+
+
 def differences(protocols: Sequence[Mapping[str, dict[str, Any] | None]]) -> dict[str, list[Any]]:
     """Return ``part.key`` -> its value in each of ``protocols`` (None: not recorded), where two of them differ."""
     result = {}

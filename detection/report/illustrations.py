@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class DrawnBox(NamedTuple):
-    """``kind`` is right, wrong, missed, difficult or doubted; the sides are shares of the picture (0..1)."""
+    """``kind`` is right, wrong, missed, difficult, doubted or labelled; the sides are shares of the picture (0..1)."""
 
     kind: str
     label: str
@@ -48,32 +48,18 @@ class Illustration(NamedTuple):
     boxes: list[DrawnBox]
 
 
-def rank_pictures(dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray) -> list[dict[str, Any]]:
-    """Return the pictures that have objects or shown detections, the worst first.
-
-    Each is ``{"image_id", "right", "wrong", "missed", "f1"}``. The worst has the lowest F1, then the most errors, then
-    the fewest right detections; the best, at the end, is perfect and has the most objects.
-    """
-    size = len(dataset.pictures)
-    outcomes = matches.outcomes(IOU)
-    shown = matches.scores >= thresholds[matches.classes]
-    right = np.bincount(matches.pictures[shown & (outcomes == TRUE_POSITIVE)], minlength=size)
-    wrong = np.bincount(matches.pictures[shown & (outcomes == FALSE_POSITIVE)], minlength=size)
-    wanted = np.bincount(matches.truth.pictures[~matches.truth.difficult], minlength=size)
-    missed = wanted - right
-    entries = [
-        {"image_id": picture.image_id, "right": r, "wrong": w, "missed": m, "f1": 2 * r / (2 * r + w + m)}
-        for picture, r, w, m in zip(dataset.pictures, right.tolist(), wrong.tolist(), missed.tolist(), strict=True)
-        if r + w + m
-    ]
-    return sorted(entries, key=lambda e: (e["f1"], -e["wrong"] - e["missed"], e["right"], e["image_id"]))
-
-
 def illustrate(
     dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray, entry: dict[str, Any]
 ) -> Illustration:
     """Return the picture of ``entry``, one of ``rank_pictures``, with its boxes."""
     index = next(i for i, picture in enumerate(dataset.pictures) if picture.image_id == entry["image_id"])
+    picture = dataset.pictures[index]
+    boxes = draw_detections(dataset, matches, thresholds, index)
+    return Illustration(entry, thumbnail(picture), picture.width, picture.height, boxes)
+
+
+def draw_detections(dataset: DetectionDataset, matches: Matches, thresholds: np.ndarray, index: int) -> list[DrawnBox]:
+    """Return the detections shown in the picture at ``index``, right or wrong, and the objects missed or difficult."""
     picture, truth = dataset.pictures[index], matches.truth
     outcomes = matches.outcomes(IOU)
     shown = np.flatnonzero((matches.pictures == index) & (matches.scores >= thresholds[matches.classes]))
@@ -87,16 +73,20 @@ def illustrate(
         kind = "right" if outcomes[place] == TRUE_POSITIVE else "wrong"
         label = f"{dataset.classes[matches.classes[place]]} {matches.scores[place]:.2f}"
         boxes.append(_relative(kind, label, matches.boxes[place], picture))
-    return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
+    return boxes
 
 
 def illustrate_doubt(dataset: DetectionDataset, entry: dict[str, Any]) -> Illustration:
     """Return the picture of ``entry``, one of ``suspect_labels``, with what is detected over what is labelled there."""
     picture = next(picture for picture in dataset.pictures if picture.image_id == entry["image_id"])
-    boxes = [_relative("difficult", item.name, np.array(item.box), picture) for item in picture.objects]
-    label = f"{entry['detected']} {entry['score']:.2f}"
-    boxes.append(_relative("doubted", label, np.array(entry["box"]) + VOC_SHIFT, picture))
-    return Illustration(entry, _jpeg(picture), picture.width, picture.height, boxes)
+    boxes = draw_labels(picture, "doubted", f"{entry['detected']} {entry['score']:.2f}", entry["box"])
+    return Illustration(entry, thumbnail(picture), picture.width, picture.height, boxes)
+
+
+def draw_labels(picture: AnnotatedPicture, kind: str, label: str, box: Sequence[float]) -> list[DrawnBox]:
+    """Return the objects of a picture and, over them, what is to be looked at: left, top, right, bottom from 0."""
+    boxes = [_relative("labelled", item.name, np.array(item.box), picture) for item in picture.objects]
+    return [*boxes, _relative(kind, label, np.array(box) + VOC_SHIFT, picture)]
 
 
 def illustrate_all(
@@ -106,9 +96,16 @@ def illustrate_all(
     groups: Mapping[str, Sequence[dict[str, Any]]],
 ) -> dict[str, list[Illustration]]:
     """Return ``illustrate`` of every entry of ``groups``; one warning stands for all files that are not there."""
-    paths = {picture.image_id: picture.path for picture in dataset.pictures}
-    shown = [paths[entry["image_id"]] for entries in groups.values() for entry in entries]
-    missing = [path for path in shown if not path.is_file()]
+    pictures = {picture.image_id: picture for picture in dataset.pictures}
+    warn_of_absent([pictures[entry["image_id"]] for entries in groups.values() for entry in entries])
+    return {
+        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries] for name, entries in groups.items()
+    }
+
+
+def warn_of_absent(shown: Sequence[AnnotatedPicture]) -> None:
+    """Say in one warning how many of the pictures that a page shows have no file."""
+    missing = [picture.path for picture in shown if not picture.path.is_file()]
     if missing:
         logger.warning(
             "the page shows boxes alone for %d of its %d pictures, whose files do not exist, such as %s",
@@ -116,9 +113,6 @@ def illustrate_all(
             len(shown),
             missing[0],
         )
-    return {
-        name: [illustrate(dataset, matches, thresholds, entry) for entry in entries] for name, entries in groups.items()
-    }
 
 
 def _relative(kind: str, label: str, box: np.ndarray, picture: AnnotatedPicture) -> DrawnBox:
@@ -129,7 +123,7 @@ def _relative(kind: str, label: str, box: np.ndarray, picture: AnnotatedPicture)
     return DrawnBox(kind, label, *low.tolist(), *np.maximum(sides, 0).tolist())
 
 
-def _jpeg(picture: AnnotatedPicture) -> bytes | None:
+def thumbnail(picture: AnnotatedPicture) -> bytes | None:
     """Return the picture as the detector sees it, scaled down, as JPEG.
 
     None where that cannot be done, with a warning unless there is no file: a picture decides nothing about a number.

@@ -17,13 +17,14 @@ from detection.evaluation.diagnosis.breakdown import break_down_errors, break_do
 from detection.evaluation.diagnosis.calibration import measure_calibration
 from detection.evaluation.diagnosis.confusion import count_confusions, score_thresholds
 from detection.evaluation.diagnosis.label_errors import suspect_labels
+from detection.evaluation.diagnosis.pictures import count_pictures, rank_pictures
 from detection.evaluation.intervals import confidence
 from detection.evaluation.matching import Matches, Rules, match_detections
 from detection.evaluation.resampling import NUM_RESAMPLES
 from detection.evaluation.results import write_coco_results
 from detection.evaluation.voc import average_precisions
 from detection.report.html import render_html
-from detection.report.illustrations import illustrate_all, illustrate_doubt, rank_pictures
+from detection.report.illustrations import illustrate_all, illustrate_doubt
 from detection.report.markdown import render_markdown
 from detection.report.training_curves import read_training
 from pretrain.run.files import atomic_write
@@ -68,7 +69,7 @@ def write_report(
     """
     matches = match_detections(dataset, detections, rules=rules)
     thresholds = score_thresholds(matches)
-    ranked = rank_pictures(dataset, matches, thresholds)
+    ranked = rank_pictures(dataset, count_pictures(dataset, matches, thresholds))
     worst = [entry for entry in ranked if entry["f1"] < 1][:NUM_PICTURES]
     best = ranked[len(worst) :][: -NUM_PICTURES - 1 : -1]
     report = {

@@ -19,7 +19,7 @@ import numpy as np
 
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.average_precision import area_ap, eleven_point_ap, precision_recall
-from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, Matches, best_overlaps
+from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, Matches, best_overlaps, box_areas
 
 IOU = 0.5
 WEAK_IOU = 0.1  # less than this is no overlap worth the name
@@ -106,7 +106,7 @@ def break_down_sizes(matches: Matches) -> dict[str, dict[str, Any]]:
     rule). ``found`` and AP are None where there is no object of that size.
     """
     truth = matches.truth
-    object_area, detection_area = _areas(truth.boxes), _areas(matches.boxes)
+    object_area, detection_area = box_areas(truth.boxes), box_areas(matches.boxes)
     outcomes, hit = matches.outcomes(IOU), matches.hits(IOU)
     result = {}
     for name, (low, high) in SIZES.items():
@@ -129,10 +129,6 @@ def break_down_sizes(matches: Matches) -> dict[str, dict[str, Any]]:
 def _mean_ap(curves: list[Curve], metric: Metric = eleven_point_ap) -> float:
     """Return the mean AP in percent; a class that has nothing left to find has lost nothing."""
     return float(np.mean([100 * metric(*precision_recall(*one)) if one.num_positives else 100.0 for one in curves]))
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
 
 
 def _within(areas: np.ndarray, low: float, high: float | None) -> np.ndarray:

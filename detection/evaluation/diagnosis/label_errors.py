@@ -1,13 +1,16 @@
-"""Objects whose labels a sure detector contradicts: the label may be wrong, or the detector; a person looks.
+"""Objects whose labels detectors contradict: the label may be wrong, or the detector; a person looks.
 
-Two kinds are told, of detections that are sure, at least SURE and no less than what a person would be shown:
+Two kinds are told of one detector's sure detections, at least SURE and no less than what a person would be shown:
 
 - ``missing``: nothing that is labelled, of any class, overlaps the detection by WEAK_IOU or more;
 - ``class``: it covers, by more than IOU, an object of another class that no such detection of its own class covers.
+
+Of several detectors there is a third: an object that none of them finds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,15 @@ from detection.datasets.places import object_places
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.detections import VOC_SHIFT
 from detection.evaluation.diagnosis.confusion import given_objects, objects_of
-from detection.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches, overlapping_pairs
+from detection.evaluation.matching import (
+    FALSE_POSITIVE,
+    TRUE_POSITIVE,
+    GroundTruth,
+    Matches,
+    box_areas,
+    collect_ground_truth,
+    overlapping_pairs,
+)
 
 IOU, WEAK_IOU = 0.5, 0.1
 SURE = 0.5
@@ -51,6 +62,52 @@ def suspect_labels(dataset: DetectionDataset, matches: Matches, thresholds: np.n
     return {"count": len(suspected), "listed": listed}
 
 
+def find_objects(matches: Matches) -> np.ndarray:
+    """Return (M,) bool: whether any detection, however unsure, finds each object of the ground truth."""
+    found = np.zeros(len(matches.truth.classes), bool)
+    found[objects_of(matches, np.flatnonzero(matches.outcomes(IOU) == TRUE_POSITIVE))] = True
+    return found
+
+
+def list_missed(dataset: DetectionDataset, found: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return ``num_runs``, ``num_objects`` that count, how many of these all runs miss (``count``), and ``listed``.
+
+    These are the largest by area, at most MAX_LISTED: ``{"image_id", "object", "box", "annotation", "place"}``, with
+    the class, and the others as in ``suspect_labels``. ``found`` has what ``find_objects`` returned for each run.
+    """
+    truth = collect_ground_truth(dataset)
+    missed = np.flatnonzero(~truth.difficult & ~np.any(found, axis=0))
+    return {
+        "num_runs": len(found),
+        "num_objects": int(truth.num_positives.sum()),
+        "count": len(missed),
+        "listed": [
+            _missed_entry(dataset, truth, place)
+            for place in missed[np.argsort(-box_areas(truth.boxes[missed]), kind="stable")][:MAX_LISTED].tolist()
+        ],
+    }
+
+
+def _missed_entry(dataset: DetectionDataset, truth: GroundTruth, place: int) -> dict[str, Any]:
+    picture = dataset.pictures[truth.pictures[place]]
+    return {
+        "image_id": picture.image_id,
+        "object": dataset.classes[truth.classes[place]],
+        "box": (truth.boxes[place] - VOC_SHIFT).tolist(),
+        "annotation": str(picture.annotation),
+        "place": _place_in_file(dataset, truth, place),
+    }
+
+
+def _place_in_file(dataset: DetectionDataset, truth: GroundTruth, place: int) -> str | None:
+    """Return where in the annotation's file an object of the ground truth stands; a label may stand there twice."""
+    label, index = int(truth.classes[place]), int(truth.pictures[place])
+    picture = dataset.pictures[index]
+    of_class = [at for at, item in enumerate(picture.objects) if item.name == dataset.classes[label]]
+    first = int(np.flatnonzero((truth.classes == label) & (truth.pictures == index))[0])
+    return object_places(picture)[of_class[place - first]]
+
+
 def _first_of_heaps(matches: Matches, places: np.ndarray) -> np.ndarray:
     """Return which of detections in falling order of score overlap no surer one of them by more than IOU."""
     boxes, pictures = matches.boxes[places], matches.pictures[places]
@@ -70,9 +127,7 @@ def _entry(dataset: DetectionDataset, matches: Matches, place: int, owner: int) 
     labelled = where = None
     if owner >= 0:
         labelled = dataset.classes[matches.truth.classes[owner]]
-        box = tuple(matches.truth.boxes[owner].tolist())
-        number = next(at for at, one in enumerate(picture.objects) if (one.name, one.box) == (labelled, box))
-        where = object_places(picture)[number]
+        where = _place_in_file(dataset, matches.truth, owner)
     return {
         "kind": "missing" if owner < 0 else "class",
         "image_id": picture.image_id,

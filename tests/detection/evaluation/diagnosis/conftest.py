@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from detection.evaluation.matching import match_detections
+
 
 @pytest.fixture(scope="session")
 def made():
@@ -13,3 +15,14 @@ def made():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def make(made):
+    """Return a function: the data set of ``made.scene``, and its matches."""
+
+    def make(*scene, **options):
+        dataset, detections = made.scene(*scene, **options)
+        return dataset, match_detections(dataset, detections)
+
+    return make

@@ -1,4 +1,4 @@
-"""Made ground truth and detections of a good detector, some labels of which are then made wrong."""
+"""Made ground truth and detections: scenes by hand, and a good detector's, some labels of which are then made wrong."""
 
 from __future__ import annotations
 
@@ -13,6 +13,32 @@ from detection.evaluation.detections import PictureDetections
 
 SIDE = 400
 CLASSES = ("dog", "person", "car", "cat", "bird")
+
+
+def scene(
+    objects: dict[str, list[tuple]], detections: dict[str, list[tuple]], *, folder: Path = Path()
+) -> tuple[DetectionDataset, dict[str, PictureDetections]]:
+    """Return pictures of dogs and cats, and what a detector says of them, both as written down.
+
+    objects: id -> (class, box, difficult=False); detections: id -> (label, score, box). Boxes are as in the XML.
+    """
+    pictures = tuple(
+        AnnotatedPicture(
+            image_id,
+            folder / f"{image_id}.jpg",
+            folder / f"{image_id}.xml",
+            SIDE,
+            SIDE,
+            tuple(AnnotatedObject(name, box, bool(rest)) for name, box, *rest in items),
+        )
+        for image_id, items in objects.items()
+    )
+    found = {
+        image_id: PictureDetections(np.array(boxes) - [1, 1, 0, 0], np.array(scores), np.array(labels))
+        for image_id, rows in detections.items()
+        for labels, scores, boxes in [zip(*rows, strict=True)]
+    }
+    return DetectionDataset("made", folder, "made", ("dog", "cat"), pictures), found
 
 
 def make(seed: int, num_pictures: int) -> tuple[DetectionDataset, dict[str, PictureDetections]]:

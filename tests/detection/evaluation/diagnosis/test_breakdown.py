@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.diagnosis.breakdown import break_down_errors, break_down_sizes
 from detection.evaluation.diagnosis.confusion import score_thresholds
-from detection.evaluation.matching import match_detections
-from detection.evaluation.voc import PictureDetections
-from detection.report.illustrations import illustrate, rank_pictures
+from detection.evaluation.diagnosis.pictures import count_pictures, rank_pictures
+from detection.report.illustrations import illustrate
 
 DOG = (1.0, 1.0, 100.0, 100.0)  # 100 x 100 pixels
 CAT = (201.0, 1.0, 230.0, 30.0)  # 30 x 30
@@ -21,33 +18,11 @@ THIRD = (1.0, 1.0, 30.0, 100.0)  # IoU .3 with DOG
 NOWHERE = (300.0, 300.0, 350.0, 350.0)
 
 
-def make(objects: dict[str, list[tuple]], detections: dict[str, list[tuple]], *, folder=Path(".")):
-    """objects: id -> (class, box, difficult=False); detections: id -> (label, score, box), boxes as in the XML."""
-    pictures = tuple(
-        AnnotatedPicture(
-            image_id,
-            folder / f"{image_id}.jpg",
-            folder / f"{image_id}.xml",
-            400,
-            400,
-            tuple(AnnotatedObject(name, box, bool(rest)) for name, box, *rest in items),
-        )
-        for image_id, items in objects.items()
-    )
-    dataset = DetectionDataset("made", folder, "made", ("dog", "cat"), pictures)
-    found = {
-        image_id: PictureDetections(np.array(boxes) - [1, 1, 0, 0], np.array(scores), np.array(labels))
-        for image_id, rows in detections.items()
-        for labels, scores, boxes in [zip(*rows, strict=True)]
-    }
-    return dataset, match_detections(dataset, found)
-
-
 @pytest.mark.parametrize(
     "kind, wrong",
     [("localisation", (0, 0.9, THIRD)), ("confusion", (0, 0.9, CAT)), ("background", (0, 0.9, NOWHERE))],
 )
-def test_break_down_errors__one_wrong_detection_before_the_right_one(kind, wrong):
+def test_break_down_errors__one_wrong_detection_before_the_right_one(make, kind, wrong):
     dataset, matches = make({"a": [("dog", DOG), ("cat", CAT)]}, {"a": [wrong, (0, 0.5, DOG), (1, 0.5, CAT)]})
     errors = break_down_errors(dataset, matches)
     assert {name: part["count"] for name, part in errors.items() if part["count"]} == {kind: 1}
@@ -57,7 +32,7 @@ def test_break_down_errors__one_wrong_detection_before_the_right_one(kind, wrong
     assert all(part["gain"] == 0 for name, part in errors.items() if name != kind)
 
 
-def test_break_down_errors__duplicates_and_missed_objects():
+def test_break_down_errors__duplicates_and_missed_objects(make):
     dataset, matches = make(
         {"a": [("dog", DOG)], "b": [("dog", DOG)]}, {"a": [(0, 0.9, DOG), (0, 0.8, DOG), (0, 0.1, NOWHERE)]}
     )
@@ -68,18 +43,18 @@ def test_break_down_errors__duplicates_and_missed_objects():
     assert errors["missed"]["gain"] == pytest.approx(100 - 600 / 11)
 
 
-def test_break_down_errors__a_better_box_finds_its_object_once():
+def test_break_down_errors__a_better_box_finds_its_object_once(make):
     dataset, matches = make({"a": [("dog", DOG)], "b": [("dog", DOG)]}, {"a": [(0, 0.9, THIRD), (0, 0.8, THIRD)]})
     assert break_down_errors(dataset, matches)["localisation"]["gain"] == pytest.approx(600 / 11)  # one of two dogs
 
 
-def test_break_down_errors__class_of_which_nothing_is_found():
+def test_break_down_errors__class_of_which_nothing_is_found(make):
     dataset, matches = make({"a": [("dog", DOG)]}, {})
     errors = break_down_errors(dataset, matches)
     assert (errors["missed"]["count"], errors["missed"]["gain"]) == (1, 100)
 
 
-def test_break_down_sizes__other_sizes_neither_help_nor_hurt():
+def test_break_down_sizes__other_sizes_neither_help_nor_hurt(make):
     _, matches = make(
         {"a": [("dog", DOG), ("cat", CAT)]},
         {"a": [(0, 0.9, NOWHERE), (0, 0.5, DOG), (1, 0.5, DOG), (1, 0.4, CAT)]},
@@ -95,7 +70,7 @@ def test_break_down_sizes__other_sizes_neither_help_nor_hurt():
 @pytest.mark.parametrize("width, height, size", [
     (31, 33, "small"), (32, 32, "medium"), (95, 97, "medium"), (96, 96, "large"),  # 1023, 1024, 9215 and 9216 pixels
 ])  # fmt: skip
-def test_break_down_sizes__limits_are_coco_s(width, height, size):
+def test_break_down_sizes__limits_are_coco_s(make, width, height, size):
     """An object as large as a limit belongs to the larger size; so does a wrong detection."""
     box = (1.0, 1.0, float(width), float(height))
     elsewhere = (201.0, 201.0, 200.0 + width, 200.0 + height)
@@ -108,7 +83,7 @@ def test_break_down_sizes__limits_are_coco_s(width, height, size):
     }  # fmt: skip
 
 
-def test_break_down_sizes__found_is_a_percentage_of_the_objects_of_that_size():
+def test_break_down_sizes__found_is_a_percentage_of_the_objects_of_that_size(make):
     third = {f"{n}": [("dog", DOG)] for n in range(3)}
     _, matches = make(third | {"3": [("cat", CAT)]}, {"0": [(0, 0.9, DOG), (0, 0.8, DOG), (1, 0.7, CAT)]})
     sizes = break_down_sizes(matches)
@@ -117,7 +92,7 @@ def test_break_down_sizes__found_is_a_percentage_of_the_objects_of_that_size():
     }  # fmt: skip
 
 
-def test_score_thresholds__best_f1():
+def test_score_thresholds__best_f1(make):
     _, matches = make(
         {"a": [("dog", DOG), ("dog", CAT)]},
         {"a": [(0, 0.9, DOG), (0, 0.5, CAT), (0, 0.4, NOWHERE), (0, 0.3, NOWHERE), (1, 0.9, NOWHERE)]},
@@ -125,22 +100,7 @@ def test_score_thresholds__best_f1():
     assert score_thresholds(matches).tolist() == [0.5, np.inf]  # F1 is 2/3, 1, 4/5, 2/3
 
 
-def test_rank_pictures__worst_first():
-    dataset, matches = make(
-        {"bad": [("dog", DOG)], "good": [("dog", DOG), ("dog", CAT)], "fair": [("dog", DOG)], "empty": []},
-        {"bad": [(0, 0.8, NOWHERE)], "good": [(0, 0.9, DOG), (0, 0.9, CAT)], "fair": [(0, 0.9, DOG)]},
-    )
-    thresholds = score_thresholds(matches)
-    assert thresholds.tolist() == [0.9, np.inf]  # three right of three shown; no cat is found at any score
-    ranked = rank_pictures(dataset, matches, thresholds)
-    assert ranked == [
-        {"image_id": "bad", "right": 0, "wrong": 0, "missed": 1, "f1": 0},
-        {"image_id": "fair", "right": 1, "wrong": 0, "missed": 0, "f1": 1},
-        {"image_id": "good", "right": 2, "wrong": 0, "missed": 0, "f1": 1},
-    ]
-
-
-def test_illustrate__boxes_are_shares_of_the_picture(tmp_path):
+def test_illustrate__boxes_are_shares_of_the_picture(make, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (800, 800), "white").save(tmp_path / "a.jpg")
@@ -149,8 +109,9 @@ def test_illustrate__boxes_are_shares_of_the_picture(tmp_path):
         {"a": [(0, 0.9, DOG), (0, 0.9, (-50.0, 350.0, 50.0, 500.0))]},
         folder=tmp_path,
     )
-    entry = rank_pictures(dataset, matches, np.array([0.5, 0.5]))[0]
-    shown = illustrate(dataset, matches, np.array([0.5, 0.5]), entry)
+    thresholds = np.array([0.5, 0.5])
+    entry = rank_pictures(dataset, count_pictures(dataset, matches, thresholds))[0]
+    shown = illustrate(dataset, matches, thresholds, entry)
     assert Image.open(BytesIO(shown.jpeg)).size == (480, 480)  # small enough to stand in the page
     assert {box.kind: (box.label, *box[2:]) for box in shown.boxes} == {
         "difficult": ("cat", 0.5, 0, pytest.approx(0.075), pytest.approx(0.075)),
@@ -160,8 +121,9 @@ def test_illustrate__boxes_are_shares_of_the_picture(tmp_path):
     }
 
 
-def test_illustrate__unreadable_picture_is_left_out(tmp_path, caplog):
+def test_illustrate__unreadable_picture_is_left_out(make, tmp_path, caplog):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     dataset, matches = make({"a": [("dog", DOG)]}, {}, folder=tmp_path)
-    entry = rank_pictures(dataset, matches, score_thresholds(matches))[0]
-    assert illustrate(dataset, matches, score_thresholds(matches), entry).jpeg is None
+    thresholds = score_thresholds(matches)
+    entry = rank_pictures(dataset, count_pictures(dataset, matches, thresholds))[0]
+    assert illustrate(dataset, matches, thresholds, entry).jpeg is None
