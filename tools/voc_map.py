@@ -179,7 +179,7 @@ def _compare(args: argparse.Namespace, dataset: DetectionDataset) -> None:
         rules=args.rules,
         num_resamples=args.resamples,
     )
-    write_comparison(comparison, args.output)
+    write_comparison(comparison, args.output, dataset=dataset, runs=runs)
     for group in comparison["groups"]:
         print("\n".join(summary_table(comparison, group)), end="\n\n")
     print(Path(args.output) / "comparison.html")

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detection.evaluation.comparison import BASELINE, COMPARED, HEADLINE
-from detection.evaluation.intervals import MAX_SEEDS, POWER
+from detection.datasets.types import DetectionDataset
+from detection.evaluation.comparison import BASELINE, COMPARED, HEADLINE, Run
+from detection.evaluation.diagnosis.label_errors import MAX_LISTED
+from detection.evaluation.intervals import POWER
 from detection.evaluation.resampling import SUMMARIES
+from detection.report.comparison_pictures import Pictures, draw_pictures
+from detection.report.differences import class_difference, classes_in_words, difference_in_words
 from detection.report.markdown import (
+    SHOWN,
     bold,
     inert,
     linked,
     paragraph,
     percent,
+    place_in_words,
     plain,
     protocol_rows,
     rules_in_words,
@@ -28,8 +33,6 @@ from pretrain.run.files import atomic_write
 from pretrain.run.settings import is_number
 
 ONE_SEED = "one seed: no spread"
-NO_SPREAD = "the same in every seed: not judged"
-NOT_JUDGED = "one seed: not judged"
 CLAIM = (
     "Bold: the method may be said to differ from the baseline, p below .05 after Holm's correction over the methods of "
     f"the table. Seeds needed: with as many it would be seen with a chance of {100 * POWER:.0f} %, if the true "
@@ -56,18 +59,6 @@ ABOUT = {
 }
 
 
-class Difference(NamedTuple):
-    """What a page says of a method's difference to the baseline, a dash where there is nothing to say."""
-
-    mean: str
-    over_seeds: str
-    around: str  # which mean the intervals over seeds and over both are around, empty where it is ``mean``
-    seeds_needed: str
-    over_pictures: str
-    over_both: str
-    clear: bool
-
-
 class OneRun(NamedTuple):
     """What a page says of a run; ``report`` is the path of its page from the comparison's folder, None without one."""
 
@@ -80,18 +71,31 @@ class OneRun(NamedTuple):
     engines: str  # of the method
 
 
-def write_comparison(comparison: Mapping[str, Any], output_dir: Path | str) -> None:
-    """Write comparison.json, comparison.md and comparison.html into ``output_dir`` (made if absent), each whole."""
+def write_comparison(
+    comparison: Mapping[str, Any],
+    output_dir: Path | str,
+    *,
+    dataset: DetectionDataset | None = None,
+    runs: Sequence[Run] = (),
+) -> None:
+    """Write comparison.json, comparison.md and comparison.html into ``output_dir`` (made if absent), each whole.
+
+    The first two before any picture is drawn: one that cannot be costs a warning and its place on the page.
+
+    Args:
+        dataset, runs: what ``comparison`` is of, for the page's pictures; it has none without them.
+    """
     output_dir = Path(output_dir)
-    files = {
-        "comparison.json": json.dumps(comparison, indent=2, allow_nan=False) + "\n",
-        "comparison.md": render_markdown(comparison, output_dir),
-        "comparison.html": render_html(comparison, output_dir),
-    }
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        with atomic_write(output_dir / name, "w") as file:
-            file.write(text)
+    _write(output_dir / "comparison.json", json.dumps(comparison, indent=2, allow_nan=False) + "\n")
+    _write(output_dir / "comparison.md", render_markdown(comparison, output_dir))
+    pictures = None if dataset is None else draw_pictures(dataset, runs, comparison)
+    _write(output_dir / "comparison.html", render_html(comparison, output_dir, pictures))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(text)
 
 
 def summary_table(comparison: Mapping[str, Any], group: Mapping[str, Any]) -> list[str]:
@@ -129,10 +133,17 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
             "",
         ]
         lines += [*summary_table(comparison, group), ""]
+        if sentences := list(classes_in_words(group)):
+            lines += ["### Classes", "", *(f"- {paragraph(sentence)}" for sentence in sentences), ""]
         rows = [
             (run.method, linked(run.path, run.report), run.seed, run.file, run.sha256) for run in _runs(group, folder)
         ]
         lines += ["### Runs", "", *table([("method", "run", "seed", "checkpoint", "SHA-256"), *rows]), ""]
+    missed = comparison["missed_by_all"]
+    lines += ["## Objects that every run misses", "", _missed_in_words(missed), ""]
+    if missed["listed"]:
+        rows = [(one["object"], one["image_id"], place_in_words(one)) for one in missed["listed"][:SHOWN]]
+        lines += [*table([("class", "picture", "annotation"), *rows]), ""]
     paper = comparison["paper"]
     if paper is not None:
         lines += ["## The paper's Table 3", "", f"{paragraph(paper['protocol'])}.", ""]
@@ -140,10 +151,11 @@ def render_markdown(comparison: Mapping[str, Any], folder: Path) -> str:
     return inert([*lines, ""])
 
 
-def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
+def render_html(comparison: Mapping[str, Any], folder: Path, pictures: Pictures | None = None) -> str:
     """Return the comparison as one self-contained page for a file in ``folder``."""
     groups, own = comparison["groups"], HEADLINE[comparison["format"]][0]
     metrics = {own: METRICS[own], **METRICS}
+    missed = comparison["missed_by_all"]
     return render(
         Path(__file__).with_name("comparison.html.jinja"),
         comparison=comparison,
@@ -155,6 +167,9 @@ def render_html(comparison: Mapping[str, Any], folder: Path) -> str:
         differences=list(_differences(comparison)) if comparison["differences"] else [],
         groups=[_group_values(comparison, number, group, folder) for number, group in enumerate(groups, start=1)],
         one_seed=ONE_SEED,
+        pictures=pictures,
+        missed_words=_missed_in_words(missed),
+        missed_pictures=list(zip(missed["listed"], pictures.missed, strict=False)) if pictures else [],
         paper=_paper_values(comparison) if comparison["paper"] is not None else None,
     )
 
@@ -239,30 +254,16 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (key, *(NOT_RECORDED if value is None else str(value) for value in values))
 
 
-def difference_in_words(ap: Mapping[str, Any]) -> Difference:
-    """Return what is said of the difference to the baseline of a method whose numbers are ``ap``."""
-    if ap["difference"] is None:
-        return Difference("-", "-", "", "-", "-", "-", clear=False)
-    seeds = ap["over_seeds"] or {"interval": None, "n": 0, "seeds_needed": None, "clear": False}
-    around = ""
-    if seeds["interval"]:
-        over_seeds, needed = _range(seeds["interval"]), seeds_needed_text(seeds)
-        if not math.isclose(seeds["mean"], ap["difference"]["mean"], abs_tol=0.005):  # not about the mean beside it
-            around = f"around {seeds['mean']:+.2f} ({seeds['n']} shared seeds)"
-    else:
-        over_seeds, needed = NO_SPREAD if seeds["n"] > 1 else NOT_JUDGED, "-"
-    over_pictures, over_both = (_range(ap[name]["interval"]) for name in ("difference", "over_both"))
-    mean = f"{ap['difference']['mean']:+.2f}"
-    return Difference(mean, over_seeds, around, needed, over_pictures, over_both, clear=seeds["clear"])
-
-
-def seeds_needed_text(difference: Mapping[str, Any]) -> str:
-    """Return how many seeds a difference of some spread would take."""
-    return f"more than {MAX_SEEDS:,}" if difference["seeds_needed"] is None else f"{difference['seeds_needed']:,}"
-
-
-def _range(interval: Sequence[float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+def _missed_in_words(missed: Mapping[str, Any]) -> str:
+    """Return in sentences how many objects no run finds, and what that means."""
+    objects, runs = f"{missed['num_objects']:,} objects", f"the {missed['num_runs']} runs"
+    if not missed["count"]:
+        return f"There is none: each of {objects} is found in one of {runs}."
+    return (
+        f"{missed['count']:,} of {objects}: no detection of their class, however unsure, finds them at IoU .5 in any "
+        f"of {runs}. The label of such an object is often wrong, or the object is hard: a person looks. "
+        f"comparison.json lists the largest, up to {MAX_LISTED}."
+    )
 
 
 def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -277,6 +278,13 @@ def _group_values(comparison: Mapping[str, Any], number: int, group: Mapping[str
         "high": max(values),
         "margin": max(0.1 * (max(values) - min(values)), 0.5),
         "baseline": group["baseline"],
+        "differing": list(classes_in_words(group)),
+        "class_differences": {
+            entry["method"]: {name: class_difference(found) for name, found in entry["per_class_differences"].items()}
+            for entry in group["methods"]
+            if entry["per_class_differences"] is not None
+        },
+        "disagreements": group["disagreements"],
         "methods": [
             {
                 **entry,

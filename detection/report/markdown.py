@@ -122,7 +122,7 @@ def _diagnoses(report: Mapping[str, Any]) -> list[str]:
             f"{one['score']:.2f}",
             one["labelled"] or "not",
             one["image_id"],
-            ", ".join(filter(None, (one["annotation"], one["place"]))),
+            place_in_words(one),
         )
         for one in doubts["listed"][:SHOWN]
     ]
@@ -135,6 +135,11 @@ def _diagnoses(report: Mapping[str, Any]) -> list[str]:
         *(["## Confusions", "", *table(pairs), ""] if confused else []),
         *([f"## Labels to look at ({doubts['count']})", "", *table(labels), ""] if doubts["count"] else []),
     ]
+
+
+def place_in_words(entry: Mapping[str, Any]) -> str:
+    """Return the annotation's file and, if that is known, where in it the object of an entry stands."""
+    return ", ".join(filter(None, (entry["annotation"], entry["place"])))
 
 
 def printable(text: str) -> str:

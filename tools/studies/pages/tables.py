@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from detection.report.comparison import ONE_SEED, seeds_needed_text
+from detection.report.comparison import ONE_SEED
+from detection.report.differences import seeds_needed_text
 from pretrain.run.cli import format_seconds
 
 SIGNIFICANT_DIGITS = 4  # of the smallest mean in a column that is not in percent

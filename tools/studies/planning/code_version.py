@@ -34,7 +34,7 @@ PACKAGES = ("pretrain", "detection", "tools")
 PRESENTATION = (
     "pretrain.run.cli", "pretrain.run.run_folder", "detection.report.charts", "detection.report.templates",
     "detection.report.illustrations", "detection.report.html", "detection.report.markdown",
-    "detection.report.training_curves",
+    "detection.report.comparison_pictures", "detection.report.training_curves",
 )  # fmt: skip
 # They hold settings, which stand in a stage's inputs by value; a new key must make nothing stale.
 SETTINGS = ("pretrain.run.settings", "pretrain.names", "pretrain.config", "detection.config", "detection.defaults")
