@@ -72,11 +72,10 @@ def classes_in_words(group: Mapping[str, Any]) -> Iterator[str]:
         if not found:
             continue
         low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-        values = found.values()
+        higher, lower = (sum(sign * value > 0 for value in found.values()) for sign in (1, -1))
         yield (
-            f"{entry['method']}: higher in {sum(value > 0 for value in values):,} and lower in "
-            f"{sum(value < 0 for value in values):,} of {len(found):,} classes, from {low} ({found[low]:+.2f}) to {high} "
-            f"({found[high]:+.2f})."
+            f"{entry['method']}: higher in {higher:,} and lower in {lower:,} of {len(found):,} classes, from {low} "
+            f"({found[low]:+.2f}) to {high} ({found[high]:+.2f})."
         )
 
 

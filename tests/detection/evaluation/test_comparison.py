@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
@@ -480,13 +481,113 @@ def test_write_comparison__pages(tmp_path):
     assert re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]*)", html) == ["../runs/a%20b/report.html"]
 
 
+def scenes(folder: Path) -> DetectionDataset:
+    """Three pictures with a dog each."""
+    dataset = dogs(3)
+    for picture in dataset.pictures:
+        Image.new("RGB", (200, 200), "white").save(folder / f"{picture.image_id}.jpg")
+    return replace(
+        dataset, pictures=tuple(replace(one, path=folder / f"{one.image_id}.jpg") for one in dataset.pictures)
+    )
+
+
+def test_compare_runs__where_two_detectors_disagree_and_what_all_miss():
+    runs = [run("cutmix", 4, seed=2), run("baseline", 2, seed=1), run("baseline", 3, seed=2), run("cutmix", 5, seed=3)]
+    runs += [run("once", 1, seed=7)]
+    comparison = compare(*runs)
+    first, second = comparison["groups"][0]["disagreements"]
+    assert first["method"] == "cutmix"
+    assert first["runs"] == {"baseline": "runs/baseline_3_2", "method": "runs/cutmix_4_2"}  # of the seed that both have
+    assert (first["num_better"], first["num_worse"], first["worse"]) == (1, 0, [])
+    assert [entry["image_id"] for entry in first["better"]] == ["3"]
+    assert second["runs"] == {"baseline": "runs/baseline_2_1", "method": "runs/once_1_7"}  # no seed: the first of each
+    assert [entry["image_id"] for entry in second["worse"]] == ["1"]
+    missed = comparison["missed_by_all"]
+    assert (missed["num_runs"], missed["num_objects"], missed["count"]) == (5, 8, 3)
+    assert [entry["image_id"] for entry in missed["listed"]] == ["5", "6", "7"]
+    assert comparison["num_objects"] == {"dog": 8, "cat": 0}
+
+
+def test_compare_runs__differences_by_class_are_of_the_headline():
+    runs = [run("baseline", 2, seed=1), run("baseline", 4, seed=2), run("cutmix", 6, seed=1), run("cutmix", 8, seed=2)]
+    for dataset, metric, name in ((DATASET, "voc07", "AP50"), (coco_dogs(8), "coco", "AP")):
+        base, cutmix = compare_runs(dataset, runs, num_resamples=10)["groups"][0]["methods"]
+        assert base["per_class_differences"] is None
+        assert cutmix["per_class_differences"]["cat"] is None
+        dog = cutmix["per_class_differences"]["dog"]  # the only class: its AP is the mean
+        assert dog["mean"] == pytest.approx(cutmix[metric][name]["difference"]["mean"])
+        for key in ("interval", "p"):
+            assert dog["over_seeds"][key] == pytest.approx(cutmix[metric][name]["over_seeds"][key])
+
+
+def test_write_comparison__pictures_of_both_detectors(tmp_path):
+    dataset = scenes(tmp_path)
+    runs = [run("baseline", 1), run("cutmix", 2), run("other", 0)]
+    write_comparison(compare_runs(dataset, runs, num_resamples=2), tmp_path, dataset=dataset, runs=runs)
+    page = " ".join((tmp_path / "comparison.html").read_text().split())
+    assert page.count('<image id="picture-') == 3  # 1: cutmix finds more; 0: the other less; 2: missed by all
+    assert page.count("<use ") == 5
+    said = "of cutmix beside runs/baseline_1_None of baseline: its F1 is higher in 1 and lower in 0 of 3 pictures"
+    assert f"The run runs/cutmix_2_None {said}" in page
+    assert page.index("<h4>cutmix is better</h4>") < page.index("<summary>other beside baseline</summary>")
+    assert page.index("<summary>other beside baseline</summary>") < page.index("<h4>other is worse</h4>")
+    # With a third of the dogs, all that is said being right, precision is 1 at 4 of the 11 recalls; with two, at 7.
+    assert "cutmix: higher in 1 and lower in 0 of 1 classes, from dog (+27.27) to dog (+27.27)." in page
+    rule = "1 of 3 objects: no detection of their class, however unsure, finds them at IoU .5 in any of the 3 runs."
+    text = " ".join((tmp_path / "comparison.md").read_text().split())
+    assert rule in page
+    assert rule in text
+    assert "| dog | 2 | x.xml |" in text
+
+
+def test_write_comparison__without_the_files_of_pictures_there_are_boxes(tmp_path, caplog):
+    runs = [run("baseline", 7), run("cutmix", 8)]
+    write_comparison(compare(*runs), tmp_path, dataset=DATASET, runs=runs)
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("picture not at hand") == 2
+    assert "<image" not in page
+    (record,) = caplog.records
+    assert "for 1 of its 1 pictures, whose files do not exist, such as x.jpg" in record.message
+    assert "There is none: each of 8 objects is found in one of the 2 runs." in page
+
+
+def test_write_comparison__numbers_are_there_before_anything_is_drawn(tmp_path, monkeypatch):
+    def draw(*_arguments):
+        raise RuntimeError(json.loads((tmp_path / "comparison.json").read_text())["num_images"])
+
+    monkeypatch.setattr("detection.report.comparison.draw_pictures", draw)
+    with pytest.raises(RuntimeError, match="8"):
+        write_comparison(compare(run("a", 2), run("b", 4)), tmp_path, dataset=DATASET)
+    assert (tmp_path / "comparison.md").exists()
+
+
+def test_write_comparison__a_class_is_bold_where_it_is_clear_after_the_correction(tmp_path):
+    seeds = [run("baseline", found, seed=seed) for seed, found in ((1, 10), (2, 11), (3, 12))]
+    seeds += [run("surely", found, seed=seed) for seed, found in ((1, 30), (2, 31), (3, 33))]
+    comparison = compare_runs(dogs(40), seeds, num_resamples=10)
+    cell = re.compile(
+        r'class="number clear" data-value="[\d.]+">\+\d+\.\d\d<span class="range">\+[\d.]+ to \+[\d.]+</span></td>'
+    )
+    for clear, count in ((True, 2), (False, 1)):  # the mean and the class; the mean alone
+        comparison["groups"][0]["methods"][1]["per_class_differences"]["dog"]["over_seeds"]["clear"] = clear
+        write_comparison(comparison, tmp_path)
+        assert len(cell.findall((tmp_path / "comparison.html").read_text())) == count
+
+
+@pytest.mark.parametrize("count, tall", [(40, False), (41, True)])
+def test_write_comparison__many_classes_stand_in_a_box_of_their_own(tmp_path, count, tall):
+    dataset = replace(DATASET, classes=("dog", *(f"class {n}" for n in range(1, count))))
+    write_comparison(compare_runs(dataset, [run("a", 2), run("b", 4)], num_resamples=2), tmp_path)
+    assert ('<div class="scroll tall">' in (tmp_path / "comparison.html").read_text()) == tall
+
+
 def test_write_comparison__bold_is_what_seeds_show_not_what_pictures_show(tmp_path):
     seeds = [run("baseline", found, seed=seed) for seed, found in ((1, 10), (2, 11), (3, 12))]
     seeds += [run("surely", found, seed=seed) for seed, found in ((1, 30), (2, 31), (3, 33))]
     seeds += [run("once", 39, seed=1)]
     write_comparison(compare_runs(dogs(40), seeds, num_resamples=100), tmp_path)
     html, text = ((tmp_path / name).read_text() for name in ("comparison.html", "comparison.md"))
-    assert len(re.findall(r'<td class="number clear"', html)) == 1
+    assert len(re.findall(r'<td class="number clear"', html)) == 2  # the mean, and that of the only class
     assert re.search(r'<td class="number clear" data-value="[\d.]+">\+\d+\.\d\d<span class="range">\+', html)
     row = next(line for line in text.splitlines() if line.startswith("| surely"))
     assert re.search(r"\| \+\d+\.\d\d to \+\d+\.\d\d +\| +3 +(\| +\+\d+\.\d\d to \+\d+\.\d\d +){2}\|", row)

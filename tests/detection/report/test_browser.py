@@ -24,7 +24,7 @@ def report(dataset, detections, tmp_path):
 @pytest.fixture
 def comparison(dataset, detections, tmp_path):
     runs = [Run("baseline", "a", {}, {}), Run("cutmix", "b", {}, detections), Run("cutmix", "c", {}, detections)]
-    write_comparison(compare_runs(dataset, runs, num_resamples=50), tmp_path)
+    write_comparison(compare_runs(dataset, runs, num_resamples=50), tmp_path, dataset=dataset, runs=runs)
     return tmp_path / "comparison.html"
 
 
@@ -44,6 +44,31 @@ def test_page__every_picture_is_shown_with_its_boxes(browser, report):
     assert shown == [True, True]  # the worst, and the best of what is left
     assert browser.evaluate("document.querySelectorAll('.frame rect').length") == 3  # a dog, a missed car, a person
     assert browser.evaluate("document.querySelectorAll('#training svg').length") == 2
+
+
+def test_comparison__every_picture_is_in_the_page_once_and_shown_with_its_boxes(browser, comparison):
+    browser.open(comparison, 1400)
+    images = "[...document.querySelectorAll('defs image')]"
+    assert browser.evaluate(f"Promise.all({images}.map(image => image.decode())).then(all => all.length)") == 2
+    assert browser.evaluate(f"{images}.map(image => image.id)") == ["picture-1", "picture-2"]
+    shown = "[use.href.baseVal, use.getBoundingClientRect().width > 100]"
+    assert browser.evaluate(f"[...document.querySelectorAll('use')].map(use => {shown})") == [
+        ["#picture-1", True], ["#picture-1", True], ["#picture-2", True],  # of two detectors; of the car that both miss
+    ]  # fmt: skip
+    kinds = "[...document.querySelectorAll('{} rect')].map(rect => rect.className.baseVal)"
+    assert browser.evaluate(kinds.format(".pair > :nth-child(1)")) == ["box-missed", "box-difficult"]
+    assert browser.evaluate(kinds.format(".pair > :nth-child(2)")) == ["box-difficult", "box-right"]
+    assert browser.evaluate(kinds.format("#missed")) == ["box-labelled", "box-missed"]
+    browser.check_quiet(comparison)
+
+
+def test_comparison__classes_sort_by_their_difference(browser, comparison):
+    browser.open(comparison, 1400)
+    heads = browser.evaluate("[...document.querySelectorAll('.classes thead th')].map(head => head.textContent)")
+    assert heads == ["Class", "Objects", "baseline", "cutmix", "Difference"]
+    browser.evaluate("document.querySelectorAll('.classes thead button')[4].click()")
+    names = "[...document.querySelectorAll('.classes tbody tr')].map(row => row.cells[0].textContent)"
+    assert browser.evaluate(names)[-1] == "dog"
 
 
 def test_page__tables_sort(browser, report):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from PIL import Image
 
 from detection.evaluation.comparison import PAPER_PROTOCOL, PAPER_TABLE, Run, compare_runs
+from detection.report.comparison import render_html as render_comparison
 from detection.report.comparison import render_markdown as comparison_markdown
 from detection.report.comparison import write_comparison
+from detection.report.comparison_pictures import Picture, Pictures
 from detection.report.html import render_html
 from detection.report.illustrations import DrawnBox, Illustration
 from detection.report.markdown import render_markdown
@@ -18,6 +22,8 @@ SETTINGS = {"SOLVER.MAX_ITER": 41000, "SOLVER.BASE_LR": 0.004, "SOLVER.GAMMA": 0
 OWN = {
     "standard", "voc", "training", "test", "method", "evaluation_rules", "weights", "file", "sha256", "seed", *SETTINGS,
 }  # fmt: skip
+JPEG = io.BytesIO()
+Image.new("RGB", (4, 3)).save(JPEG, "JPEG")
 UNTYPED = ("protocol", "seeds", "weights", "differences")
 
 
@@ -53,6 +59,25 @@ def comparison(dataset, detections):
     content["groups"][0]["methods"][0]["recipe_differences"] = ["A.KEY"]
     content["across"] = ["B.KEY"]
     return content | {"paper": {"protocol": PAPER_PROTOCOL, "voc07_AP50": PAPER_TABLE}}
+
+
+def pictures_of(content, payload):
+    """What ``draw_pictures`` would return of a comparison, every other picture without a file."""
+    missed = content["missed_by_all"]["listed"]
+    pairs = [pair for group in content["groups"] for pair in group["disagreements"]]
+    shown = [(pair, entry["image_id"]) for pair in pairs for entry in (*pair["better"], *pair["worse"])]
+    assert missed
+    assert shown
+    box = DrawnBox("right", f"{payload} box", 0.1, 0.1, 0.5, 0.5)
+    ids = dict.fromkeys([*(image_id for _, image_id in shown), *(entry["image_id"] for entry in missed)])
+    detected = {}
+    for pair, image_id in shown:
+        for path in pair["runs"].values():
+            detected.setdefault(path, {})[image_id] = [box]
+    pictures = {
+        image_id: Picture(number, (JPEG.getvalue(), None)[number % 2], 4, 3) for number, image_id in enumerate(ids)
+    }
+    return Pictures(pictures, detected, [[box]] * len(missed))
 
 
 def test_markdown__hostile_values_change_nothing_but_words(hostile, dataset, report, comparison, tmp_path):
@@ -96,8 +121,10 @@ def test_comparison__hostile_values_are_text(hostile, browser, comparison, tmp_p
         content["groups"][0]["methods"][0]["reports"] = [str(linked / "report.json")]
         content["groups"][1]["methods"][0]["reports"] = [f"{payload}/report.json"]  # no file, nor could one be
         write_comparison(content, folder)
+        page = render_comparison(content, folder, pictures_of(content, payload))
+        (folder / "comparison.html").write_text(page, "utf-8")
         text = hostile.check_page(browser, folder / "comparison.html", payload, columns="thead button")
-        assert not hostile.unseen(texts, text), payload
+        assert not hostile.unseen([*texts, f"{payload} box"], text), payload
         assert browser.evaluate("document.links.length") == 1
         where = browser.evaluate("decodeURIComponent(document.links[0].pathname)")
         assert where == str(linked / "report.html")

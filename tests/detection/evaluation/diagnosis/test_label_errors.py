@@ -1,4 +1,4 @@
-"""Suspected label errors: planted ones are found, clean pictures are left alone, and the file's place is right."""
+"""Labels to look at: planted errors are found, clean pictures left alone; what all runs miss; the file's place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detection.datasets.coco import load_coco
 from detection.datasets.voc import load_voc
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.diagnosis.confusion import score_thresholds
-from detection.evaluation.diagnosis.label_errors import MAX_LISTED, suspect_labels
+from detection.evaluation.diagnosis.label_errors import MAX_LISTED, find_objects, list_missed, suspect_labels
 from detection.evaluation.matching import match_detections
 
 
@@ -131,3 +131,72 @@ def test_suspect_labels__entry_of_the_coco_file(tmp_path):
         detections[str(image)] = PictureDetections(np.concatenate(boxes), np.full(len(labels), 0.9), np.array(labels))
     (entry,) = suspects(dataset, detections)["listed"]
     assert (entry["labelled"], entry["detected"], entry["place"]) == ("dog", "cat", "annotations[1]")
+
+
+DOG, CAT, FAR = (1.0, 1.0, 100.0, 100.0), (201.0, 1.0, 230.0, 30.0), (300.0, 300.0, 380.0, 380.0)
+
+
+def missed(made, objects, *runs):
+    """What ``list_missed`` says of runs (id -> detections) on pictures of ``made.scene``."""
+    scenes = [made.scene(objects, run) for run in runs]
+    found = [find_objects(match_detections(dataset, detections)) for dataset, detections in scenes]
+    return list_missed(scenes[0][0], found)
+
+
+def test_list_missed__by_hand(made):
+    objects = {"a": [("dog", DOG), ("cat", CAT)], "b": [("dog", CAT), ("cat", FAR), ("dog", FAR, True)]}
+    first = {"a": [(0, 0.01, DOG)], "b": [(0, 0.9, FAR), (1, 0.9, (300.0, 300.0, 339.0, 380.0))]}  # half of the cat
+    second = {"b": [(1, 0.9, CAT)]}  # of another class
+    said = missed(made, objects, first, second)
+    assert (said["num_runs"], said["num_objects"], said["count"]) == (2, 4, 3)
+    assert said["listed"] == [
+        {"image_id": "b", "object": "cat", "box": [299, 299, 380, 380], "annotation": "b.xml", "place": None},
+        {"image_id": "b", "object": "dog", "box": [200, 0, 230, 30], "annotation": "b.xml", "place": None},
+        {"image_id": "a", "object": "cat", "box": [200, 0, 230, 30], "annotation": "a.xml", "place": None},
+    ]
+    assert missed(made, objects, first, second, {"a": [(1, 0.1, CAT)]})["count"] == 2
+
+
+def test_list_missed__lists_the_largest_and_counts_all(made):
+    objects = {f"{n:03d}": [("dog", (1.0, 1.0, 10.0 + n, 10.0))] for n in range(MAX_LISTED + 20)}
+    said = missed(made, objects, {}, {})
+    assert (said["count"], len(said["listed"])) == (MAX_LISTED + 20, MAX_LISTED)
+    assert [entry["image_id"] for entry in said["listed"]] == [f"{n:03d}" for n in range(119, 19, -1)]
+
+
+def test_list_missed__none(made):
+    said = missed(made, {"a": [("dog", DOG)]}, {}, {"a": [(0, 0.1, DOG)]})
+    assert said == {"num_runs": 2, "num_objects": 1, "count": 0, "listed": []}
+
+
+def doubled(tmp_path):
+    """A COCO file in which annotations 1 and 2, of the second picture, are the very same dog."""
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 200, "height": 200} for number in (1, 2)]
+    annotations = [
+        {"id": at, "image_id": image, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
+        for at, image in enumerate((1, 2, 2), 1)
+    ]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    (tmp_path / "gt.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return load_coco("gt.json", root=tmp_path, check_pictures=False)
+
+
+def says(label, count):
+    """``count`` detections at the place of the dogs of ``doubled``."""
+    return PictureDetections(np.array([[10.0, 10, 60, 60]] * count), np.full(count, 0.9), np.full(count, label))
+
+
+def test_list_missed__a_label_that_stands_twice_is_named_where_it_stands(tmp_path):
+    dataset = doubled(tmp_path)
+    matches = match_detections(dataset, {"1": says(0, 1), "2": says(0, 2)})
+    (entry,) = list_missed(dataset, [find_objects(matches)] * 2)["listed"]
+    assert (entry["image_id"], entry["place"]) == ("2", "annotations[2]")  # the first of the two is found
+
+
+def test_suspect_labels__of_a_label_that_stands_twice_each_is_named(tmp_path):
+    dataset = doubled(tmp_path)
+    matches = match_detections(dataset, {"1": says(0, 1), "2": says(1, 2)})
+    listed = suspect_labels(dataset, matches, np.array([0.5, 0.5]))["listed"]
+    assert [entry["place"] for entry in listed] == ["annotations[1]", "annotations[2]"]
