@@ -95,7 +95,9 @@ def test_make_plan__made_scenes_have_the_format_that_fine_tuning_names(plan_of):
     assert (made.outputs, word_after(made, "--format")) == (("coco",), "coco")
     fine_tune, evaluate = (stages[f"cutmix/seed0/{kind}"] for kind in ("fine_tune", "evaluate"))
     assert made in fine_tune.parents
-    assert word_after(fine_tune, "VOC.ROOT") == word_after(stages["study/comparison"], "--data-root") == str(made.folder)
+    assert (
+        word_after(fine_tune, "VOC.ROOT") == word_after(stages["study/comparison"], "--data-root") == str(made.folder)
+    )
     assert evaluate.outputs == ("inference/coco_2017_val/report.json",)
     assert "--format" not in next(stage for stage in plan_of().stages if stage.name == "data/VOCdevkit").command
 
