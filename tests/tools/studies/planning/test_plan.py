@@ -185,7 +185,7 @@ def test_make_plan__another_seed_leaves_the_others_alone(plan_of):
 
 
 @pytest.mark.parametrize("opts", [
-    ["PRETRAIN.OPTS", "['CHANNELS_LAST', 'True']"], ["PRETRAIN.OPTS", "['DEVICE', 'cpu']"],
+    ["PRETRAIN.OPTS", "['CHANNELS_LAST', 'False']"], ["PRETRAIN.OPTS", "['DEVICE', 'cpu']"],
     ["PRETRAIN.OPTS", "['DATA.NUM_WORKERS', '1']"], ["PRETRAIN.OPTS", "['SOLVER.BATCH_SIZE', '8']"], ["THREADS", "2"],
 ])  # fmt: skip
 def test_make_plan__a_timing_depends_on_what_changes_the_speed(plan_of, opts):
