@@ -5,6 +5,7 @@ found = model([read("picture.jpg")])[0]  # boxes (x1, y1, x2, y2 in pixels of th
 names = [model.categories[label] for label in found["labels"]]
 
 As torchvision's other detectors it takes RGB pictures (3, H, W) in 0..1 of any size, and label 0 is the background.
+From detection-transfer-toolkit (Apache-2.0), whose tools/export.py wrote both files.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image, to_tensor
@@ -33,24 +35,25 @@ def read(path: str | Path) -> Tensor:
 def load(path: str | Path = WEIGHTS) -> FasterRCNN:
     """Return the detector in eval mode, on the CPU, without gradients."""
     content = torch.load(path, map_location="cpu", weights_only=True)
-    it = content["description"]
-    resnet = get_model(it["resnet"], weights=None)
-    for stage in (resnet.layer2, resnet.layer3, resnet.layer4) if it["stride_in_1x1"] else ():
+    parts = content["description"]
+    resnet = get_model(parts["resnet"], weights=None)
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4) if parts["stride_in_1x1"] else ():
         stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
     widths = [resnet.fc.in_features // shrink for shrink in (8, 4, 2, 1)]
     levels = {f"layer{number - 1}": f"p{number}" for number in (2, 3, 4, 5)}
-    resolution, num_hidden = it["box_roi_pool"]["output_size"], it["fc_dims"][-1]
+    resolution, num_hidden = parts["box_roi_pool"]["output_size"], parts["fc_dims"][-1]
     model = FasterRCNN(
-        BackboneWithFPN(resnet, levels, widths, it["fpn_channels"]),
-        rpn_anchor_generator=Anchors(it["cell_anchors"]),
-        box_roi_pool=RoIAlign(**it["box_roi_pool"]),
-        box_head=FastRCNNConvFCHead((it["fpn_channels"], resolution, resolution), [], it["fc_dims"]),
-        box_predictor=FastRCNNPredictor(num_hidden, len(it["categories"])),
-        **it["faster_rcnn"],
+        BackboneWithFPN(resnet, levels, widths, parts["fpn_channels"]),
+        rpn_anchor_generator=Anchors(parts["rpn_levels"], parts["cell_anchors"]),
+        rpn_head=ProposalHead(parts["rpn_levels"], parts["fpn_channels"], len(parts["cell_anchors"][0])),
+        box_roi_pool=RoIAlign(**parts["box_roi_pool"]),
+        box_head=FastRCNNConvFCHead((parts["fpn_channels"], resolution, resolution), [], parts["fc_dims"]),
+        box_predictor=FastRCNNPredictor(num_hidden, len(parts["categories"])),
+        **parts["faster_rcnn"],
     )
-    model.transform = Transform(**it["transform"])
+    model.transform = Transform(**parts["transform"])
     model.load_state_dict(content["model"])
-    model.categories = it["categories"]
+    model.categories = parts["categories"]
     return model.requires_grad_(False).eval()
 
 
@@ -80,20 +83,29 @@ class Transform(GeneralizedRCNNTransform):
 
 
 class Anchors(AnchorGenerator):
-    """Boxes as they are given, not rounded, at the strides of p2, p3, ... (picture // grid is another number)."""
+    """Boxes as they are given, not rounded, at the strides of the ``levels`` (picture // grid is another number)."""
 
-    def __init__(self, cell_anchors: list[list[list[float]]]):
+    def __init__(self, levels: list[int], cell_anchors: list[list[list[float]]]):
         super().__init__()
+        self.levels = levels
         self.cell_anchors = [torch.tensor(boxes) for boxes in cell_anchors]
-
-    def num_anchors_per_location(self) -> list[int]:
-        return [len(boxes) for boxes in self.cell_anchors]
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
-        strides = [(4 << level, 4 << level) for level in range(len(feature_maps))]
-        anchors = torch.cat(self.grid_anchors([features.shape[-2:] for features in feature_maps], strides))
+        sizes = [feature_maps[level - 2].shape[-2:] for level in self.levels]
+        anchors = torch.cat(self.grid_anchors(sizes, [(2**level, 2**level) for level in self.levels]))
         return [anchors] * len(image_list.image_sizes)
+
+
+class ProposalHead(RPNHead):
+    """Proposes boxes on some of the ``levels`` (2 for p2, ...)."""
+
+    def __init__(self, levels: list[int], *args):
+        super().__init__(*args)
+        self.levels = levels
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return super().forward([x[level - 2] for level in self.levels])
 
 
 class RoIAlign(MultiScaleRoIAlign):

@@ -31,6 +31,11 @@ def test_compare__pairs_so_that_all_boxes_differ_least():
     assert compare(ours, theirs, max_pixels=4, max_score=0).pixels == 4
 
 
+def test_compare__pairs_within_a_class():
+    ours, theirs = {"a": detections((0, 0.9, 0), (1, 0.5, 1))}, {"a": detections((1, 0.9, 0), (0, 0.5, 1))}
+    assert compare(ours, theirs, max_pixels=1, max_score=0) == Proof(2, 1, 1, 0)
+
+
 @pytest.mark.parametrize(
     "theirs, message",
     [
