@@ -24,11 +24,13 @@ def test_compare__the_largest_difference_whatever_the_order():
     assert compare(OURS, OURS, max_pixels=0, max_score=0) == Proof(3, 2, 0, 0)
 
 
-def test_compare__pairs_so_that_all_boxes_differ_least():
-    """Were the first one, at 5, to take the nearest, at 4, the second would be left with the one that is 9 away."""
-    ours = {"a": detections((5, 0.5, 0), (0, 0.5, 0))}
-    theirs = {"a": detections((4, 0.5, 0), (9, 0.5, 0))}
-    assert compare(ours, theirs, max_pixels=4, max_score=0).pixels == 4
+@pytest.mark.parametrize("ours, theirs, pixels", [
+    ((5, 0), (4, 9), 4),  # were the first to take its nearest, the second would be 9 away from what is left
+    ((0, 4), (1, 8), 4),  # 1 is the nearest to both, and stands for one
+])  # fmt: skip
+def test_compare__pairs_so_that_all_boxes_differ_least(ours, theirs, pixels):
+    found, exported = ({"a": detections(*((left, 0.5, 0) for left in lefts))} for lefts in (ours, theirs))
+    assert compare(found, exported, max_pixels=9, max_score=0).pixels == pixels
 
 
 def test_compare__pairs_within_a_class():
