@@ -36,7 +36,7 @@ def write(cfg: CfgNode, target: Path) -> Proof | None:
         FileNotFoundError, ValueError: MODEL.WEIGHTS is no trained detector of ``cfg``, or the proof fails.
     """
     proved = proof_config(cfg)
-    if not can_import():
+    if not _can_import():
         from detection.engines.torchvision.inference import load_weights
         from detection.engines.torchvision.model import build_model
 
@@ -55,15 +55,6 @@ def write(cfg: CfgNode, target: Path) -> Proof | None:
     _write_files(cfg, model.state_dict(), target)
     pictures = make_pictures(cfg, target.parent)
     return compare(find_objects(model, proved, pictures), _detect(target, pictures), max_pixels=0, max_score=0)
-
-
-def can_import() -> bool:
-    """Return whether Detectron2 can be imported."""
-    try:
-        importlib.import_module("detectron2")
-    except ImportError:
-        return False
-    return True
 
 
 def lines(cfg: CfgNode, target: Path) -> str:
@@ -94,6 +85,14 @@ def config_text(cfg: CfgNode, target: Path) -> str:
     theirs.OUTPUT_DIR, theirs.MODEL.DEVICE = defaults.OUTPUT_DIR, defaults.MODEL.DEVICE
     theirs.MODEL.WEIGHTS = target.name
     return f"# pred_classes 0, 1, ... are {json.dumps(class_names(cfg))}\n{theirs.dump()}"
+
+
+def _can_import() -> bool:
+    try:
+        importlib.import_module("detectron2")
+    except ImportError:
+        return False
+    return True
 
 
 def _write_files(cfg: CfgNode, tensors: dict[str, Tensor], target: Path) -> None:

@@ -35,6 +35,8 @@ SOURCE = Path(__file__).with_name("faster_rcnn.py")
 # Where the background is another row, the last products and sums may round otherwise: some of float32's last places.
 MAX_PIXELS, MAX_SCORE = 1e-3, 1e-5
 
+PREFIXES = (("backbone.bottom_up.", "backbone.body."), ("proposal_generator.rpn_head.", "rpn.head."))
+
 NO_C4 = Rule(lambda name: name == FPN_BACKBONE, f"{FPN_BACKBONE}: it has no C4 detectors")
 RULES = {
     "MODEL.RPN.BBOX_REG_WEIGHTS": Rule(lambda value: set(value) == {1}, "(1.0, 1.0, 1.0, 1.0)"),
@@ -133,9 +135,8 @@ def convert(model: Detector) -> dict[str, Tensor]:
     """Return the tensors of ``model`` by FasterRCNN's names, with its background: class 0, whose box never moves."""
     state = {}
     for name, tensor in model.state_dict().items():
-        name = name.replace("backbone.bottom_up.", "backbone.body.").replace(
-            "proposal_generator.rpn_head.", "rpn.head."
-        )
+        for ours, theirs in PREFIXES:
+            name = name.replace(ours, theirs)
         name = re.sub(r"(box_head)\.fc(\d+)", lambda m: f"{m[1]}.{2 * int(m[2]) - 1}", name)  # between ReLUs
         if ".cls_score." in name:
             tensor = tensor.roll(1, dims=0)  # ours has the background last
