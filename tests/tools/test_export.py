@@ -1,0 +1,68 @@
+"""What tools/export.py refuses, whatever it is to become; tests/detection/export has what it writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from detection.config import read_detection_config
+from pretrain.run.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """The first layer of a detector, with its config: enough for what is refused before the rest is missed."""
+    cfg = read_detection_config(ROOT / "detection" / "configs" / "smoke.yaml", ["MODEL.DEVICE", "cpu"])
+    path = tmp_path / "model_final.pth"
+    tensors = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    save_checkpoint({"model": tensors, "config": cfg.dump()}, path)
+    return path
+
+
+@pytest.mark.parametrize("to, beside", [("torchvision", ".py"), ("detectron2", ".yaml")])
+@pytest.mark.parametrize("is_target", [True, False])
+def test_main__overwrites_nothing(weights, tmp_path, load_tool, to, beside, is_target):
+    target = tmp_path / "street.pth"
+    there = target if is_target else target.with_suffix(beside)
+    there.write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"{there.name} is there already, and would be overwritten; choose ano"):
+        load_tool("export").main([str(weights), str(target), "--to", to])
+    assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["torchvision", "detectron2"])
+def test_main__refuses_what_is_no_detector(weights, tmp_path, load_tool, to):
+    with pytest.raises(ValueError, match=r"model_final.pth fills only a part of the model: .* missing from it"):
+        load_tool("export").main([str(weights), str(tmp_path / "new" / "street.pth"), "--to", to])
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_main__refuses_a_backbone_s_file(resnet18, tmp_path, load_tool):
+    save_checkpoint({"model": resnet18}, tmp_path / "backbone.pth")
+    with pytest.raises(
+        ValueError, match=r"backbone.pth does not carry the config of its detector; give it with --conf"
+    ):
+        load_tool("export").main([str(tmp_path / "backbone.pth"), str(tmp_path / "street.pth"), "--to", "torchvision"])
+
+
+@pytest.mark.parametrize("target, message", [
+    ("street.pkl", "target {folder}/street.pkl ends in '.pkl'; expected .pth"),
+    ("model_final.pth", "source and target are the same file, {folder}/model_final.pth"),
+])  # fmt: skip
+def test_tool__bad_input_is_one_line_and_status_2(weights, tmp_path, target, message):
+    command = [sys.executable, ROOT / "tools" / "export.py", weights, tmp_path / target, "--to", "detectron2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == f"export.py: error: {message.format(folder=tmp_path)}\n"
+
+
+def test_main__an_unknown_target_is_status_2(weights, tmp_path, load_tool, capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_tool("export").main([str(weights), str(tmp_path / "street.pth"), "--to", "onnx"])
+    assert stop.value.code == 2
+    assert "invalid choice: 'onnx'" in capsys.readouterr().err
