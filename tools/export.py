@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int | None:
     args = parser.parse_args(argv)
     setup_logging()
 
+    from detection.detector import detector_config
     from detection.export import export_detector
-    from detection.predict import load_config_of
 
-    cfg = load_config_of(args.model, args.config_file, [])
+    cfg = detector_config(args.model, config_file=args.config_file)
     exported = export_detector(cfg, args.target, args.to)
     if exported.proof is None:
         print("exported, not proved: Detectron2 cannot be imported here")

@@ -17,9 +17,10 @@ import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 
+from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.engines.torchvision.model import build_model
-from detection.predict import collect_pictures
 from pretrain.run.checkpoint import save_checkpoint
+from pretrain.run.pictures import displayed_size
 
 
 class Found(NamedTuple):
@@ -96,7 +97,8 @@ def find(picture) -> Callable[[ModuleType, CfgNode], list[Found]]:
     """Return a function (engine, config) -> what our engine finds in ``picture``, as ``run_lines`` returns it."""
 
     def run(engine: ModuleType, cfg: CfgNode) -> list[Found]:
-        found = engine.detect(cfg, collect_pictures([picture], CLASSES))["picture"]
+        entry = AnnotatedPicture("picture", picture, picture, *displayed_size(picture), ())
+        found = engine.detect(cfg, DetectionDataset("made", picture.parent, "made", CLASSES, (entry,)))["picture"]
         parts = zip(found.classes, found.scores, found.boxes, strict=True)
         return [Found(CLASSES[label], float(score), box.tolist()) for label, score, box in parts]
 

@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from detection.config import read_detection_config
+from detection.detector import detector_config
 from detection.export import detectron2 as target_kind
 from detection.export import export_detector
-from detection.predict import load_config_of
 
 CONFIGS = Path(__file__).resolve().parents[3] / "detection" / "configs"
 NEEDS_DETECTRON2 = pytest.mark.skipif(not importlib.util.find_spec("detectron2"), reason="Detectron2 is not installed")
@@ -36,7 +36,7 @@ def test_lines__run_as_printed_and_find_the_same(
     assert files == f"written: {target} and {target.with_suffix('.yaml')}"
     assert {file.name for file in target.parent.iterdir()} == {"a street.pth", "a street.yaml"}
     found = run_lines(lines.partition("without this toolkit:\n\n")[2])
-    expected = find(engine, load_config_of(weights, None, []))
+    expected = find(engine, detector_config(weights))
     assert len(found) >= 5
     assert [(one.name, one.box) for one in found] == [(one.name, one.box) for one in expected]
     assert [one.score for one in found] == [round(one.score, 3) for one in expected]
@@ -44,7 +44,7 @@ def test_lines__run_as_printed_and_find_the_same(
 
 @NEEDS_DETECTRON2
 def test_export__what_is_not_equal_to_the_bit_is_not_left(make_detector, tmp_path, monkeypatch):
-    cfg = load_config_of(make_detector("fpn"), None, [])
+    cfg = detector_config(make_detector("fpn"))
     name, right = "roi_heads.box_predictor.bbox_pred.bias", target_kind.save_checkpoint
 
     def save_other(state, path):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from detection.config import read_detection_config
+from detection.detector import detector_config
 from detection.engines import torchvision as engine
 from detection.export import export_detector, faster_rcnn
 from detection.export import torchvision as target_kind
-from detection.predict import load_config_of
 from detection.samples import resized_shape
 
 CONFIGS = Path(__file__).resolve().parents[3] / "detection" / "configs"
@@ -48,7 +48,7 @@ UNUSUAL = {  # away from the default wherever FasterRCNN can follow
     ids=["r18", "r18-bgr", "r50-unusual"],
 )
 def test_export__finds_the_same(make_detector, tmp_path, changes):
-    cfg = load_config_of(make_detector("fpn", changes), None, [])
+    cfg = detector_config(make_detector("fpn", changes))
     exported = export_detector(cfg, tmp_path / "new" / "street.pth", "torchvision")
     assert [file.name for file in exported.files] == ["street.pth", "street.py"]
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"street.pth", "street.py"}
@@ -65,7 +65,7 @@ def test_lines__run_as_printed_and_find_the_same(make_detector, tmp_path, load_t
     printed = capsys.readouterr().out
     assert re.match(r"proved equal: \d+ boxes in 2 made pictures, largest difference \S+ pixels and \S+ of a", printed)
     found = run_lines(printed.partition("without this toolkit:\n\n")[2])
-    expected = find(engine, load_config_of(weights, None, []))
+    expected = find(engine, detector_config(weights))
     assert len(found) >= 5
     assert [one.name for one in found] == [one.name for one in expected]
     assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=6e-4)  # three decimals
@@ -87,7 +87,7 @@ def unshifted(description):
     ("convert", unturned), ("describe", unshifted),
 ])  # fmt: skip
 def test_export__what_is_not_equal_is_not_left(make_detector, tmp_path, monkeypatch, part, wrong):
-    cfg = load_config_of(make_detector("fpn"), None, [])
+    cfg = detector_config(make_detector("fpn"))
     right = getattr(target_kind, part)
     monkeypatch.setattr(target_kind, part, lambda *args: wrong(right(*args)))
     with pytest.raises(ValueError, match=r"the exported detector (differs: \d+ boxes|finds other classes)"):
