@@ -76,13 +76,7 @@ def load_detector(
     """
     if confidence_threshold is not None and not 0 <= confidence_threshold <= 1:
         raise ValueError(f"the confidence threshold is {confidence_threshold}; expected 0 to 1")
-    content = _read_detector(path)
-    carried = None
-    if config_file is None:
-        if not isinstance(content.get("config"), str):
-            raise ValueError(f"{path} does not carry the config of its detector; give it with --config-file")
-        carried = Carried(content["config"], f"config in {path}")
-    written = read_detection_config(config_file, opts, carried=carried)
+    content, written = _read_detector(path, config_file, opts)
     if confidence_threshold is not None:
         written.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(confidence_threshold)
     cfg = written.clone()
@@ -93,6 +87,17 @@ def load_detector(
     model = module.load_model(cfg)
     description = {name: content[name] for name in DESCRIPTION if name in content}
     return Detector(cfg, model.eval(), module, {**description, "config": written.dump()})
+
+
+def detector_config(path: Path | str, *, config_file: Path | str | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config of the trained detector in ``path``, its MODEL.WEIGHTS; arguments as ``load_detector``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_detector``.
+    """
+    _, cfg = _read_detector(path, config_file, opts)
+    cfg.MODEL.WEIGHTS = str(path)
+    return cfg
 
 
 class Detector:
@@ -167,8 +172,10 @@ class Detector:
         return Found(found.boxes, found.scores, labels, tuple(self.classes[label] for label in labels))
 
 
-def _read_detector(path: Path | str) -> dict[str, Any]:
-    """Return what the file holds; a file that never was a detector is refused before its config is asked for."""
+def _read_detector(
+    path: Path | str, config_file: Path | str | None, opts: Sequence[str]
+) -> tuple[dict[str, Any], CfgNode]:
+    """Return what the file holds and its config; what never was a detector is refused before that is asked for."""
     content = read_weights(path)
     names = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(names, dict) or not any(str(name).startswith("roi_heads.box_predictor.") for name in names):
@@ -177,7 +184,12 @@ def _read_detector(path: Path | str) -> dict[str, Any]:
             f"{path} is no trained detector, but {what}: no tensor of it is called roi_heads.box_predictor...; "
             "tools/train_net.py trains one"
         )
-    return content
+    carried = None
+    if config_file is None:
+        if not isinstance(content.get("config"), str):
+            raise ValueError(f"{path} does not carry the config of its detector; give it with --config-file")
+        carried = Carried(content["config"], f"config in {path}")
+    return content, read_detection_config(config_file, opts, carried=carried)
 
 
 def _device(device: str) -> str:

@@ -38,6 +38,10 @@ DETECTION = {
         "detection.config", "detection.convert", "detection.datasets", "detection.defaults", "detection.evaluation",
         "detection.run_data", "detection.samples",
     ),
+    "detection.export": (
+        "detection.config", "detection.convert", "detection.datasets", "detection.defaults", "detection.engines",
+        "detection.evaluation",
+    ),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pret
 from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE_SIDE, SCENE_SIDE = 64, 128  # pixels
+PICTURE_SIDE, SCENE_SIDE = 48, 128  # pixels
 TRAIN_PER_CLASS, VAL_PER_CLASS = 400, 60
 TRAINVAL_SCENES, TEST_SCENES = 150, 150
 

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def convert_file(
         ValueError: the source cannot be read or converted, it contradicts ``said``, or the proof fails.
     """
     source, target = (Path(os.path.expanduser(path)) for path in (source, target))
-    _check_target(source, target, reverse=reverse)
+    check_target(source, target, SUFFIXES[:1] if reverse else SUFFIXES)
     if reverse and (said.channel_order == "BGR" or said.stride_in_1x1):
         raise ValueError("--reverse: torchvision's ResNet reads RGB and strides in its 3x3 convolutions")
     content = read_weights(source)
@@ -164,10 +164,14 @@ def _write_card(card: dict[str, Any], target: Path) -> None:
         file.write("\n")
 
 
-def _check_target(source: Path, target: Path, *, reverse: bool) -> None:
-    allowed = SUFFIXES[:1] if reverse else SUFFIXES
-    if target.suffix not in allowed:
-        raise ValueError(f"target {target} ends in {target.suffix!r}; expected {' or '.join(allowed)}")
+def check_target(source: Path, target: Path, suffixes: Sequence[str]) -> None:
+    """Refuse, before anything is computed, a ``target`` that cannot become a file of one of ``suffixes``.
+
+    Raises:
+        ValueError: another suffix, a folder, a place that cannot be written to, or ``source`` itself.
+    """
+    if target.suffix not in suffixes:
+        raise ValueError(f"target {target} ends in {target.suffix!r}; expected {' or '.join(suffixes)}")
     above = next(folder for folder in target.absolute().parents if folder.exists())
     if not above.is_dir():
         raise ValueError(f"target {target}: {above} is no folder")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from PIL import Image
 from detection import load_detector
 from detection.datasets.voc import load_voc
 from detection.detector import Found
+from detection.engines import select
 from detection.evaluation.detection_files import read_detections
 from detection.fine_tune import fine_tune, inference_folder
+from detection.run_data import read_run_data
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 
 ENGINES = ("torchvision", "detectron2")
@@ -102,6 +106,21 @@ def test_load_detector__both_engines_find_the_same(weights, voc_tree):
     one, other = (load_detector(weights, engine=engine, device="cpu") for engine in ENGINES)
     assert (one.engine, other.engine) == ENGINES
     assert equal(one(path), other(path))
+
+
+def test_load_detector__files_of_either_engine_in_either(configure, voc_tree):
+    pytest.importorskip("detectron2")
+    for trained_by in ENGINES:
+        cfg = configure("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.01, run=trained_by)
+        select(trained_by).train(*read_run_data(cfg), resume=False)
+        file = f"{cfg.OUTPUT_DIR}/model_final.pth"
+        one, other = (load_detector(file, engine=engine, device="cpu") for engine in ENGINES)
+        assert one.classes == other.classes
+        found = one(voc_tree.picture("000001"))
+        assert len(found) > 0
+        assert equal(found, other(voc_tree.picture("000001")))
+        one.save(f"{cfg.OUTPUT_DIR}/small.pth")
+        assert os.path.getsize(f"{cfg.OUTPUT_DIR}/small.pth") < 0.6 * os.path.getsize(file)
 
 
 def test_load_detector__settings(weights, voc_tree):

@@ -51,7 +51,6 @@ READ_BY_KIND: dict[str, tuple[str, ...]] = {
 DETECTION_KEYS = tuple(CONFIG_KEYS.values())
 OF_CONFIG, OF_WEIGHTS = ("CONFIG", "OPTS"), ("WEIGHTS", "EPOCH", "DETECTION_OPTS", *READING_KEYS)
 EXPERIMENT_KEYS = ("METHOD", "MODEL", "DATA", *OF_CONFIG, *OF_WEIGHTS, "PAPER", "PAPER_STD", "PAPER_ONLY")
-MAX_LABEL_BYTES = 200  # of 255 that a folder's name may have
 # Keys that the study sets for every run, and where it takes them from. OPTS must not set them: it would be in vain.
 SET_BY_STUDY = {
     "SEED": "set SEEDS", "OUTPUT_DIR": "set OUTPUT_DIR of the study", "DATA.ROOT": "set PRETRAIN.DATA_ROOT",

@@ -9,6 +9,7 @@ import pytest
 from detection.evaluation.comparison import Run, compare_runs
 from detection.report.comparison import write_comparison
 from detection.report.write import write_report
+from tests.detection.evaluation.diagnosis import made
 
 WIDTHS = (400, 1400)
 
@@ -36,6 +37,22 @@ def test_page__quiet_and_no_wider_than_the_window(browser, request, kind, width)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate("[...document.querySelectorAll('section')].every(section => section.offsetHeight > 40)")
     browser.check_quiet(page)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [20, 80, 1203])
+def test_page__of_many_classes_is_no_wider_and_shows_each(browser, tmp_path, count, width):
+    classes = tuple(f"class with a name {number}" for number in range(count))
+    dataset, detections = made.make(0, 400, classes)
+    dataset, _ = made.plant(dataset, 0, 20)
+    objects = {name: 1 + 7 * number for number, name in enumerate(classes)}
+    write_report(dataset, detections, tmp_path, {}, training_objects=objects, num_resamples=2)
+    browser.open(tmp_path / "report.html", width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('#classes tbody tr').length") == count
+    assert browser.evaluate("document.querySelectorAll('#labels figure').length") > 0
+    assert (browser.evaluate("document.querySelectorAll('.matrix').length") == 1) is (count == 20)
+    browser.check_quiet(tmp_path / "report.html")
 
 
 def test_page__every_picture_is_shown_with_its_boxes(browser, report):

@@ -10,6 +10,7 @@ import numpy as np
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from detection.evaluation.detections import PictureDetections
+from detection.evaluation.matching import Matches, match_detections
 
 SIDE = 400
 CLASSES = ("dog", "person", "car", "cat", "bird")
@@ -41,7 +42,15 @@ def scene(
     return DetectionDataset("made", folder, "made", ("dog", "cat"), pictures), found
 
 
-def make(seed: int, num_pictures: int) -> tuple[DetectionDataset, dict[str, PictureDetections]]:
+def matched_scene(*scene_as_written: Any, **options: Any) -> tuple[DetectionDataset, Matches]:
+    """Return the data set of ``scene``, and the matches of its detections."""
+    dataset, detections = scene(*scene_as_written, **options)
+    return dataset, match_detections(dataset, detections)
+
+
+def make(
+    seed: int, num_pictures: int, classes: tuple[str, ...] = CLASSES
+) -> tuple[DetectionDataset, dict[str, PictureDetections]]:
     """Return pictures of one to five objects apart from each other, and what a good detector says of them.
 
     It finds 97 in 100 objects, with scores around .9 and boxes that are a few pixels off, takes 2 in 100 for another
@@ -55,21 +64,21 @@ def make(seed: int, num_pictures: int) -> tuple[DetectionDataset, dict[str, Pict
         for cell in cells.tolist():
             left, top = 100 * (cell % 4) + rng.integers(1, 15), 100 * (cell // 4) + rng.integers(1, 15)
             box = (float(left), float(top), float(left + rng.integers(40, 80)), float(top + rng.integers(40, 80)))
-            label = int(rng.integers(len(CLASSES)))
-            objects.append(AnnotatedObject(CLASSES[label], box, difficult=bool(rng.random() < 0.05)))
+            label = int(rng.integers(len(classes)))
+            objects.append(AnnotatedObject(classes[label], box, difficult=bool(rng.random() < 0.05)))
             if rng.random() < 0.97:
-                told = label if rng.random() < 0.98 else (label + 1) % len(CLASSES)
+                told = label if rng.random() < 0.98 else (label + 1) % len(classes)
                 score = rng.beta(18, 2) if told == label else rng.uniform(0.05, 0.6)
                 rows.append((*(np.array(box) + rng.normal(0, 2, 4)), score, told))
         if number % 2:
             left, top = rng.uniform(0, 300, 2)
-            rows.append((left, top, left + 60, top + 60, rng.uniform(0.05, 0.4), rng.integers(len(CLASSES))))
+            rows.append((left, top, left + 60, top + 60, rng.uniform(0.05, 0.4), rng.integers(len(classes))))
         image_id = f"{number:06d}"
         pictures.append(AnnotatedPicture(image_id, Path("x.jpg"), Path(f"{image_id}.xml"), SIDE, SIDE, tuple(objects)))
         table = np.array(rows, np.float64).reshape(-1, 6)
         shift = np.array([1, 1, 0, 0])
         detections[image_id] = PictureDetections(table[:, :4] - shift, table[:, 4], table[:, 5].astype(np.int64))
-    return DetectionDataset("made", Path(), "made", CLASSES, tuple(pictures)), detections
+    return DetectionDataset("made", Path(), "made", classes, tuple(pictures)), detections
 
 
 def plant(dataset: DetectionDataset, seed: int, count: int) -> tuple[DetectionDataset, dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.diagnosis.calibration import measure_calibration
 from detection.evaluation.matching import match_detections
+from tests.detection.evaluation.diagnosis import made
 
 
 def expected(matches, wanted=None):
@@ -30,7 +31,7 @@ def expected(matches, wanted=None):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_measure_calibration__equals_loops(made, seed):
+def test_measure_calibration__equals_loops(seed):
     dataset, detections = made.make(seed, 60)
     matches = match_detections(dataset, detections)
     result = measure_calibration(dataset, matches)
@@ -40,7 +41,7 @@ def test_measure_calibration__equals_loops(made, seed):
     assert sum(one["count"] for one in result["bins"]) == np.count_nonzero(matches.outcomes(0.5) >= 0)
 
 
-def test_measure_calibration__by_hand(made):
+def test_measure_calibration__by_hand():
     """Scores .1 (in the first bin), .8 and .75 (in one bin), 1: of an object each, but one of nothing."""
     dataset, _ = made.make(0, 30)
     objects = [(picture, item) for picture in dataset.pictures for item in picture.objects if not item.difficult]
@@ -64,7 +65,7 @@ def test_measure_calibration__by_hand(made):
     assert result["ece"] == pytest.approx((90 + 2 * 27.5 + 0) / 4)
 
 
-def test_measure_calibration__nothing_detected(made):
+def test_measure_calibration__nothing_detected():
     dataset, _ = made.make(0, 3)
     result = measure_calibration(dataset, match_detections(dataset, {}))
     assert (result["ece"], result["mce"]) == (None, None)

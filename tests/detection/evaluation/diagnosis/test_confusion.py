@@ -12,6 +12,7 @@ from detection.datasets.types import AnnotatedObject, AnnotatedPicture, Detectio
 from detection.evaluation.detections import PictureDetections
 from detection.evaluation.diagnosis.confusion import count_confusions, score_thresholds
 from detection.evaluation.matching import match_detections, voc_overlap
+from tests.detection.evaluation.diagnosis import made
 
 DOG, CAT = (1.0, 1.0, 50.0, 50.0), (101.0, 101.0, 150.0, 150.0)
 
@@ -88,7 +89,7 @@ def reference(dataset, matches, thresholds):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_count_confusions__equals_loops(made, seed):
+def test_count_confusions__equals_loops(seed):
     dataset, detections = made.make(seed, 80)
     dataset, _ = made.plant(dataset, seed, 20)
     matches = match_detections(dataset, detections)

@@ -15,6 +15,7 @@ from detection.evaluation.detections import PictureDetections
 from detection.evaluation.diagnosis.confusion import score_thresholds
 from detection.evaluation.diagnosis.label_errors import MAX_LISTED, find_objects, list_missed, suspect_labels
 from detection.evaluation.matching import match_detections
+from tests.detection.evaluation.diagnosis import made
 
 
 def suspects(dataset, detections):
@@ -31,7 +32,7 @@ def overlap(one, other):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_suspect_labels__finds_nine_of_ten_planted_errors_and_little_else(made, seed):
+def test_suspect_labels__finds_nine_of_ten_planted_errors_and_little_else(seed):
     dataset, detections = made.make(seed, 240)
     dataset, planted = made.plant(dataset, seed, 40)
     found = suspects(dataset, detections)["listed"]
@@ -53,12 +54,12 @@ def test_suspect_labels__finds_nine_of_ten_planted_errors_and_little_else(made, 
     assert [entry["score"] for entry in found] == sorted((entry["score"] for entry in found), reverse=True)
 
 
-def test_suspect_labels__clean_labels_are_left_alone(made):
+def test_suspect_labels__clean_labels_are_left_alone():
     dataset, detections = made.make(1, 200)
     assert suspects(dataset, detections)["count"] <= 10
 
 
-def one_picture(made, *rows):
+def one_picture(*rows):
     """Detections (x, y, width, height, score, label) on a picture with a person, among 30 that are all right."""
     dataset, detections = made.make(3, 30)
     person = dataset.pictures[0].objects[0]._replace(name="person", box=(11.0, 11.0, 60.0, 60.0), difficult=False)
@@ -70,17 +71,17 @@ def one_picture(made, *rows):
     return [(entry["kind"], entry["detected"], entry["labelled"]) for entry in listed if entry["image_id"] == "000000"]
 
 
-def test_suspect_labels__by_hand(made):
-    assert one_picture(made, (200, 200, 50, 50, 0.99, 0)) == [("missing", "dog", None)]
-    assert one_picture(made, (200, 200, 50, 50, 0.3, 0)) == []  # not sure
-    assert one_picture(made, (10, 10, 50, 50, 0.99, 0)) == [("class", "dog", "person")]
-    assert one_picture(made, (10, 10, 50, 50, 0.99, 0), (10, 10, 50, 50, 0.98, 1)) == []  # found as what it is
-    assert one_picture(made, (30, 30, 50, 50, 0.99, 0)) == []  # neither: it touches the person
-    twice = one_picture(made, (200, 200, 50, 50, 0.97, 0), (202, 202, 50, 50, 0.99, 1))
+def test_suspect_labels__by_hand():
+    assert one_picture((200, 200, 50, 50, 0.99, 0)) == [("missing", "dog", None)]
+    assert one_picture((200, 200, 50, 50, 0.3, 0)) == []  # not sure
+    assert one_picture((10, 10, 50, 50, 0.99, 0)) == [("class", "dog", "person")]
+    assert one_picture((10, 10, 50, 50, 0.99, 0), (10, 10, 50, 50, 0.98, 1)) == []  # found as what it is
+    assert one_picture((30, 30, 50, 50, 0.99, 0)) == []  # neither: it touches the person
+    twice = one_picture((200, 200, 50, 50, 0.97, 0), (202, 202, 50, 50, 0.99, 1))
     assert twice == [("missing", "person", None)]  # one place, one suspicion
 
 
-def test_suspect_labels__lists_the_surest_and_counts_all(made):
+def test_suspect_labels__lists_the_surest_and_counts_all():
     dataset, detections = made.make(0, 400)
     emptied, _ = made.plant(dataset, 0, 200)
     result = suspects(emptied, detections)
@@ -136,36 +137,36 @@ def test_suspect_labels__entry_of_the_coco_file(tmp_path):
 DOG, CAT, FAR = (1.0, 1.0, 100.0, 100.0), (201.0, 1.0, 230.0, 30.0), (300.0, 300.0, 380.0, 380.0)
 
 
-def missed(made, objects, *runs):
+def missed(objects, *runs):
     """What ``list_missed`` says of runs (id -> detections) on pictures of ``made.scene``."""
     scenes = [made.scene(objects, run) for run in runs]
     found = [find_objects(match_detections(dataset, detections)) for dataset, detections in scenes]
     return list_missed(scenes[0][0], found)
 
 
-def test_list_missed__by_hand(made):
+def test_list_missed__by_hand():
     objects = {"a": [("dog", DOG), ("cat", CAT)], "b": [("dog", CAT), ("cat", FAR), ("dog", FAR, True)]}
     first = {"a": [(0, 0.01, DOG)], "b": [(0, 0.9, FAR), (1, 0.9, (300.0, 300.0, 339.0, 380.0))]}  # half of the cat
     second = {"b": [(1, 0.9, CAT)]}  # of another class
-    said = missed(made, objects, first, second)
+    said = missed(objects, first, second)
     assert (said["num_runs"], said["num_objects"], said["count"]) == (2, 4, 3)
     assert said["listed"] == [
         {"image_id": "b", "object": "cat", "box": [299, 299, 380, 380], "annotation": "b.xml", "place": None},
         {"image_id": "b", "object": "dog", "box": [200, 0, 230, 30], "annotation": "b.xml", "place": None},
         {"image_id": "a", "object": "cat", "box": [200, 0, 230, 30], "annotation": "a.xml", "place": None},
     ]
-    assert missed(made, objects, first, second, {"a": [(1, 0.1, CAT)]})["count"] == 2
+    assert missed(objects, first, second, {"a": [(1, 0.1, CAT)]})["count"] == 2
 
 
-def test_list_missed__lists_the_largest_and_counts_all(made):
+def test_list_missed__lists_the_largest_and_counts_all():
     objects = {f"{n:03d}": [("dog", (1.0, 1.0, 10.0 + n, 10.0))] for n in range(MAX_LISTED + 20)}
-    said = missed(made, objects, {}, {})
+    said = missed(objects, {}, {})
     assert (said["count"], len(said["listed"])) == (MAX_LISTED + 20, MAX_LISTED)
     assert [entry["image_id"] for entry in said["listed"]] == [f"{n:03d}" for n in range(119, 19, -1)]
 
 
-def test_list_missed__none(made):
-    said = missed(made, {"a": [("dog", DOG)]}, {}, {"a": [(0, 0.1, DOG)]})
+def test_list_missed__none():
+    said = missed({"a": [("dog", DOG)]}, {}, {"a": [(0, 0.1, DOG)]})
     assert said == {"num_runs": 2, "num_objects": 1, "count": 0, "listed": []}
 
 

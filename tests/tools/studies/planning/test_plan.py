@@ -95,7 +95,9 @@ def test_make_plan__made_scenes_have_the_format_that_fine_tuning_names(plan_of):
     assert (made.outputs, word_after(made, "--format")) == (("coco",), "coco")
     fine_tune, evaluate = (stages[f"cutmix/seed0/{kind}"] for kind in ("fine_tune", "evaluate"))
     assert made in fine_tune.parents
-    assert word_after(fine_tune, "VOC.ROOT") == word_after(stages["study/comparison"], "--data-root") == str(made.folder)
+    assert (
+        word_after(fine_tune, "VOC.ROOT") == word_after(stages["study/comparison"], "--data-root") == str(made.folder)
+    )
     assert evaluate.outputs == ("inference/coco_2017_val/report.json",)
     assert "--format" not in next(stage for stage in plan_of().stages if stage.name == "data/VOCdevkit").command
 
@@ -183,7 +185,7 @@ def test_make_plan__another_seed_leaves_the_others_alone(plan_of):
 
 
 @pytest.mark.parametrize("opts", [
-    ["PRETRAIN.OPTS", "['CHANNELS_LAST', 'True']"], ["PRETRAIN.OPTS", "['DEVICE', 'cpu']"],
+    ["PRETRAIN.OPTS", "['CHANNELS_LAST', 'False']"], ["PRETRAIN.OPTS", "['DEVICE', 'cpu']"],
     ["PRETRAIN.OPTS", "['DATA.NUM_WORKERS', '1']"], ["PRETRAIN.OPTS", "['SOLVER.BATCH_SIZE', '8']"], ["THREADS", "2"],
 ])  # fmt: skip
 def test_make_plan__a_timing_depends_on_what_changes_the_speed(plan_of, opts):
