@@ -55,6 +55,31 @@ def test_page__of_many_classes_is_no_wider_and_shows_each(browser, tmp_path, cou
     browser.check_quiet(tmp_path / "report.html")
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_comparison__of_many_classes_scrolls_in_a_box_of_its_own(browser, tmp_path, width):
+    dataset, detections = made.make(0, 20, tuple(f"class with a name {number}" for number in range(200)))
+    runs = [Run(f"{name} of some methods", name, {}, detections) for name in "abcde"]
+    write_comparison(compare_runs(dataset, runs, num_resamples=2), tmp_path, dataset=dataset, runs=runs)
+    browser.open(tmp_path / "comparison.html", width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('.classes tbody tr').length") == 200
+    assert browser.evaluate("document.querySelector('.tall').clientHeight") < 700
+    browser.evaluate("document.querySelector('.tall').scrollTo(0, 20000)")
+    offset = "document.querySelector('{}').getBoundingClientRect().top"
+    assert browser.evaluate(f"{offset.format('.classes thead th')} - {offset.format('.tall')}") == 0  # the head stays
+    browser.check_quiet(tmp_path / "comparison.html")
+
+
+def test_comparison__many_classes_are_printed_in_full(browser, tmp_path):
+    dataset = made.make(0, 10, tuple(f"{number}" for number in range(100)))[0]
+    runs = [Run(name, name, {}, {}) for name in "ab"]
+    write_comparison(compare_runs(dataset, runs, num_resamples=2), tmp_path)
+    browser.open(tmp_path / "comparison.html", 1400, media="print")
+    heights = "[...document.querySelectorAll('.tall, .classes')].map(one => one.offsetHeight)"
+    box, table = browser.evaluate(heights)
+    assert box >= table
+
+
 def test_page__every_picture_is_shown_with_its_boxes(browser, report):
     browser.open(report, 1400)
     shown = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.clientWidth > 100)")
