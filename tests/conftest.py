@@ -21,14 +21,14 @@ COLOURS = {"dog": (220, 60, 40), "person": (40, 200, 70), "car": (50, 80, 230)}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--runslow", action="store_true", help="also run the tests that take more than a minute")
+    parser.addoption("--runslow", action="store_true", help="also run the slow tests")
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--runslow"):
         for item in items:
             if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes more than a minute; run with --runslow"))
+                item.add_marker(pytest.mark.skip(reason="takes long; run with --runslow"))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from detection.config import class_names
 from detection.datasets.types import AnnotatedPicture, DetectionDataset
 from detection.evaluation.detections import PictureDetections
+from pretrain.run.files import atomic_write
 
 # Width and height: resized to a short side of 800, neither's long side is a whole number, and the second is too long.
 SIZES = ((500, 375), (243, 500))
@@ -51,7 +52,8 @@ def make_pictures(cfg: CfgNode, folder: Path) -> DetectionDataset:
         coarse = [Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)) for cells in (3, 8, 20, 60)]
         layers = [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)) for image in coarse]
         path = folder / f"made{number}.png"
-        Image.fromarray(np.mean(layers, axis=0).round().astype(np.uint8)).save(path)
+        with atomic_write(path) as file:
+            Image.fromarray(np.mean(layers, axis=0).round().astype(np.uint8)).save(file, "PNG")
         pictures.append(AnnotatedPicture(path.stem, path, path, width, height, ()))
     return DetectionDataset("made pictures", folder, "made", class_names(cfg), tuple(pictures))
 

@@ -85,6 +85,7 @@ def test_study__from_pictures_to_page_killed_on_the_way(study, tmp_path):
     assert "6 stages: 4 done, 2 to run" in changed.stdout
 
 
+@pytest.mark.slow
 def test_study__on_coco_data_from_scenes_to_a_page_about_coco_ap(tmp_path):
     """Without pretraining, which is the same; two seeds, so that there is a comparison."""
     names_coco = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]

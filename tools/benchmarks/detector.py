@@ -17,6 +17,7 @@ from detection.detector import load_detector
 from detection.engines import select
 from detection.engines.torchvision.model import build_model
 from pretrain.run.checkpoint import save_checkpoint
+from pretrain.run.files import atomic_write
 from tools.benchmarks import timing
 
 WIDTH, HEIGHT = 500, 375  # of a VOC picture
@@ -69,6 +70,7 @@ def _make_pictures(folder: Path, count: int, classes: Sequence[str]) -> Detectio
     for number in range(count):
         path = folder / f"{number:06d}.jpg"
         coarse = Image.fromarray(rng.integers(0, 256, (HEIGHT // 25, WIDTH // 25, 3), dtype=np.uint8))
-        coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path, quality=90)
+        with atomic_write(path) as file:
+            coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         pictures.append(AnnotatedPicture(path.stem, path, path, WIDTH, HEIGHT, ()))
     return DetectionDataset("pictures", folder, "pictures", tuple(classes), tuple(pictures))

@@ -140,7 +140,7 @@ def test_detections__are_equal(make_twins, samples, kind, changes):
         ("fpn", {"MODEL.RESNETS.NORM": "SyncBN", **UNUSUAL}),
         ("c4", {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 500}),  # more than there are anchors
         ("c4", {"MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, **EXTRA_NORM}),
-        ("jwyang", {}),
+        pytest.param("jwyang", {}, marks=pytest.mark.slow),
     ],
     ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco", "jwyang"],
 )

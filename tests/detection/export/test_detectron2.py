@@ -22,7 +22,11 @@ FOUND_WELL = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2, "TEST.DETECTIONS_PER_IMA
 
 
 @NEEDS_DETECTRON2
-@pytest.mark.parametrize("kind, changes", [("fpn", FOUND_WELL), ("c4", {**BGR, **FOUND_WELL})], ids=["fpn", "c4"])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [("fpn", FOUND_WELL), pytest.param("c4", {**BGR, **FOUND_WELL}, marks=pytest.mark.slow)],
+    ids=["fpn", "c4"],
+)
 def test_lines__run_as_printed_and_find_the_same(
     make_detector, tmp_path, load_tool, capsys, run_lines, find, kind, changes
 ):
