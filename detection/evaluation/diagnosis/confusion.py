@@ -43,27 +43,21 @@ def count_confusions(dataset: DetectionDataset, matches: Matches, thresholds: np
     outcomes, truth = matches.outcomes(IOU), matches.truth
     shown = matches.scores >= thresholds[matches.classes]
     right, wrong = (np.flatnonzero(shown & (outcomes == kind)) for kind in (TRUE_POSITIVE, FALSE_POSITIVE))
-    owner = given_objects(
-        matches, wrong, ~truth.difficult & ~np.isin(np.arange(len(truth.classes)), objects_of(matches, right))
-    )
+    free = ~truth.difficult
+    free[matches.best_object[right]] = False
+    owner = given_objects(matches, wrong, free)
+    free[owner[owner >= 0]] = False
     counts: Counter[tuple[int, int]] = Counter()
     nothing = len(dataset.classes)
     counts.update((label, label) for label in matches.classes[right].tolist())
     for place, one in zip(wrong.tolist(), owner.tolist(), strict=True):
         counts[(nothing if one < 0 else int(truth.classes[one]), int(matches.classes[place]))] += 1
-    taken = np.concatenate([objects_of(matches, right), owner[owner >= 0]])
-    missed = np.setdiff1d(np.flatnonzero(~truth.difficult), taken)
-    counts.update((label, nothing) for label in truth.classes[missed].tolist())
+    counts.update((label, nothing) for label in truth.classes[free].tolist())  # what is left was missed
     names = (*dataset.classes, None)
     return [
         {"object": names[one], "detected": names[other], "count": count}
         for (one, other), count in sorted(counts.items())
     ]
-
-
-def objects_of(matches: Matches, right: np.ndarray) -> np.ndarray:
-    """Return the objects, places in the ground truth, that the ``right`` detections have found."""
-    return matches.best_object[right]
 
 
 def given_objects(matches: Matches, wrong: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from detection.datasets.places import object_places
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.detections import VOC_SHIFT
-from detection.evaluation.diagnosis.confusion import given_objects, objects_of
+from detection.evaluation.diagnosis.confusion import given_objects
 from detection.evaluation.matching import (
     FALSE_POSITIVE,
     TRUE_POSITIVE,
@@ -50,7 +50,7 @@ def suspect_labels(dataset: DetectionDataset, matches: Matches, thresholds: np.n
     doubted = doubted[np.argsort(-matches.scores[doubted], kind="stable")]
 
     free = ~truth.difficult
-    free[objects_of(matches, right)] = False
+    free[matches.best_object[right]] = False
     owner = given_objects(matches, doubted, free)
     rows, _, iou = overlapping_pairs(matches.boxes[doubted], matches.pictures[doubted], truth.boxes, truth.pictures)
     overlap = np.zeros(len(doubted))
@@ -65,7 +65,7 @@ def suspect_labels(dataset: DetectionDataset, matches: Matches, thresholds: np.n
 def find_objects(matches: Matches) -> np.ndarray:
     """Return (M,) bool: whether any detection, however unsure, finds each object of the ground truth."""
     found = np.zeros(len(matches.truth.classes), bool)
-    found[objects_of(matches, np.flatnonzero(matches.outcomes(IOU) == TRUE_POSITIVE))] = True
+    found[matches.best_object[matches.outcomes(IOU) == TRUE_POSITIVE]] = True
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,3 +72,33 @@ def test_measure_calibration__nothing_detected():
     assert (result["ece"], result["mce"]) == (None, None)
     assert result["per_class"] == dict.fromkeys(dataset.classes)
     assert {one["precision"] for one in result["bins"]} == {None}
+
+
+def test_measure_calibration__is_hotcoco_s_where_both_match_alike():
+    """Without difficult objects, and with boxes whose IoU is far from .5 by either way of counting pixels."""
+    hotcoco = pytest.importorskip("hotcoco")
+    dataset, detections = made.make(1, 120)
+    content = {"categories": [{"id": at, "name": name} for at, name in enumerate(dataset.classes, 1)]}
+    content |= {"images": [], "annotations": []}
+    results, pictures = [], []
+    for number, picture in enumerate(dataset.pictures, 1):
+        objects = tuple(item._replace(difficult=False) for item in picture.objects)
+        pictures.append(replace(picture, objects=objects))
+        content["images"].append({"id": number, "width": picture.width, "height": picture.height, "file_name": "x.jpg"})
+        for item in objects:
+            left, top, right, bottom = item.box
+            bbox = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+            label = dataset.classes.index(item.name) + 1
+            entry = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": label, "bbox": bbox}
+            content["annotations"].append({**entry, "area": bbox[2] * bbox[3], "iscrowd": 0})
+        for box, score, label in zip(*(part.tolist() for part in detections[picture.image_id]), strict=True):
+            bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            results.append({"image_id": number, "category_id": label + 1, "bbox": bbox, "score": score})
+    truth = hotcoco.COCO(content)
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
+    evaluation.evaluate()
+    theirs = evaluation.calibration(n_bins=10, iou_threshold=0.5)
+    dataset = replace(dataset, pictures=tuple(pictures))
+    ours = measure_calibration(dataset, match_detections(dataset, detections))
+    assert (ours["ece"], ours["mce"]) == pytest.approx((100 * theirs["ece"], 100 * theirs["mce"]))
+    assert [one["count"] for one in ours["bins"]] == [one["count"] for one in theirs["bins"]]
