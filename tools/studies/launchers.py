@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -21,6 +23,7 @@ from tools.studies.planning.stages import Stage
 from tools.studies.records import find_record, write_record
 from tools.studies.worker import GRACE_SECONDS, StageJob
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 LAUNCHERS = ("local", "slurm", "submitit-local")
 JOB = "job.json"  # in a stage's folder: the number of its job in the cluster's queue
 SUBMITIT = "submitit"  # in OUTPUT_DIR: the folder of its jobs, which it unpickles
@@ -55,14 +58,15 @@ class LocalLauncher:
     ``stop`` ends them all: they were started at this terminal.
     """
 
-    def __init__(self, jobs: int, *, gpus: int, trusted_group: int | None = None):
+    def __init__(self, jobs: int, *, gpus: Sequence[str] = (), trusted_group: int | None = None):
         self.slots, self.gpus, self.trusted_group = jobs, gpus, trusted_group
-        self.processes: dict[str, tuple[subprocess.Popen[bytes], list[int]]] = {}
+        self.processes: dict[str, tuple[subprocess.Popen[bytes], list[str]]] = {}
 
     def start(self, stage: Stage) -> None:
-        environment, taken = dict(os.environ), self._free_gpus(stage.processes)
+        environment = dict(os.environ)
+        taken = least_used(self.gpus, [taken for _, taken in self.processes.values()], stage.processes)
         if taken:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, taken))
+            environment[VISIBLE_GPUS] = ",".join(taken)
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tools.studies.worker", str(stage.folder)),
@@ -89,14 +93,6 @@ class LocalLauncher:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
             process.kill()
-
-    def _free_gpus(self, count: int) -> list[int]:
-        """Return the numbers of ``count`` GPUs, those that the fewest stages use."""
-        load = dict.fromkeys(range(self.gpus), 0)
-        for _, taken in self.processes.values():
-            for number in taken:
-                load[number] += 1
-        return sorted(sorted(load, key=load.__getitem__)[: count or 1])
 
 
 class SubmititLauncher:
@@ -126,12 +122,17 @@ class SubmititLauncher:
         except (RuntimeError, ValueError, NameError) as error:
             raise ValueError(f"--launcher {cluster}: {error}") from error
         self.jobs: dict[str, Any] = {}
+        self.gpus, self.taken = visible_gpus() if cluster == "local" else [], {}
 
     def start(self, stage: Stage) -> None:
         job = self._waiting_job(stage)
         if job is None:
             self._configure(stage.processes)
-            job = self.executor.submit(StageJob(self.trusted_group), str(stage.folder))
+            gpus = None
+            if self.cluster == "local":  # whose jobs would all see the first GPUs of the machine, or none
+                gpus = least_used(self.gpus, self.taken.values(), stage.processes)
+                self.taken[stage.name] = gpus
+            job = self.executor.submit(StageJob(self.trusted_group, gpus), str(stage.folder))
             write_record(stage.folder / JOB, {"cluster": self.cluster, "job_id": job.job_id})
         self.jobs[stage.name] = job
 
@@ -139,6 +140,7 @@ class SubmititLauncher:
         if not self.jobs[stage.name].done():
             return False
         del self.jobs[stage.name]
+        self.taken.pop(stage.name, None)
         return True
 
     def stop(self) -> None:
@@ -149,8 +151,7 @@ class SubmititLauncher:
     def _configure(self, processes: int) -> None:
         slurm = self.cfg.SLURM
         if self.cluster == "local":
-            gpus = processes if count_gpus() >= processes else 0
-            self.executor.update_parameters(timeout_min=UNKNOWN_MINUTES, gpus_per_node=gpus)
+            self.executor.update_parameters(timeout_min=UNKNOWN_MINUTES)
             return
         named = dict(zip(map(str, slurm.PARAMETERS[0::2]), slurm.PARAMETERS[1::2], strict=True))
         self.executor.update_parameters(
@@ -176,11 +177,24 @@ class SubmititLauncher:
         return None if job.done(force_check=True) else job
 
 
-def count_gpus() -> int:
-    """Return the number of GPUs that PyTorch sees here."""
+def least_used(gpus: Sequence[str], taken: Iterable[Sequence[str]], count: int) -> list[str]:
+    """Return ``count`` of ``gpus`` (one for 0), those that the fewest stages have ``taken``, in their order."""
+    load = Counter(name for names in taken for name in names)
+    chosen = sorted(gpus, key=load.__getitem__)[: count or 1]
+    return [name for name in gpus if name in chosen]
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that PyTorch sees here, as CUDA_VISIBLE_DEVICES takes them.
+
+    Where that variable is set already (by a user, or a cluster for this job) they are its own: numbers or UUIDs.
+    """
     import torch
 
-    return torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    given = os.environ.get(VISIBLE_GPUS)
+    names = list(map(str, range(count))) if given is None else [name.strip() for name in given.split(",")]
+    return names[:count]
 
 
 def make_launcher(name: str, cfg: CfgNode, *, jobs: int, trust_group: bool = False) -> Launcher:
@@ -198,10 +212,10 @@ def make_launcher(name: str, cfg: CfgNode, *, jobs: int, trust_group: bool = Fal
     if name != "local":
         cluster, jobs = name.removeprefix("submitit-"), jobs or _cluster_jobs(name, cfg)
         return SubmititLauncher(cluster, cfg, jobs=jobs, trusted_group=trusted_group)
-    gpus = count_gpus()
-    if 0 < gpus < cfg.GPUS:
-        raise ValueError(f"GPUS is {cfg.GPUS}, but there are {gpus} here; set GPUS to at most that")
-    jobs = jobs or (gpus // cfg.GPUS if gpus else _cpu_jobs(cfg))
+    gpus = visible_gpus()
+    if 0 < len(gpus) < cfg.GPUS:
+        raise ValueError(f"GPUS is {cfg.GPUS}, but there are {len(gpus)} here; set GPUS to at most that")
+    jobs = jobs or (len(gpus) // cfg.GPUS if gpus else _cpu_jobs(cfg))
     return LocalLauncher(jobs, gpus=gpus, trusted_group=trusted_group)
 
 

@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +92,12 @@ class StageJob:
     """``run_stage`` as submitit wants it: a job that is preempted, or at its time limit, is put in the queue again."""
 
     trusted_group: int | None = None
+    gpus: Sequence[str] | None = None  # all that the stage may see, as CUDA_VISIBLE_DEVICES names them
 
     def __call__(self, folder: str) -> bool:
         hear_interrupts()
+        if self.gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         return run_stage(folder, trusted_group=self.trusted_group)
 
     def checkpoint(self, folder: str) -> Any:

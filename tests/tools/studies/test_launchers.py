@@ -34,19 +34,19 @@ def wait_for_end(launcher, stage):
 def test_local__each_stage_gets_gpus_of_its_own(make_stage):
     code = "(F / 'out.txt').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"
     stages = [make_stage(name, code) for name in "abc"]
-    launcher = LocalLauncher(3, gpus=2)
+    launcher = LocalLauncher(3, gpus=["7", "GPU-5b3e"])
     for stage in stages:
         prepare(stage, {})
         launcher.start(stage)
     for stage in stages:
         wait_for_end(launcher, stage)
-    assert [(stage.folder / "out.txt").read_text() for stage in stages] == ["0", "1", "0"]
+    assert [(stage.folder / "out.txt").read_text() for stage in stages] == ["7", "GPU-5b3e", "7"]
 
 
 def test_local__stop_leaves_nothing_running(make_stage):
     stage = make_stage("slow", "(F / 'begun').write_text(str(os.getpid())); time.sleep(60)")
     prepare(stage, {})
-    launcher = LocalLauncher(1, gpus=0)
+    launcher = LocalLauncher(1)
     launcher.start(stage)
     while not (stage.folder / "begun").exists() or not (stage.folder / "begun").read_text():
         time.sleep(0.02)
@@ -60,17 +60,52 @@ def test_local__stop_leaves_nothing_running(make_stage):
 ])  # fmt: skip
 def test_make_launcher__chooses_how_many_at_a_time(cfg, monkeypatch, threads, gpus, gpus_a_stage, jobs):
     monkeypatch.setattr(launchers, "_cores", lambda: 6)
-    monkeypatch.setattr(launchers, "count_gpus", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     cfg.THREADS, cfg.GPUS = threads, gpus_a_stage
     assert make_launcher("local", cfg, jobs=0).slots == jobs
     assert make_launcher("local", cfg, jobs=5).slots == 5
 
 
 def test_make_launcher__refuses_more_gpus_than_there_are(cfg, monkeypatch):
-    monkeypatch.setattr(launchers, "count_gpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     cfg.GPUS = 4
     with pytest.raises(ValueError, match="GPUS is 4, but there are 2 here; set GPUS to at most that"):
         make_launcher("local", cfg, jobs=0)
+
+
+@pytest.mark.parametrize("given, seen, names", [
+    (None, 2, ["0", "1"]), ("6,7", 2, ["6", "7"]), ("7, 6", 2, ["7", "6"]), ("GPU-5b,MIG-7", 2, ["GPU-5b", "MIG-7"]),
+    ("3,-1,4", 1, ["3"]), ("", 0, []),  # CUDA sees nothing from the first name on that is none
+])  # fmt: skip
+def test_visible_gpus__are_those_that_the_study_was_given(monkeypatch, given, seen, names):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert launchers.visible_gpus() == names
+
+
+def test_make_launcher__hands_out_the_gpus_that_the_study_was_given(make_stage, cfg, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    launcher = make_launcher("local", cfg, jobs=0)
+    stages = [make_stage(name, "(F / 'out.txt').write_text(os.environ['CUDA_VISIBLE_DEVICES'])") for name in "ab"]
+    for stage in stages:
+        prepare(stage, {})
+        launcher.start(stage)
+    for stage in stages:
+        wait_for_end(launcher, stage)
+    assert [(stage.folder / "out.txt").read_text() for stage in stages] == ["6", "7"]
+
+
+def test_submitit_local__hands_out_the_gpus_that_the_study_was_given(make_stage, cfg, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed; pip install submitit")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-5b3e")
+    seen = "(F / 'out.txt').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    stages = [make_stage(name, seen) for name in "ab"]
+    assert run(stages, SubmititLauncher("local", cfg, jobs=2), Estimates(cfg)) == {}
+    assert [(stage.folder / "out.txt").read_text() for stage in stages] == ["6", "GPU-5b3e"]
 
 
 def test_submitit_local__runs_stages_and_tells_failures(make_stage, cfg):
@@ -176,5 +211,5 @@ def test_submitit__says_how_to_get_it(cfg, monkeypatch):
 
 def test_log__keeps_what_the_command_wrote(make_stage, cfg):
     stage = make_stage("talks", "print('hello'); (F / 'out.txt').touch()")
-    run([stage], LocalLauncher(1, gpus=0), Estimates(cfg))
+    run([stage], LocalLauncher(1), Estimates(cfg))
     assert "hello" in (stage.folder / LOG).read_text()

@@ -37,7 +37,7 @@ def ran(tmp_path):
 
 
 def go(stages, jobs=1):
-    return run(stages, LocalLauncher(jobs, gpus=0), Estimates(get_cfg()))
+    return run(stages, LocalLauncher(jobs), Estimates(get_cfg()))
 
 
 def test_run__does_what_is_missing_and_nothing_twice(make_stage, ran):
@@ -201,7 +201,7 @@ def test_run__waits_for_a_stage_that_an_earlier_study_left_running(make_stage, t
     worker = start_worker(stage)
     wait_for((stage.folder / "begun").exists)
     assert is_running(stage.folder)
-    study = LocalLauncher(1, gpus=0)
+    study = LocalLauncher(1)
     study.start(stage)
     time.sleep(0.5)
     assert not study.ended(stage)

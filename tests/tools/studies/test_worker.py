@@ -153,8 +153,8 @@ def test_launchers__tell_their_workers_whom_to_trust(plan_of, monkeypatch):
     calls = []
     monkeypatch.setattr("tools.studies.launchers.subprocess.Popen", lambda command, **_: calls.append(command))
     stage = SimpleNamespace(name="a", folder="F", processes=0)
-    LocalLauncher(1, gpus=0).start(stage)
-    LocalLauncher(1, gpus=0, trusted_group=100).start(stage)
+    LocalLauncher(1).start(stage)
+    LocalLauncher(1, trusted_group=100).start(stage)
     assert [command[3:] for command in calls] == [["F"], ["F", "--trusted-group", "100"]]
     heard = []
     monkeypatch.setattr(worker, "run_stage", lambda folder, **options: heard.append((folder, options)))
