@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pretrain.run.cli import LOGGER_NAMES, set_thread_waiting
@@ -25,10 +26,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--runslow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes long; run with --runslow"))
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--runslow"):
+            item.add_marker(pytest.mark.skip(reason="takes long; run with --runslow"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models import resnet50
 from torchvision.transforms import v2
 
 from pretrain.mixing.saliencymix import SaliencyMix
@@ -28,13 +27,13 @@ MIXUP_VERSION = "0.2.2"
 
 
 def benchmark(count: int, size: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Time every case on ``count`` pictures of ``size`` x ``size`` pixels, measure memory, and both on a GPU if any.
+    """Time every case on ``count`` pictures of ``size`` x ``size`` pixels; measure memory, also on a GPU.
 
     Sets the number of ``threads`` of PyTorch and of OpenCV and the seed of PyTorch, and leaves them so.
 
     Returns:
-        ``{"environment", "cases", "memory"}`` and, with a GPU, ``"gpu"``, ready for JSON: what ``cpu_cases``,
-        ``memory_case`` (one for each device) and ``gpu_case`` return.
+        ``{"environment", "cases", "memory"}``, ready for JSON: what ``cpu_cases`` and ``memory_case`` (one for each
+        device) return.
 
     Raises:
         ValueError: as ``mixup_package``.
@@ -50,7 +49,6 @@ def benchmark(count: int, size: int, threads: int, rounds: int) -> dict[str, Any
         "memory": memory,
     }
     if torch.cuda.is_available():
-        report["gpu"] = gpu_case(size, rounds)
         report["memory"].append(memory_case("cuda", GPU_PICTURES, size))
     return report
 
@@ -170,34 +168,6 @@ def peak_extra_bytes(function: Callable[[], Any], device: str) -> int | None:
     return status("VmHWM") - before
 
 
-def gpu_case(size: int, rounds: int) -> dict[str, Any]:
-    """Time saliency and mixing of a batch on the GPU, and a ResNet-50 training step on it (bf16, channels-last)."""
-    images = torch.randint(0, 256, (GPU_PICTURES, 3, size, size), dtype=torch.uint8, device="cuda")
-    labels = torch.randint(0, 1000, (GPU_PICTURES,), device="cuda")
-    mix = SaliencyMix(1000)
-    network = resnet50().to("cuda", memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    inputs = (images.float() / 255).to(memory_format=torch.channels_last)
-
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = functional.cross_entropy(network(inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    times = take_turns([lambda: fine_grained(images), lambda: mix(images, labels), step], rounds, device="cuda")
-    maps_ms, mix_ms, step_ms = (1000 * median(seconds.wall) for seconds in times)
-    return {
-        "pictures": GPU_PICTURES,
-        "fine_grained_ms": maps_ms,
-        "saliencymix_ms": mix_ms,
-        "resnet50_step_ms": step_ms,
-        "saliencymix_share_of_step": mix_ms / step_ms,
-        "targets": {"ms": 3.0, "share": 0.02},
-    }
-
-
 def table(report: Mapping[str, Any]) -> list[str]:
     """Return a report of ``benchmark`` as lines of text."""
     lines = [f"{'':34}{'ms/picture':>12}{'other':>10}{'ratio':>8}{'target':>8}  compared with"]
@@ -213,12 +183,5 @@ def table(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"fine_grained on {memory['device']}: {shown} MB extra for {first} and {second} pictures, "
             f"bound {memory['bound_bytes'] / 1e6:.1f} MB"
-        )
-    if gpu := report.get("gpu"):
-        lines.append(
-            f"{report['environment']['gpu']}, {gpu['pictures']} pictures: "
-            f"fine_grained {gpu['fine_grained_ms']:.2f} ms, SaliencyMix {gpu['saliencymix_ms']:.2f} ms (target 3), "
-            f"{gpu['saliencymix_share_of_step']:.1%} of a ResNet-50 step of {gpu['resnet50_step_ms']:.1f} ms "
-            "(target 2 %)"
         )
     return lines
