@@ -114,6 +114,7 @@ SMALLER = {  # what makes a command small, by its tool; it stands at the end
     "bench_methods": ["DATA.NUM_WORKERS", "0", "SOLVER.BATCH_SIZE", "2"],
     "voc_map": ["--resamples", "4"],
     "bench_detector": ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"],
+    "bench_gpu": [*SMALL_NETWORK, "DEVICE", "cpu", "MODEL.ARCH", "resnet18", "SOLVER.BATCH_SIZE", "2"],
     "bench_engines": ["MODEL.DEVICE", "cpu"],
 }
 SMALLER_FIRST = {  # likewise, but before what the README shows
@@ -122,6 +123,20 @@ SMALLER_FIRST = {  # likewise, but before what the README shows
     "bench_methods": ["--rounds", "1", "--iterations", "1"],
     "bench_detector": ["--num-images", "2", "--rounds", "1"],
     "bench_engines": ["--size", "64", "80", "--rounds", "1", "--kinds", "fpn"],
+    "bench_gpu": [
+        "--num-images",
+        "2",
+        "--rounds",
+        "1",
+        "--iterations",
+        "1",
+        "--size",
+        "64",
+        "80",
+        "--batch",
+        "1",
+        "--no-tests",
+    ],
     "bench_evaluation": ["--num-images", "4", "--detections", "5", "--resamples", "4", "--skip-detectron2"],
     "study": ["--dry-run"],
     "transfer": ["--dry-run"],
