@@ -101,9 +101,12 @@ def get_cfg() -> CfgNode:
 
     cfg.SLURM = CfgNode()  # --launcher slurm only; a job per stage, on one machine
     cfg.SLURM.PARTITION = ""
-    cfg.SLURM.MINUTES = 1440  # limit of a job; one that reaches it is requeued and resumes
-    cfg.SLURM.CPUS = 8  # a process
-    cfg.SLURM.MEM_GB = 64
+    cfg.SLURM.GPUS = "auto"  # asked for where a stage uses any and the cluster has any; "0": never
+    cfg.SLURM.MAX_JOBS = 0  # in the queue at a time; 0: all stages that are ready
+    # What a job asks for: CPUS a process, memory, and the limit, at which a job is requeued and resumes
+    cfg.SLURM.TRAIN = CfgNode({"CPUS": 8, "MEM_GB": 64, "MINUTES": 1440})  # stages that train, or measure training
+    cfg.SLURM.TEST = CfgNode({"CPUS": 4, "MEM_GB": 16, "MINUTES": 240})  # evaluations, attacks, maps
+    cfg.SLURM.PREPARE = CfgNode({"CPUS": 1, "MEM_GB": 4, "MINUTES": 60})  # data that are made, conversion, comparison
     cfg.SLURM.PARAMETERS = []  # NAME VALUE pairs for sbatch, such as [account, vision, constraint, h100]
     return cfg
 
@@ -153,9 +156,13 @@ RULES: dict[str, Rule] = {
     "CAM.METHODS": _some_of(PAIR_METHODS),
     "CAM.NUM_IMAGES": AT_LEAST_1,
     "CAM.PICTURES": Rule(_pairs_of_files, "files: source, target, source, target, ..."),
-    "SLURM.MINUTES": AT_LEAST_1,
-    "SLURM.CPUS": AT_LEAST_1,
-    "SLURM.MEM_GB": AT_LEAST_1,
+    "SLURM.GPUS": one_of("auto", "0"),
+    "SLURM.MAX_JOBS": at_least(0),
+    **{
+        f"SLURM.{kind}.{key}": AT_LEAST_1
+        for kind in ("TRAIN", "TEST", "PREPARE")
+        for key in ("CPUS", "MEM_GB", "MINUTES")
+    },
     "SLURM.PARAMETERS": PAIRS,
     **{f"DIGITS.{name}": at_least(0) for name in get_cfg().DIGITS},
     **{f"COST.{name}": at_least(0) for name, value in get_cfg().COST.items() if value != ""},

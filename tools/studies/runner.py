@@ -13,12 +13,14 @@ from detection.engines import select as select_engine
 from pretrain.run.cli import format_seconds, one_line
 from pretrain.run.run_folder import read_metrics
 from tools.studies.config import is_made, reads_pictures
-from tools.studies.launchers import SUBMITIT, Launcher
+from tools.studies.launching import Launcher
+from tools.studies.launching.cluster import SUBMITIT
 from tools.studies.planning.cost import Estimates
 from tools.studies.planning.plan import Plan
 from tools.studies.planning.provenance import torch_version
 from tools.studies.planning.stages import Stage
 from tools.studies.records import (
+    FAILURE,
     LOG,
     REQUEST,
     RESULT,
@@ -188,7 +190,7 @@ def run(
                 last_line = time.monotonic()
                 result = read_result(stage.folder, stage.fingerprint, outputs=stage.outputs)
                 if result is None:
-                    failed[stage.name] = _why(stage)
+                    failed[stage.name] = _why(stage, launcher)
                     lost = _descendants(stage, waiting)
                     waiting = [one for one in waiting if one.name not in lost]
                     logger.error("%s failed: %s (%s)", stage.name, failed[stage.name], stage.folder / LOG)
@@ -208,7 +210,7 @@ def run(
                 on_result(done)
             if time.monotonic() - last_line >= QUIET_SECONDS:
                 last_line = time.monotonic()
-                names = ", ".join(f"{one.name}{_progress(one)}" for one, _ in running.values())
+                names = ", ".join(f"{one.name}{_progress(one, launcher)}" for one, _ in running.values())
                 logger.info("[%d/%d] running: %s", count, total, names)
             time.sleep(POLL_SECONDS)
     finally:
@@ -257,6 +259,7 @@ def prepare(stage: Stage, made_from: Mapping[str, Identity]) -> None:
         stage.folder.rename(aside)
         logger.warning("%s runs again: %s; what it had made is in %s", stage.name, reason, aside)
     stage.folder.mkdir(parents=True, exist_ok=True)
+    (stage.folder / FAILURE).unlink(missing_ok=True)  # of an earlier attempt: this one may end before it begins
     write_record(
         stage.folder / REQUEST,
         {
@@ -286,14 +289,16 @@ def _changed(stage: Stage, result: Result) -> list[str]:
     return [*unknown, *changed_outputs(stage.folder, result["outputs"])]
 
 
-def _why(stage: Stage) -> str:
-    return failure_message(stage.folder) or "its process ended without a word; it may have been killed"
+def _why(stage: Stage, launcher: Launcher) -> str:
+    said = failure_message(stage.folder) or launcher.describe(stage)
+    return said or "its process ended without a word; it may have been killed"
 
 
-def _progress(stage: Stage) -> str:
-    """Return `` (iteration N)`` from a training stage's metrics.json, if it has one."""
+def _progress(stage: Stage, launcher: Launcher) -> str:
+    """Return, in brackets, what the launcher says of a stage and how far its training is by its metrics.json."""
     entries = read_metrics(stage.folder)
-    return f" (iteration {entries[-1]['iteration']})" if entries else ""
+    known = [launcher.describe(stage), f"iteration {entries[-1]['iteration']}" if entries else ""]
+    return f" ({', '.join(filter(None, known))})" if any(known) else ""
 
 
 def _seconds_left(stages: Sequence[Stage], estimates: Estimates, slots: int) -> str:

@@ -104,7 +104,7 @@ def _run(
     args: argparse.Namespace, plan: Plan, stages: list[Stage], results: dict[str, Result], estimates: Estimates
 ) -> dict[str, str]:
     """Run what is missing of ``stages``; return the name of each that failed with the reason."""
-    from tools.studies.launchers import make_launcher
+    from tools.studies.launching import make_launcher
     from tools.studies.results import write_study
     from tools.studies.runner import run
 

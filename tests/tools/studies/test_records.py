@@ -9,7 +9,8 @@ import pytest
 
 from pretrain.run.text import read_json
 from tools.studies import worker
-from tools.studies.launchers import JOB, SubmititLauncher
+from tools.studies.launching.cluster import JOB, SlurmLauncher
+from tools.studies.launching.queue import SlurmQueue
 from tools.studies.planning.cost import Estimates, describe_plan
 from tools.studies.records import (
     FAILURE,
@@ -231,12 +232,14 @@ def test_study_json__that_is_none_is_replaced(plan_of):
 def test_job_json__that_is_none_is_no_job(make_stage, monkeypatch):
     stage = make_stage("first")
     stage.folder.mkdir(parents=True)
-    launcher = SubmititLauncher.__new__(SubmititLauncher)
-    launcher.cluster = "slurm"
+    launcher = SlurmLauncher.__new__(SlurmLauncher)
+    launcher.queue = SlurmQueue(run=lambda: "77|RUNNING|None|2026-11-25T10:00:00")
     job = {"cluster": "slurm", "job_id": "77"}
     for content in (one for one in broken(job) if one != job | {"job_id": "x"}):
         write_record(stage.folder / JOB, content)
-        assert launcher._waiting_job(stage) is None
+        assert launcher._queued(stage) is None
+    write_record(stage.folder / JOB, job)
+    assert launcher._queued(stage) == "77"
 
 
 AP = '{"AP": 1.0, "AP50": null, "AP75": 3}'

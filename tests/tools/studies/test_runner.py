@@ -12,7 +12,7 @@ import pytest
 
 from tools.studies.config import get_cfg
 from tools.studies.experiments import ROOT
-from tools.studies.launchers import LocalLauncher
+from tools.studies.launching.local import LocalLauncher
 from tools.studies.planning.cost import Estimates
 from tools.studies.records import FAILURE, LOG, RESULT
 from tools.studies.results import write_study

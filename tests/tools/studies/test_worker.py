@@ -7,7 +7,8 @@ import pytest
 
 from pretrain.run.text import read_json
 from tools.studies import worker
-from tools.studies.launchers import LocalLauncher, make_launcher
+from tools.studies.launching import make_launcher
+from tools.studies.launching.local import LocalLauncher
 from tools.studies.records import FAILURE, REQUEST, RESULT
 from tools.studies.runner import find_obstacles, prepare
 from tools.studies.worker import StageJob, refuse_others, run_stage
@@ -151,7 +152,7 @@ def test_launchers__tell_their_workers_whom_to_trust(plan_of, monkeypatch):
     assert make_launcher("local", cfg, jobs=1, trust_group=True).trusted_group == number
     assert make_launcher("local", cfg, jobs=1).trusted_group is None
     calls = []
-    monkeypatch.setattr("tools.studies.launchers.subprocess.Popen", lambda command, **_: calls.append(command))
+    monkeypatch.setattr("tools.studies.launching.local.subprocess.Popen", lambda command, **_: calls.append(command))
     stage = SimpleNamespace(name="a", folder="F", processes=0)
     LocalLauncher(1).start(stage)
     LocalLauncher(1, trusted_group=100).start(stage)

@@ -9,9 +9,13 @@ import time
 import pytest
 
 from pretrain.run.text import read_json
-from tools.studies import launchers
+from tools.studies import launching
 from tools.studies.config import get_cfg
-from tools.studies.launchers import JOB, LocalLauncher, SubmititLauncher, make_launcher
+from tools.studies.launching import cluster, make_launcher, queue
+from tools.studies.launching.cluster import JOB, SlurmLauncher, SubmititLocalLauncher
+from tools.studies.launching.gpus import visible_gpus
+from tools.studies.launching.local import LocalLauncher
+from tools.studies.planning.code_version import STAGES
 from tools.studies.planning.cost import Estimates
 from tools.studies.records import LOG
 from tools.studies.runner import finished, prepare, run
@@ -59,7 +63,7 @@ def test_local__stop_leaves_nothing_running(make_stage):
     (1, 0, 1, 6), (2, 0, 1, 3), (4, 0, 1, 1), (8, 0, 1, 1), (0, 0, 1, 1), (1, 8, 1, 8), (1, 8, 4, 2), (1, 8, 8, 1),
 ])  # fmt: skip
 def test_make_launcher__chooses_how_many_at_a_time(cfg, monkeypatch, threads, gpus, gpus_a_stage, jobs):
-    monkeypatch.setattr(launchers, "_cores", lambda: 6)
+    monkeypatch.setattr(launching, "_cores", lambda: 6)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     cfg.THREADS, cfg.GPUS = threads, gpus_a_stage
     assert make_launcher("local", cfg, jobs=0).slots == jobs
@@ -82,7 +86,7 @@ def test_visible_gpus__are_those_that_the_study_was_given(monkeypatch, given, se
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert launchers.visible_gpus() == names
+    assert visible_gpus() == names
 
 
 def test_make_launcher__hands_out_the_gpus_that_the_study_was_given(make_stage, cfg, monkeypatch):
@@ -104,7 +108,7 @@ def test_submitit_local__hands_out_the_gpus_that_the_study_was_given(make_stage,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-5b3e")
     seen = "(F / 'out.txt').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
     stages = [make_stage(name, seen) for name in "ab"]
-    assert run(stages, SubmititLauncher("local", cfg, jobs=2), Estimates(cfg)) == {}
+    assert run(stages, SubmititLocalLauncher(cfg, jobs=2), Estimates(cfg)) == {}
     assert [(stage.folder / "out.txt").read_text() for stage in stages] == ["6", "GPU-5b3e"]
 
 
@@ -114,7 +118,7 @@ def test_submitit_local__runs_stages_and_tells_failures(make_stage, cfg):
     code = "(F / 'out.txt').write_text((F.parent / 'first-12345678/out.txt').read_text() + ' 2')"
     second = make_stage("second", code, parents=[first])
     bad = make_stage("bad", "sys.exit('bad.py: error: no weights here')")
-    launcher = SubmititLauncher("local", cfg, jobs=2)
+    launcher = SubmititLocalLauncher(cfg, jobs=2)
     failed = run([first, second, bad], launcher, Estimates(cfg))
     assert failed == {"bad": "exit status 1: bad.py: error: no weights here"}
     assert (second.folder / "out.txt").read_text() == "made 2"
@@ -130,7 +134,7 @@ def test_submitit_local__a_job_at_its_limit_is_queued_again_and_goes_on(make_sta
     )
     stage = make_stage("resumes", code)
     prepare(stage, {})
-    launcher = SubmititLauncher("local", cfg, jobs=1)
+    launcher = SubmititLocalLauncher(cfg, jobs=1)
     launcher.start(stage)
     wait_for_end(launcher, stage)
     assert finished([stage])["resumes"]["attempts"] == 2
@@ -142,71 +146,182 @@ for word in "$@"; do script=$word; done
 cp "$script" {folder}/script.sh
 echo Submitted batch job 77
 """
-SACCT = """#!/bin/sh
-echo 'JobID|State|NodeList'
-echo "77|$(cat {folder}/state)|node1"
+SQUEUE = """#!/bin/sh
+echo look >> {folder}/looks
+cat {folder}/state
+"""
+SINFO = """#!/bin/sh
+cat {folder}/resources
 """
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A folder with sbatch, sacct and srun that note what they are asked; ``state`` is what they say of job 77."""
+    """A folder with SLURM's commands that note what they are asked; ``state`` is what squeue prints."""
+    pytest.importorskip("submitit", reason="submitit is not installed; pip install submitit")
     folder = tmp_path / "slurm"
     folder.mkdir()
-    for name, text in (("sbatch", SBATCH), ("sacct", SACCT), ("srun", "#!/bin/sh\n"), ("scancel", "#!/bin/sh\n")):
+    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("sinfo", SINFO), ("srun", "#!/bin/sh\n")):
         (folder / name).write_text(text.format(folder=folder))
         (folder / name).chmod(stat.S_IRWXU)
-    (folder / "state").write_text("PENDING")
+    (folder / "state").write_text("77|PENDING|Priority|2026-11-25T10:00:00\n")
+    (folder / "resources").write_text("gpu:a100:4(S:0-1)\n")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(queue, "POLL_SECONDS", 0.0)
     return folder
 
 
+def asked(slurm):
+    return [line.removeprefix("#SBATCH --") for line in (slurm / "script.sh").read_text().splitlines() if "#SB" in line]
+
+
 def test_slurm__a_job_a_stage_with_what_it_needs(make_stage, cfg, slurm):
-    pytest.importorskip("submitit", reason="submitit is not installed; pip install submitit")
-    cfg.SLURM.PARTITION, cfg.SLURM.CPUS, cfg.SLURM.PARAMETERS = "gpu", 6, ["account", "vision"]
-    stage = dataclasses.replace(make_stage("train"), processes=4)
+    cfg.SLURM.PARTITION, cfg.SLURM.TRAIN.CPUS, cfg.SLURM.PARAMETERS = "gpu", 6, ["account", "vision"]
+    stage = dataclasses.replace(make_stage("train"), kind="pretrain", processes=4)
     prepare(stage, {})
-    SubmititLauncher("slurm", cfg, jobs=1).start(stage)
-    script = (slurm / "script.sh").read_text()
-    for line in (
-        "--partition=gpu",
-        "--gpus-per-node=4",
-        "--cpus-per-task=24",
-        "--time=1440",
-        "--mem=64GB",
-        "--account=vision",
-        "--nodes=1",
-        "--signal=USR2@",
-    ):
-        assert f"#SBATCH {line}" in script
+    SlurmLauncher(cfg, jobs=1).start(stage)
+    wanted = {
+        *("partition=gpu", "gpus-per-node=4", "cpus-per-task=24", "time=1440", "mem=64GB", "account=vision", "nodes=1"),
+        "requeue",
+    }
+    assert wanted <= set(asked(slurm))
+    assert any(line.startswith("signal=USR2@") for line in asked(slurm))
     assert read_json(stage.folder / JOB) == {"cluster": "slurm", "job_id": "77"}
 
 
+@pytest.mark.parametrize("kind, resources, gpus, wanted", [
+    ("pretrain", "(null)", "auto", ["cpus-per-task=8", "mem=64GB", "time=1440"]),  # a cluster without GPUs
+    ("pretrain", "gpu:4", "0", ["cpus-per-task=8", "mem=64GB", "time=1440"]),
+    ("evaluate", "fpga:1,gpu:4", "auto", ["cpus-per-task=4", "mem=16GB", "time=240", "gpus-per-node=1"]),
+    ("attack", "gpu:4", "auto", ["cpus-per-task=4", "mem=16GB", "time=240", "gpus-per-node=1"]),
+    ("data", "gpu:4", "auto", ["cpus-per-task=1", "mem=4GB", "time=60"]),
+    ("convert", "gpu:4", "auto", ["cpus-per-task=1", "mem=4GB", "time=60"]),
+])  # fmt: skip
+def test_slurm__each_kind_of_stage_asks_for_what_it_needs(make_stage, cfg, slurm, kind, resources, gpus, wanted):
+    (slurm / "resources").write_text(resources)
+    cfg.SLURM.GPUS = gpus
+    stage = dataclasses.replace(make_stage("one"), kind=kind)
+    prepare(stage, {})
+    SlurmLauncher(cfg, jobs=1).start(stage)
+    keys = ("cpus", "mem", "time", "gpus")
+    assert sorted(line for line in asked(slurm) if line.startswith(keys)) == sorted(wanted)
+
+
+def test_slurm__every_kind_of_stage_is_known():
+    assert cluster.NEEDS.keys() == STAGES.keys()
+
+
 def test_slurm__a_study_called_again_takes_up_the_job_that_waits(make_stage, cfg, slurm):
-    pytest.importorskip("submitit", reason="submitit is not installed; pip install submitit")
     stage = make_stage("train")
     prepare(stage, {})
-    SubmititLauncher("slurm", cfg, jobs=1).start(stage)
-    again = SubmititLauncher("slurm", cfg, jobs=1)
+    SlurmLauncher(cfg, jobs=1).start(stage)
+    again = SlurmLauncher(cfg, jobs=1)
     again.start(stage)
     assert (slurm / "calls").read_text().count("call") == 1
     assert not again.ended(stage)
-    (slurm / "state").write_text("FAILED")
-    SubmititLauncher("slurm", cfg, jobs=1).start(stage)
+    (slurm / "state").write_text("77|FAILED|NonZeroExitCode|2026-11-25T10:00:00\n")
+    SlurmLauncher(cfg, jobs=1).start(stage)
     assert (slurm / "calls").read_text().count("call") == 2
+
+
+@pytest.mark.parametrize("state, said", [
+    ("77|CANCELLED|None|2026-11-25T10:00:00\n", "its job 77 ended: cancelled"),
+    ("77|NODE_FAIL|None|2026-11-25T10:00:00\n", "its job 77 ended: node fail"),
+    ("76|RUNNING|None|2026-11-25T10:00:00\n", "SLURM has lost its job 77"),
+])  # fmt: skip
+def test_slurm__a_job_that_ends_without_a_word_is_told(make_stage, cfg, slurm, state, said):
+    (slurm / "state").write_text(state)
+    assert run([make_stage("train")], SlurmLauncher(cfg, jobs=1), Estimates(cfg)) == {"train": said}
+
+
+def test_slurm__says_what_the_queue_says(make_stage, cfg, slurm, caplog):
+    stage = make_stage("train")
+    prepare(stage, {})
+    launcher = SlurmLauncher(cfg, jobs=1)
+    launcher.start(stage)
+    submitted = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 125))
+    for state, reason, said in (
+        ("PENDING", "Resources", "job 77 waits since 0:02:05: Resources"),
+        ("RUNNING", "None", "job 77 running"),
+        ("COMPLETING", "None", "job 77 completing"),
+        ("PENDING", "PartitionConfig", "job 77 waits since 0:02:05: PartitionConfig"),
+    ):
+        (slurm / "state").write_text(f"77|{state}|{reason}|{submitted}\n")
+        assert not launcher.ended(stage)
+        assert launcher.describe(stage) in (said, said.replace(":05", ":06"))
+    assert not launcher.ended(stage)
+    told = [record.message for record in caplog.records if "cannot start" in record.message]
+    assert told == [
+        "train: job 77 cannot start (PartitionConfig); it asks for 1 CPUs, 4 GB, 60 minutes. Stop the study, scancel "
+        "77, change SLURM.PREPARE, SLURM.PARTITION or SLURM.PARAMETERS, and call it again"
+    ]
+
+
+def test_slurm__a_refusal_is_one_line(make_stage, cfg, slurm):
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
+    stage = make_stage("train")
+    prepare(stage, {})
+    with pytest.raises(ValueError, match=r"^SLURM does not take the job of train: Invalid account$"):
+        SlurmLauncher(cfg, jobs=1).start(stage)
+
+
+def test_make_launcher__slurm_keeps_to_a_number_of_jobs(cfg, slurm):
+    assert make_launcher("slurm", cfg, jobs=0).slots > 1000
+    cfg.SLURM.MAX_JOBS = 12
+    assert make_launcher("slurm", cfg, jobs=0).slots == 12
+
+
+def test_queue__one_question_for_all_jobs_and_no_more_than_one_a_poll():
+    now, asked = [0.0], []
+
+    def squeue():
+        asked.append(now[0])
+        return "1|RUNNING|None|N/A\n2|PENDING|Priority|N/A\n"
+
+    jobs = queue.SlurmQueue(run=squeue, clock=lambda: now[0])
+    for now[0] in (0.0, 1.0, 9.9, 10.0, 15.0, 20.5):
+        assert [jobs.state(number).state for number in "12"] == ["RUNNING", "PENDING"]
+    assert asked == [0.0, 10.0, 20.5]
+
+
+def test_queue__a_job_is_not_lost_before_a_look_that_is_later_than_it():
+    now = [0.0]
+    jobs = queue.SlurmQueue(run=lambda: "", clock=lambda: now[0])
+    assert jobs.state("1").ended
+    now[0] = 5.0
+    assert jobs.state("2", submitted=5.0) is None
+    now[0] = 11.0
+    assert jobs.state("2", submitted=5.0).ended
+
+
+def test_queue__concludes_nothing_from_a_controller_that_is_silent(caplog):
+    now, answers = [0.0], ["1|RUNNING|None|N/A", OSError("slurm_load_jobs error: Unable to contact"), OSError("again")]
+
+    def squeue():
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    jobs = queue.SlurmQueue(run=squeue, clock=lambda: now[0])
+    for now[0] in (0.0, 10.0, 20.0):
+        assert jobs.state("1").state == "RUNNING"
+    assert [record.message for record in caplog.records] == [
+        "squeue does not answer (slurm_load_jobs error: Unable to contact); the study goes on asking"
+    ]
 
 
 def test_slurm__refused_where_there_is_none(cfg, monkeypatch, tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed; pip install submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r'--launcher slurm: Could not detect "srun"'):
-        SubmititLauncher("slurm", cfg, jobs=1)
+        SlurmLauncher(cfg, jobs=1)
 
 
 def test_submitit__says_how_to_get_it(cfg, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ImportError, match=r"--launcher slurm needs submitit \(.*\); pip install submitit"):
-        SubmititLauncher("slurm", cfg, jobs=1)
+        SlurmLauncher(cfg, jobs=1)
 
 
 def test_log__keeps_what_the_command_wrote(make_stage, cfg):
