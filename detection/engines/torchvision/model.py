@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from detection.engines.initial_weights import draw_initial_weights
-from detection.engines.torchvision import assignment, keys
+from detection.engines.torchvision import keys
 from detection.engines.torchvision.backbone import build_backbone, build_resnet
+from detection.engines.torchvision.boxes import has_area
 from detection.engines.torchvision.roi_heads import Detections, RoIHeads
 from detection.engines.torchvision.rpn import RegionProposals
 from detection.engines.torchvision.supported import check_supported
@@ -64,8 +65,10 @@ class Detector(nn.Module):
 
     def _losses(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         images, sizes = self._batch(samples)
-        objects = [sample["boxes"].to(self.pixel_mean.device) for sample in samples]
-        classes = [sample["classes"].to(self.pixel_mean.device) for sample in samples]
+        objects, classes = (
+            [sample[name].to(self.pixel_mean.device, non_blocking=True) for sample in samples]
+            for name in ("boxes", "classes")
+        )
         features = self.backbone(images)
         proposals, proposal_losses = self.proposal_generator(features, sizes, objects)
         return {**self.roi_heads.losses(features, proposals, objects, classes), **proposal_losses}
@@ -86,7 +89,8 @@ class Detector(nn.Module):
 
         Only a feature pyramid needs sizes divisible by 32; padding for C4 would move its detections.
         """
-        images = [(sample["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for sample in samples]
+        pictures = [sample["image"].to(self.pixel_mean.device, non_blocking=True) for sample in samples]
+        images = [(picture - self.pixel_mean) / self.pixel_std for picture in pictures]
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         step = self.backbone.size_divisibility
         height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
@@ -118,5 +122,5 @@ def _to_original(found: Detections, size: tuple[int, int], original: tuple[int, 
     boxes[:, 0::2] *= scale_x
     boxes[:, 1::2] *= scale_y
     boxes = clip_boxes_to_image(boxes, original)
-    kept = assignment.has_area(boxes)
+    kept = has_area(boxes).nonzero()[:, 0]
     return Detections(boxes[kept], found.scores[kept], found.classes[kept])

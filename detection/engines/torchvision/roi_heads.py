@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.resnet import ResNet
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import clip_boxes_to_image, roi_align
 
 from detection.engines.torchvision import assignment
 from detection.engines.torchvision.backbone import norm_layer
+from detection.engines.torchvision.boxes import BoxCoder, places, suppress
 from detection.engines.torchvision.supported import EXTRA_NORM_HEADS, uses_fpn
 from pretrain.weights.resnet import stage_channels
 
@@ -53,9 +53,10 @@ class Pooler(nn.Module):
         if len(levels) == 1:
             return self._align(levels[0], rois, self.strides[0])
         assigned = self._assign(rois[:, 1:])
+        counts = torch.stack([(assigned == level).sum() for level in range(len(levels))]).tolist()
+        of_levels = assigned.argsort(stable=True).split(counts)
         pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], self.resolution, self.resolution)
-        for level, (features, stride) in enumerate(zip(levels, self.strides, strict=True)):
-            here = torch.where(assigned == level)[0]
+        for here, features, stride in zip(of_levels, levels, self.strides, strict=True):
             pooled[here] = self._align(features, rois[here], stride)
         return pooled
 
@@ -131,7 +132,7 @@ class RoIHeads(nn.Module):
         self.num_classes = heads.NUM_CLASSES
         self.coder = BoxCoder(tuple(box_head.BBOX_REG_WEIGHTS))
         threshold = heads.IOU_THRESHOLDS[0]
-        self.matcher = Matcher(threshold, threshold)
+        self.matcher = assignment.Matcher(threshold, threshold)
         self.append_objects = heads.PROPOSAL_APPEND_GT
         self.sample_count, self.object_fraction = heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION
         self.beta, self.box_loss_weight = box_head.SMOOTH_L1_BETA, box_head.BBOX_REG_LOSS_WEIGHT
@@ -151,16 +152,15 @@ class RoIHeads(nn.Module):
             features: the backbone's levels.
             proposals, objects, classes: for each picture, proposed boxes, object boxes and the objects' classes.
         """
-        drawn = [self._draw(*picture) for picture in zip(proposals, objects, classes, strict=True)]
-        boxes, labels, matched = zip(*drawn, strict=True)
+        boxes, labels, matched, num_objects = self._draw(proposals, objects, classes)
         logits, deltas = self._predict(features, boxes)
-        boxes, labels, matched = torch.cat(boxes), torch.cat(labels), torch.cat(matched)
+        boxes = torch.cat(boxes)
         if len(labels) == 0:  # the mean over nothing would be undefined
             return {"loss_cls": logits.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
-        is_object = torch.where(labels < self.num_classes)[0]
+        is_object = places(labels < self.num_classes, torch.arange(num_objects, device=labels.device))
         location = smooth_l1_loss(
             deltas.view(-1, self.num_classes, 4)[is_object, labels[is_object]],
-            self.coder.encode_single(matched[is_object], boxes[is_object]),
+            self.coder.encode(matched[is_object], boxes[is_object]),
             beta=self.beta,
             reduction="sum",
         )
@@ -176,7 +176,7 @@ class RoIHeads(nn.Module):
         """Return each picture's detections in pixels of the resized picture, clipped to its size (height, width)."""
         logits, deltas = self._predict(features, proposals)
         counts = [len(boxes) for boxes in proposals]
-        boxes = self.coder.decode_single(deltas, torch.cat(list(proposals))).split(counts)
+        boxes = self.coder.decode(deltas, torch.cat(list(proposals))).split(counts)
         scores = F.softmax(logits, dim=-1).split(counts)
         return [self._filter(*picture) for picture in zip(boxes, scores, sizes, strict=True)]
 
@@ -186,26 +186,36 @@ class RoIHeads(nn.Module):
         return logits.float(), deltas.float()
 
     @torch.no_grad()
-    def _draw(self, proposals: Tensor, objects: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return drawn boxes, their labels (K is background) and the objects matched to them; objects come first."""
+    def _draw(
+        self, proposals: Sequence[Tensor], objects: Sequence[Tensor], classes: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor, Tensor, int]:
+        """Return each picture's drawn boxes, objects first; of all R together, labels (K is background) and matches.
+
+        A match is the box of the object that overlaps most; it means something for objects only. The last value is how
+        many of the R are objects.
+        """
         if self.append_objects:
-            proposals = torch.cat((proposals, objects))
-        matched, labels = assignment.match(proposals, objects, self.matcher)
-        drawn_objects, drawn_background = assignment.sample(labels, self.sample_count, self.object_fraction)
-        drawn = torch.cat((drawn_objects, drawn_background))
-        boxes = proposals[drawn]
-        background = torch.full_like(drawn_background, self.num_classes)
-        labels = torch.cat((classes[matched[drawn_objects]], background))
-        return boxes, labels, objects[matched[drawn]] if len(objects) else boxes
+            proposals = [torch.cat(pair) for pair in zip(proposals, objects, strict=True)]
+        found = [assignment.match(*pair, self.matcher) for pair in zip(proposals, objects, strict=True)]
+        drawn = assignment.sample([labels for _, labels in found], self.sample_count, self.object_fraction)
+        boxes, labels, matches = [], [], []
+        for picture, (drawn_objects, drawn_background) in enumerate(drawn):
+            matched = found[picture][0]
+            chosen = torch.cat((drawn_objects, drawn_background))
+            boxes.append(proposals[picture][chosen])
+            labels.append(classes[picture][matched[drawn_objects]])
+            labels.append(torch.full_like(drawn_background, self.num_classes))
+            matches.append(objects[picture][matched[chosen]] if len(objects[picture]) else boxes[-1])
+        return boxes, torch.cat(labels), torch.cat(matches), sum(len(drawn_objects) for drawn_objects, _ in drawn)
 
     def _filter(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
         """Keep the best of ``(P, K * 4)`` boxes by ``(P, K + 1)`` scores, after suppression within each class."""
         finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
-        boxes, scores = boxes[finite].view(-1, self.num_classes, 4), scores[finite, :-1]
-        above = scores > self.score_threshold
-        classes = above.nonzero()[:, 1]
-        boxes, scores = clip_boxes_to_image(boxes[above], size), scores[above]
-        kept = batched_nms(boxes, scores, classes, self.nms_threshold)
+        above = (scores[:, :-1] > self.score_threshold) & finite[:, None]
+        regions, classes = above.nonzero(as_tuple=True)
+        boxes = clip_boxes_to_image(boxes.view(-1, self.num_classes, 4)[regions, classes], size)
+        scores = scores[regions, classes]
+        kept = suppress(boxes, scores, classes, self.nms_threshold)
         if self.num_detections >= 0:
             kept = kept[: self.num_detections]
         return Detections(boxes[kept], scores[kept], classes[kept])

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from detection.engines.torchvision import assignment
+from detection.engines.torchvision.boxes import BoxCoder, has_area, places, suppress
 
 
 class AnchorGrid(nn.Module):
@@ -84,7 +84,7 @@ class RegionProposals(nn.Module):
         self.rpn_head = RPNHead(channels, self.anchors.num_anchors)
         self.coder = BoxCoder(tuple(rpn.BBOX_REG_WEIGHTS))
         low, high = rpn.IOU_THRESHOLDS
-        self.matcher = Matcher(high, low, allow_low_quality_matches=True)
+        self.matcher = assignment.Matcher(low, high, best_for_each=True)
         self.sample_count, self.object_fraction = rpn.BATCH_SIZE_PER_IMAGE, rpn.POSITIVE_FRACTION
         self.beta = rpn.SMOOTH_L1_BETA
         self.loss_weights = {
@@ -108,10 +108,8 @@ class RegionProposals(nn.Module):
             objects: each picture's object boxes; needed in training.
 
         Returns:
-            At most POST_NMS_TOPK boxes for each picture, best first, without gradient; and the losses (training only).
-
-        Raises:
-            FloatingPointError: a box or score that is not finite, in training; at test time such boxes are left out.
+            At most POST_NMS_TOPK boxes for each picture, best first, without gradient; and the losses (training only),
+            which are not a number where a box or score is not finite. Such boxes are left out.
         """
         levels = [features[name] for name in self.levels]
         anchors = self.anchors(levels)
@@ -119,32 +117,39 @@ class RegionProposals(nn.Module):
         scores, deltas = ([level.float() for level in output] for output in (scores, deltas))  # 16 bits under AMP
         scores = [level.permute(0, 2, 3, 1).flatten(1) for level in scores]  # each (N, A of the level)
         deltas = [level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in deltas]  # (N, A, 4)
-        losses = {}
-        if self.training:
-            losses = self._losses(torch.cat(anchors), torch.cat(scores, dim=1), torch.cat(deltas, dim=1), objects)
-        return self._select(anchors, scores, deltas, sizes), losses
+        proposals, finite = self._select(anchors, scores, deltas, sizes)
+        if not self.training:
+            return proposals, {}
+        losses = self._losses(torch.cat(anchors), torch.cat(scores, dim=1), torch.cat(deltas, dim=1), objects)
+        return proposals, {name: loss.masked_fill(~finite, math.nan) for name, loss in losses.items()}
 
     def _losses(self, anchors: Tensor, scores: Tensor, deltas: Tensor, objects: Sequence[Tensor]) -> dict[str, Tensor]:
-        drawn_objects, drawn_background, targets = zip(*(self._draw(anchors, boxes) for boxes in objects), strict=True)
-        is_object, is_background = torch.stack(drawn_objects), torch.stack(drawn_background)  # (N, A) bool
-        drawn = is_object | is_background
+        drawn, is_object, drawn_objects, targets = self._draw(anchors, objects)
         objectness = F.binary_cross_entropy_with_logits(
-            scores[drawn], is_object[drawn].to(scores.dtype), reduction="sum"
+            scores.flatten()[drawn], is_object.to(scores.dtype), reduction="sum"
         )
-        location = smooth_l1_loss(deltas[is_object], torch.stack(targets)[is_object], beta=self.beta, reduction="sum")
+        location = smooth_l1_loss(deltas.flatten(0, 1)[drawn_objects], targets, beta=self.beta, reduction="sum")
         losses = {"loss_rpn_cls": objectness, "loss_rpn_loc": location}
         drawn_at_most = self.sample_count * len(objects)  # the divisor even where fewer were drawn
         return {name: loss / drawn_at_most * self.loss_weights[name] for name, loss in losses.items()}
 
     @torch.no_grad()
-    def _draw(self, anchors: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return masks of the anchors drawn as object and as background, and targets valid for the former."""
-        matched, labels = assignment.match(anchors, objects, self.matcher)
-        masks = []
-        for drawn in assignment.sample(labels, self.sample_count, self.object_fraction):
-            masks.append(torch.zeros_like(labels, dtype=torch.bool).index_fill_(0, drawn, True))
-        matched_boxes = objects[matched] if len(objects) else anchors
-        return *masks, self.coder.encode_single(matched_boxes, anchors)
+    def _draw(self, anchors: Tensor, objects: Sequence[Tensor]) -> list[Tensor]:
+        """Return places of drawn anchors, which of them are objects, the places of these, and their targets ``(., 4)``.
+
+        Anchors are counted through all pictures, and sorted: the order decides how the losses are rounded.
+        """
+        matched, labels = zip(*(assignment.match(anchors, boxes, self.matcher) for boxes in objects), strict=True)
+        drawn = assignment.sample(labels, self.sample_count, self.object_fraction)
+        parts = []
+        for picture, (boxes, (drawn_objects, drawn_background)) in enumerate(zip(objects, drawn, strict=True)):
+            drawn_anchors = torch.cat((drawn_objects, drawn_background)).sort().values
+            drawn_objects = drawn_objects.sort().values
+            before = picture * len(anchors)
+            is_object = labels[picture][drawn_anchors] == assignment.OBJECT
+            targets = self.coder.encode(boxes[matched[picture][drawn_objects]], anchors[drawn_objects])
+            parts.append((before + drawn_anchors, is_object, before + drawn_objects, targets))
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _select(
@@ -153,32 +158,32 @@ class RegionProposals(nn.Module):
         scores: Sequence[Tensor],
         deltas: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
-    ) -> list[Tensor]:
+    ) -> tuple[list[Tensor], Tensor]:
         """Decode, keep the best of each level, drop tiny boxes, suppress overlaps within a level, keep the best of all.
 
-        Boxes are ranked by raw logits: a sigmoid would saturate and make ties.
+        Boxes are ranked by raw logits: a sigmoid would saturate and make ties. The second value, a bool on the device,
+        says whether all boxes and scores were finite.
         """
         best_boxes, best_scores, level_of = [], [], []
         for level, (level_anchors, level_scores, level_deltas) in enumerate(zip(anchors, scores, deltas, strict=True)):
             count, num_anchors = level_scores.shape
-            boxes = self.coder.decode_single(level_deltas.reshape(-1, 4), level_anchors.repeat(count, 1))
+            boxes = self.coder.decode(level_deltas.reshape(-1, 4), level_anchors.repeat(count, 1))
             top = min(num_anchors, self.pre_nms_topk[self.training])
             top_scores, chosen = level_scores.topk(top, dim=1)
             best_boxes.append(boxes.view(count, num_anchors, 4).take_along_dim(chosen[..., None], dim=1))
             best_scores.append(top_scores)
             level_of.append(torch.full((top,), level, device=boxes.device))
+        boxes, scores = torch.cat(best_boxes, dim=1), torch.cat(best_scores, dim=1)
+        finite = boxes.isfinite().all(dim=2) & scores.isfinite()
+        clipped = [clip_boxes_to_image(*picture) for picture in zip(boxes, sizes, strict=True)]
+        kept = finite & torch.stack([has_area(picture, self.min_side) for picture in clipped])
+        counts = kept.sum(dim=1).tolist()  # the one wait of all pictures
         levels = torch.cat(level_of)
-        pictures = zip(torch.cat(best_boxes, dim=1), torch.cat(best_scores, dim=1), sizes, strict=True)
-        return [self._filter(boxes, scores, levels, size) for boxes, scores, size in pictures]
+        proposals = [self._filter(*picture, levels) for picture in zip(clipped, scores, kept, counts, strict=True)]
+        return proposals, finite.all()
 
-    def _filter(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Tensor:
-        finite = boxes.isfinite().all(dim=1) & scores.isfinite()
-        if self.training and not finite.all():
-            raise FloatingPointError(
-                "the region proposals hold infinite or undefined numbers: training has diverged; "
-                "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS"
-            )
-        boxes = clip_boxes_to_image(boxes, size)
-        kept = finite & assignment.has_area(boxes, self.min_side)
-        boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
-        return boxes[batched_nms(boxes, scores, levels, self.nms_threshold)[: self.post_nms_topk[self.training]]]
+    def _filter(self, boxes: Tensor, scores: Tensor, kept: Tensor, count: int, levels: Tensor) -> Tensor:
+        """Return the best of the ``count`` boxes that the bool ``kept`` names, after suppression within each level."""
+        chosen = places(kept, torch.arange(count, device=kept.device))
+        boxes, scores, levels = boxes[chosen], scores[chosen], levels[chosen]
+        return boxes[suppress(boxes, scores, levels, self.nms_threshold)[: self.post_nms_topk[self.training]]]

@@ -127,11 +127,11 @@ def test_losses__without_any_region(make_config, samples, kind):
     sum(losses.values()).backward()
 
 
-def test_losses__diverged_weights_raise(make_config, samples):
+def test_losses__of_diverged_weights_are_no_numbers(make_config, samples):
     model = build_model(make_config("fpn"))
-    model.proposal_generator.rpn_head.bbox_pred.bias.data[0] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"region proposals .* diverged; lower SOLVER.BASE_LR"):
-        model(samples)
+    model.proposal_generator.rpn_head.bbox_pred.bias.data[0] = float("inf")  # of anchors that no loss may have drawn
+    losses = model(samples)
+    assert {name for name, loss in losses.items() if loss.isnan()} == {"loss_rpn_cls", "loss_rpn_loc"}
 
 
 @pytest.mark.parametrize("kind", ["c4", "fpn"])
