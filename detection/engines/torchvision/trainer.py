@@ -78,7 +78,8 @@ def train(cfg: CfgNode, data: RunData, *, resume: bool, launch: Launch = ONE_PRO
 
     Raises:
         FileNotFoundError, ValueError: data, weights, config and checkpoint do not fit together; said before training.
-        FloatingPointError: a loss is not finite; nothing is saved after that.
+        FloatingPointError: a loss is not finite; nothing is saved after that. It is raised when losses are read: every
+            LOG_PERIOD iterations, and before an evaluation or a checkpoint.
     """
     check_config(cfg, launch)
     with join_processes(cfg.MODEL.DEVICE) as processes, explained_memory(LESS_MEMORY):
@@ -151,17 +152,19 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
                 with precision.forward():
                     losses = parallel_model(samples)
                     total_loss = sum(losses.values())
-                numbers = mean_over_processes({"total_loss": total_loss, **losses}, processes)
-                check_finite(iteration, numbers)
                 precision.backward(total_loss, optimizer)
                 clip_gradients(cfg.SOLVER.CLIP_GRADIENTS, model)
                 precision.step(optimizer)
 
                 done = iteration + 1
-                window.end(numbers)
-                progress.update(loss=numbers["total_loss"], lr=lr)
                 is_last = done == cfg.SOLVER.MAX_ITER
                 evaluates = cfg.TEST.EVAL_PERIOD > 0 and done % cfg.TEST.EVAL_PERIOD == 0
+                logs = is_last or done % LOG_PERIOD == 0
+                saves = is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0
+                window.end(iteration, {"total_loss": total_loss, **losses})
+                if evaluates or logs or saves:  # nothing is kept of weights that a loss without meaning made
+                    window.read(processes)
+                progress.update(**window.last_loss, lr=lr)
                 if cfg.TEST.PRECISE_BN.ENABLED and (is_last or evaluates):
                     with iterate(training_loader(cfg, training_samples, **share)) as first_batches:
                         recompute_batch_norm(cfg, model, first_batches)
@@ -169,9 +172,10 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
                     scores = evaluate_together(cfg, data.test, model, processes)
                     if writer:
                         writer.write(iteration, scores)
-                if writer and (is_last or done % LOG_PERIOD == 0):
+                if logs:
                     values = {**window.close(), "lr": lr, "eta_seconds": progress.seconds_left()}
-                    writer.write(iteration, values)
+                    if writer:
+                        writer.write(iteration, values)
                     logger.info(
                         "iteration %d: total_loss %.4f, lr %.3g, %.3f s each, %s left",
                         iteration,
@@ -181,7 +185,7 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
                         format_seconds(values["eta_seconds"]),
                     )
                 # last: what a checkpoint has behind it is in the files, whenever the process is killed
-                if is_last or done % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+                if saves:
                     state = run_state(cfg, model, optimizer, precision, iteration, card, processes)
                     if processes.is_main:
                         name = "model_final.pth" if is_last else f"model_{iteration:07d}.pth"
@@ -190,12 +194,6 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
         if writer:
             writer.close()
     logger.info("trained: %s", output_dir / "model_final.pth")
-
-
-def mean_over_processes(losses: Mapping[str, Tensor], processes: Processes) -> dict[str, float]:
-    """Return the scalar ``losses`` as numbers, averaged over the processes, so that all judge them alike."""
-    means = processes.sum(torch.stack([loss.detach().float() for loss in losses.values()])) / processes.size
-    return dict(zip(losses, means.tolist(), strict=True))
 
 
 def check_finite(iteration: int, losses: dict[str, float]) -> None:
@@ -224,10 +222,18 @@ def evaluate_together(
 
 
 class Window:
-    """Losses and times of the iterations since the last line of metrics.json."""
+    """Losses and times of the iterations since the last line of metrics.json.
+
+    Losses stay on their device, where nothing waits for them, until ``read``. ``last_loss`` is the newest total that
+    was read, as ``loss``; nothing before the first.
+    """
 
     def __init__(self):
-        self.values: list[dict[str, float]] = []
+        self._names: tuple[str, ...] = ()
+        self._unread: list[tuple[int, Tensor]] = []
+        self._losses: list[dict[str, float]] = []
+        self._times: list[dict[str, float]] = []
+        self.last_loss: dict[str, float] = {}
 
     def begin(self) -> None:
         self._started = time.perf_counter()
@@ -235,12 +241,37 @@ class Window:
     def data_is_here(self) -> None:
         self._data_time = time.perf_counter() - self._started
 
-    def end(self, losses: dict[str, float]) -> None:
-        self.values.append({**losses, "data_time": self._data_time, "time": time.perf_counter() - self._started})
+    def end(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
+        """Note the scalar ``losses`` of ``iteration``, the same names each time, and how long it took."""
+        self._names = tuple(losses)
+        self._unread.append((iteration, torch.stack([loss.detach().float() for loss in losses.values()])))
+        self._times.append({"data_time": self._data_time, "time": time.perf_counter() - self._started})
+
+    def read(self, processes: Processes) -> None:
+        """Take the losses from the device, averaged over the processes, so that all judge them alike.
+
+        Every process must call it. The wait for the device is part of the last iteration's time.
+
+        Raises:
+            FloatingPointError: a loss was not finite; the first iteration's, with all its components.
+        """
+        if not self._unread:
+            return
+        started = time.perf_counter()
+        iterations, losses = zip(*self._unread, strict=True)
+        means = (processes.sum(torch.stack(losses)) / processes.size).tolist()
+        self._unread.clear()
+        self._times[-1]["time"] += time.perf_counter() - started
+        for iteration, values in zip(iterations, means, strict=True):
+            numbers = dict(zip(self._names, values, strict=True))
+            check_finite(iteration, numbers)
+            self._losses.append(numbers)
+        self.last_loss = {"loss": self._losses[-1]["total_loss"]}
 
     def close(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
-        values, self.values = self.values, []
+        """Return the means over what was read, and begin anew."""
+        values = [{**losses, **times} for losses, times in zip(self._losses, self._times, strict=True)]
+        self._losses, self._times = [], []
         return {name: sum(value[name] for value in values) / len(values) for name in values[0]}
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from detection.engines.torchvision.model import build_model
+from detection.engines.torchvision.trainer import Window
+from pretrain.run.processes import Processes
 from tests.pretended_cuda import pretended_cuda
 
 
@@ -60,3 +62,19 @@ def test_inference__waits_a_few_times_and_finds_as_on_the_cpu(make_twins, sample
     for ours, expected in zip(found, model.eval()(samples[:pictures]), strict=True):
         assert len(ours["boxes"]) >= 5
         assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_window__waits_when_it_is_read_only():
+    with pretended_cuda() as device:
+        losses = {"total_loss": torch.tensor(0.5, device="cuda"), "loss_cls": torch.tensor(0.25, device="cuda")}
+        device.forget()
+        window = Window()
+        for iteration in range(20):
+            window.begin()
+            window.data_is_here()
+            window.end(iteration, losses)
+        assert not device.waits
+        window.read(Processes(torch.device("cuda", 0)))
+        assert sum(device.waits.values()) == 1
+    assert window.last_loss == {"loss": 0.5}
+    assert window.close()["loss_cls"] == 0.25

@@ -259,6 +259,21 @@ def test_train__stops_at_a_loss_that_is_not_finite(configure):
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
 
 
+def test_train__names_the_first_loss_that_was_not_finite_when_losses_are_read(configure, monkeypatch):
+    true_rate, seen = trainer.learning_rate, []
+
+    def rate_that_explodes(solver, iteration):
+        seen.append(iteration)
+        return 1e30 if iteration == 1 else true_rate(solver, iteration)
+
+    monkeypatch.setattr(trainer, "learning_rate", rate_that_explodes)
+    cfg = configure("SOLVER.MAX_ITER", 9, "SOLVER.CHECKPOINT_PERIOD", 4)
+    with pytest.raises(FloatingPointError, match=r"the loss of iteration 2 is not finite \(total_loss nan, loss_cls "):
+        train(*read_run_data(cfg), resume=False)
+    assert seen == [0, 1, 2, 3]  # up to the checkpoint, which is not written
+    assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
+
+
 @pytest.mark.parametrize(
     "opts, text",
     [
