@@ -39,12 +39,13 @@ from pretrain.weights.files import address_faults
 # TEST.PRECISE_BN is not among the test's: it writes statistics into the weights.
 EFFECTS = Effects(
     place=frozenset({"OUTPUT_DIR", "MODEL.WEIGHTS", "VOC.ROOT", "VOC.PICTURES_ANYWHERE", "SOLVER.CHECKPOINT_PERIOD"}),
-    speed=frozenset({"MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"}),
+    speed=frozenset({"MODEL.DEVICE", "MODEL.CHANNELS_LAST", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"}),
     test=frozenset({
         "DATASETS.TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST",
         "MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST",
         "TEST.EVAL_PERIOD", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.ENABLED",
     }),
+    first_defaults={"DATALOADER.NUM_WORKERS": 4},
 )  # fmt: skip
 
 MAX_CLASSES_TOLD = 20  # by name in a line of the log
@@ -220,7 +221,7 @@ RULES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": MORE_THAN_0,
     "INPUT.RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
     "INPUT.CROP.ENABLED": Rule(lambda value: value is False, "False: cropping is not implemented"),
-    "DATALOADER.NUM_WORKERS": NOT_NEGATIVE,
+    "DATALOADER.NUM_WORKERS": Rule(at_least(-1).holds, "0 or more, or -1: by the cores of the machine"),
     "DATALOADER.SAMPLER_TRAIN": one_of("TrainingSampler"),
     "MODEL.META_ARCHITECTURE": one_of("GeneralizedRCNN"),
     "MODEL.MASK_ON": BOXES_ONLY,
@@ -272,6 +273,7 @@ RULES: dict[str, Rule] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": MORE_THAN_0,
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": MORE_THAN_0,
+    "SOLVER.AMP.DTYPE": one_of("auto", "float16", "bfloat16"),
     "TEST.EVAL_PERIOD": NOT_NEGATIVE,
     "TEST.DETECTIONS_PER_IMAGE": MORE_THAN_0,
     "TEST.PRECISE_BN.NUM_ITER": MORE_THAN_0,

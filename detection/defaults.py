@@ -1,8 +1,9 @@
-"""Every key of detection with its default: Detectron2's own keys, as far as both engines share them, and VOC.*.
+"""Every key of detection with its default: Detectron2's own keys, as far as both engines share them, and a few of ours.
 
 Names and default values are Detectron2's (its config/defaults.py at commit 02b5c4e; a test compares them key by key
-where Detectron2 is installed), so that the YAML files here run on either engine. Keys that Detectron2 has and this file
-lacks belong to detectors that the toolkit does not train; setting one is an error that names it.
+where Detectron2 is installed), so that the YAML files here run on either engine; only the default of
+DATALOADER.NUM_WORKERS is ours. Keys that Detectron2 has and this file lacks belong to detectors that the toolkit does
+not train; setting one is an error that names it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ from fvcore.common.config import CfgNode as CN
 
 
 def add_voc_config(cfg: CN) -> None:
-    """Add the keys that are ours, VOC.*, to ``cfg`` in place; Detectron2's own config needs this to read our files."""
+    """Add the keys that are ours to ``cfg`` in place; Detectron2's own config needs this to read our files."""
     cfg.VOC = type(cfg)()  # merging wants one node type, and Detectron2 has its own
     cfg.VOC.ROOT = ""  # folder with VOC2007 or VOCdevkit/VOC2007; "" is $DETECTRON2_DATASETS, else ./datasets
     cfg.VOC.PICTURES_ANYWHERE = False  # let a COCO file name pictures outside of ROOT: reports then show what it names
     cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty, or those of your own data
+    cfg.MODEL.CHANNELS_LAST = False  # memory layout of pictures and weights; faster on GPUs in half precision
+    cfg.SOLVER.AMP.DTYPE = "auto"  # "float16", "bfloat16"; "auto" is float16 on GPUs as in Detectron2, else bfloat16
+
+
+def drop_voc_config(cfg: CN) -> None:
+    """Undo ``add_voc_config`` in place: what is left Detectron2 reads as it is."""
+    del cfg["VOC"], cfg.MODEL["CHANNELS_LAST"], cfg.SOLVER.AMP["DTYPE"]
+    if cfg.DATALOADER.NUM_WORKERS == -1:
+        cfg.DATALOADER.NUM_WORKERS = 4  # its default; it knows no number by the cores
 
 
 def get_cfg() -> CN:
@@ -49,7 +59,7 @@ def _add_input(cfg: CN) -> None:
     cfg.DATASETS.TEST = ()
 
     cfg.DATALOADER = CN()
-    cfg.DATALOADER.NUM_WORKERS = 4  # processes that prepare samples; changes nothing but the speed
+    cfg.DATALOADER.NUM_WORKERS = -1  # processes that prepare samples, for each one that trains; -1: by the cores
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = True  # no batch mixes wide pictures with the others, which saves padding
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"  # endless permutations of the data
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True  # leave pictures without objects out of training

@@ -13,6 +13,7 @@ from detection.config import MAX_CLASSES_TOLD, class_count_faults, class_names, 
 from detection.datasets.check import DatasetCheck, check_before_training, check_dataset, refuse_fatal
 from detection.datasets.pictures import look_at_pictures
 from detection.datasets.types import DetectionDataset, class_name_faults
+from pretrain.run.processes import num_workers
 from pretrain.run.settings import refuse_faults
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _refuse_without_objects(dataset: DetectionDataset) -> None:
 
 
 def _check_pictures(dataset: DetectionDataset, cfg: CfgNode) -> DatasetCheck:
-    return DatasetCheck(dataset, tuple(look_at_pictures(dataset, num_workers=cfg.DATALOADER.NUM_WORKERS)))
+    return DatasetCheck(dataset, tuple(look_at_pictures(dataset, num_workers=num_workers(cfg.DATALOADER.NUM_WORKERS))))
 
 
 def _check_annotations(name: str, cfg: CfgNode, classes: Sequence[str] | None) -> DatasetCheck:

@@ -26,6 +26,7 @@ from detection.config import MAX_CLASSES_TOLD
 from detection.datasets.load import read_checked
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
 from pretrain.run.loading import Loading, make_loader
+from pretrain.run.processes import num_workers
 
 RAREST_TOLD = 5  # classes by name in the log, where there are many
 MIN_BOX_SIDE = 1e-5  # input pixels; a side this short is no box (Detectron2's filter_empty_instances)
@@ -248,7 +249,8 @@ def _sample(image_id: str, image: Image.Image, pixels: np.ndarray) -> Sample:
 def _loader_options(cfg: CfgNode) -> dict[str, Any]:
     _allow_open_files()
     return {
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "num_workers": num_workers(cfg.DATALOADER.NUM_WORKERS),
+        "pin_memory": torch.device(cfg.MODEL.DEVICE).type == "cuda",  # so that copies to the GPU need not be waited for
         "key": "DATALOADER.NUM_WORKERS",
         "collate": _as_it_is,
         "generator": torch.Generator(),  # PyTorch draws a seed for its workers; it must not come from the run's stream

@@ -171,6 +171,13 @@ def check_fit(
     )
 
 
+def amp_dtype(cfg: CfgNode) -> torch.dtype:
+    """Return the type that SOLVER.AMP.DTYPE names for MODEL.DEVICE."""
+    if cfg.SOLVER.AMP.DTYPE != "auto":
+        return getattr(torch, cfg.SOLVER.AMP.DTYPE)
+    return torch.float16 if torch.device(cfg.MODEL.DEVICE).type == "cuda" else torch.bfloat16
+
+
 def find_in_dataset(
     model: nn.Module,
     detect_sample: Callable[[nn.Module, Sample], PictureDetections],

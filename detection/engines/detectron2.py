@@ -23,6 +23,7 @@ from detection.engines import ONE_PROCESS, Launch
 from detection.engines.common import (
     LEFTOVERS,
     LESS_MEMORY,
+    amp_dtype,
     check_classes,
     check_fit,
     checkpoint_to_resume,
@@ -41,7 +42,12 @@ from pretrain.run.checkpoint import save_last
 from pretrain.run.cli import setup_logging
 from pretrain.run.files import remove_leftovers
 from pretrain.run.loading import Loading
-from pretrain.run.processes import explained_memory, random_state, set_random_state
+from pretrain.run.processes import (
+    explained_memory,
+    num_workers,
+    random_state,
+    set_random_state,
+)
 from pretrain.run.run_folder import drop_later, write_config
 
 if TYPE_CHECKING:
@@ -71,6 +77,11 @@ def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
         raise ValueError(
             f"SOLVER.AMP.ENABLED is True, which Detectron2 supports on GPUs only, but MODEL.DEVICE is "
             f"{cfg.MODEL.DEVICE!r}; set it to False, or use --engine torchvision"
+        )
+    if cfg.MODEL.CHANNELS_LAST:
+        raise ValueError(
+            "MODEL.CHANNELS_LAST is True, which the detectron2 engine does not support; set it to False, or use "
+            "--engine torchvision"
         )
 
 
@@ -141,12 +152,13 @@ def model_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def detectron2_config(cfg: CfgNode) -> CfgNode:
-    """Return Detectron2's own config with every value of ``cfg``."""
+    """Return Detectron2's own config with every value of ``cfg``; the number of loading processes is worked out."""
     from detectron2.config import get_cfg
 
     theirs = get_cfg()
     add_voc_config(theirs)
     theirs.merge_from_other_cfg(CfgNode(cfg))
+    theirs.DATALOADER.NUM_WORKERS = num_workers(cfg.DATALOADER.NUM_WORKERS)
     theirs.freeze()
     return theirs
 
@@ -279,7 +291,10 @@ def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
                 return evaluation_metrics(data.test, lambda dataset: find_objects(model, cfg, dataset))
             return None
 
-    return Trainer(detectron2_config(cfg))
+    trainer = Trainer(detectron2_config(cfg))
+    if cfg.SOLVER.AMP.ENABLED:  # Detectron2 has an argument for it and no key
+        trainer._trainer.precision = amp_dtype(cfg)
+    return trainer
 
 
 def _train_in_this_process(cfg: CfgNode, data: RunData, resume: bool) -> None:
@@ -287,8 +302,10 @@ def _train_in_this_process(cfg: CfgNode, data: RunData, resume: bool) -> None:
     from detectron2.utils.env import seed_all_rng
 
     rank = comm.get_rank()
-    if comm.get_world_size() > 1 and rank == 0:  # a process that Detectron2 started has no log yet
-        setup_logging(cfg.OUTPUT_DIR)
+    if comm.get_world_size() > 1:  # a process that Detectron2 started
+        os.environ["LOCAL_WORLD_SIZE"] = str(comm.get_local_size())  # as torchrun says it: they share the cores
+        if rank == 0:  # and has no log yet
+            setup_logging(cfg.OUTPUT_DIR)
     share_log()
     register_extra_norm()
     last = checkpoint_to_resume(cfg, resume=resume, entry="trainer")

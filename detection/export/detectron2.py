@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detection.config import class_names
 from detection.datasets.types import DetectionDataset
-from detection.defaults import get_cfg
+from detection.defaults import drop_voc_config, get_cfg
 from detection.evaluation.detections import PictureDetections
 from detection.export.proof import Proof, compare, make_pictures, proof_config
 from pretrain.run.checkpoint import save_checkpoint
@@ -81,7 +81,7 @@ def config_text(cfg: CfgNode, target: Path) -> str:
     MODEL.WEIGHTS is the mere name of ``target``, because files that are passed on lie elsewhere; the lines set it.
     """
     theirs, defaults = cfg.clone(), get_cfg()
-    del theirs["VOC"]
+    drop_voc_config(theirs)
     theirs.OUTPUT_DIR, theirs.MODEL.DEVICE = defaults.OUTPUT_DIR, defaults.MODEL.DEVICE
     theirs.MODEL.WEIGHTS = target.name
     return f"# pred_classes 0, 1, ... are {json.dumps(class_names(cfg))}\n{theirs.dump()}"

@@ -15,7 +15,7 @@ from detection.config import (
     read_detection_config,
 )
 from detection.datasets.voc import VOC_CLASSES
-from detection.defaults import add_voc_config
+from detection.defaults import add_voc_config, drop_voc_config
 from pretrain.run.settings import ConfigError, get_value, leaves
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "detection" / "configs").glob("*.yaml"))
@@ -25,8 +25,9 @@ VALID = [*VOC, "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
 
 def test_get_cfg__shares_names_and_defaults_with_detectron2():
     config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
-    theirs = dict(leaves(config.get_cfg()))
-    ours = {key: value for key, value in leaves(get_cfg()) if not key.startswith("VOC.")}
+    theirs, cfg = dict(leaves(config.get_cfg())), get_cfg()
+    drop_voc_config(cfg)
+    ours = dict(leaves(cfg))
     assert ours == {key: theirs.get(key, "absent") for key in ours}
     assert {key: type(value) for key, value in ours.items()} == {key: type(theirs[key]) for key in ours}
 
@@ -39,7 +40,9 @@ def test_configs__detectron2_accepts_them(path):
     theirs.merge_from_file(str(path))
     opts = [] if theirs.DATASETS.TEST else VALID
     theirs.merge_from_list([*opts, "MODEL.DEVICE", "cpu", "SEED", "0"])
-    ours = dict(leaves(load_detection_config(path, [*opts, "MODEL.DEVICE", "cpu", "SEED", "0"])))
+    ours = load_detection_config(path, [*opts, "MODEL.DEVICE", "cpu", "SEED", "0"])
+    drop_voc_config(ours)
+    ours = dict(leaves(ours))
     assert {key: get_value(theirs, key) for key in ours} == ours
 
 
@@ -55,9 +58,9 @@ def test_configs__detectron2s_protocols_differ_from_its_files_by_the_weights_alo
         pytest.skip("this Detectron2 was installed without its configs")
     upstream = config.get_cfg()
     upstream.merge_from_file(str(shipped))
-    resolved = dict(leaves(read_detection_config(next(path for path in CONFIGS if path.stem == ours))))
-    keys = [key for key in resolved if not key.startswith("VOC.")]
-    different = {key for key in keys if resolved[key] != get_value(upstream, key)}
+    resolved = read_detection_config(next(path for path in CONFIGS if path.stem == ours))
+    drop_voc_config(resolved)
+    different = {key for key, value in leaves(resolved) if value != get_value(upstream, key)}
     of_weights = {"WEIGHTS", "PIXEL_MEAN", "PIXEL_STD", "RESNETS.STRIDE_IN_1X1"}
     assert different == {"INPUT.FORMAT", *(f"MODEL.{key}" for key in of_weights)}
 
@@ -170,6 +173,8 @@ def test_effects__name_keys_that_exist_once():
         (["MODEL.PIXEL_STD", "[1.0, 1.0, 0.0]"], r"MODEL.PIXEL_STD is .*; expected three numbers more than 0"),
         (["MODEL.RESNETS.DEPTH", "51"], r"MODEL.RESNETS.DEPTH is 51; expected 18 or 34 or 50 or 101 or 152"),
         (["MODEL.RESNETS.DEPTH", "18"], r"RES2_OUT_CHANNELS is 256; expected 64 for MODEL.RESNETS.DEPTH 18"),
+        (["DATALOADER.NUM_WORKERS", "-2"], r"NUM_WORKERS is -2; expected 0 or more, or -1: by the cores"),
+        (["SOLVER.AMP.DTYPE", "half"], r"SOLVER.AMP.DTYPE is 'half'; expected one of auto, float16, bfloat16"),
         (["MODEL.DEVICE", "gpu"], r"MODEL.DEVICE is 'gpu'; expected 'cuda', 'cuda:<number>' or 'cpu'"),
         (["SOLVER.REFERENCE_WORLD_SIZE", "8"], r"SOLVER.REFERENCE_WORLD_SIZE is 8; expected 0: nothing is scaled"),
         (["SOLVER.BASE_LR", "-0.1"], r"SOLVER.BASE_LR is -0.1; expected more than 0"),

@@ -229,6 +229,20 @@ def test_training_loader__workers_and_the_global_generator_change_nothing(cfg):
             assert all(torch.equal(sample[key], twin[key]) for key in ("image", "boxes", "classes"))
 
 
+@pytest.mark.parametrize("setting, workers", [(-1, 3), (0, 0), (5, 5)])
+def test_training_loader__takes_the_cores_that_its_process_has_besides_its_own(cfg, monkeypatch, setting, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    cfg.DATALOADER.NUM_WORKERS = setting
+    assert loader_of(cfg).num_workers == workers
+
+
+@pytest.mark.parametrize("device, pinned", [("cpu", False), ("cuda", True), ("cuda:1", True)])
+def test_training_loader__pins_memory_for_a_gpu(cfg, device, pinned):
+    cfg.MODEL.DEVICE = device
+    assert loader_of(cfg).pin_memory is pinned
+
+
 def test_iterate__workers_end_with_it(cfg):
     cfg.DATALOADER.NUM_WORKERS = 1
     before = set(active_children())

@@ -34,7 +34,7 @@ def build_model(cfg: CfgNode) -> Detector:
     check_supported(cfg)
     model = Detector(cfg)
     draw_initial_weights(model.detectron2_state_dict(), cfg.SEED)
-    return model.to(cfg.MODEL.DEVICE)
+    return model.to(cfg.MODEL.DEVICE, memory_format=model.memory_format)
 
 
 class Detector(nn.Module):
@@ -47,6 +47,7 @@ class Detector(nn.Module):
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
+        self.memory_format = torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
         resnet = build_resnet(cfg)
         self.backbone = build_backbone(cfg, resnet)
         self.proposal_generator = RegionProposals(cfg, self.backbone.channels, self.backbone.strides)
@@ -94,7 +95,7 @@ class Detector(nn.Module):
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         step = self.backbone.size_divisibility
         height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
-        batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
+        batch = self.pixel_mean.new_zeros(len(images), 3, height, width).to(memory_format=self.memory_format)
         for padded, image in zip(batch, images, strict=True):
             padded[:, : image.shape[-2], : image.shape[-1]] = image
         return batch, sizes

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+
+from detection.engines.common import amp_dtype
 
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)  # FrozenBN has no parameters
 
@@ -63,14 +67,19 @@ def learning_rate(solver: CfgNode, iteration: int) -> float:
 class MixedPrecision:
     """SOLVER.AMP: forward in 16 bits, weights and gradients in 32. Switched off, every step is the plain one.
 
-    CUDA takes float16, as Detectron2 does, with its loss scaling; the CPU takes bfloat16, which needs none.
+    float16, which "auto" takes on CUDA as Detectron2 does, comes with loss scaling; bfloat16 needs none.
     """
 
     def __init__(self, cfg: CfgNode):
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.enabled = cfg.SOLVER.AMP.ENABLED
-        self.dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled and self.device_type == "cuda")
+        self.dtype = amp_dtype(cfg)
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled and self.dtype == torch.float16)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from the scaler's state in a checkpoint, which is empty where a device or type did without scaling."""
+        if state:
+            self.scaler.load_state_dict(state)
 
     def forward(self) -> torch.autocast:
         """Return the context for the forward pass."""

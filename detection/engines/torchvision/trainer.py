@@ -314,7 +314,7 @@ def restore(
     if report.missing or report.unexpected:
         raise ValueError(f"cannot resume from {path}: its tensors are not the model's ({len(report.missing)} missing)")
     optimizer.load_state_dict(state["optimizer"])
-    precision.scaler.load_state_dict(state["scaler"])
+    precision.load_state(state["scaler"])
     if len(state["rng"]) == processes.size:
         set_random_state(state["rng"][processes.rank], processes.device)
     else:

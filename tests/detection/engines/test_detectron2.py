@@ -121,6 +121,24 @@ def test_check_config__seeds_that_detectron2_takes(configure):
     engine.check_config(configure("SEED", 2**31))
 
 
+def test_check_config__refuses_a_layout_that_detectron2_lacks(configure):
+    with pytest.raises(ValueError, match=r"MODEL.CHANNELS_LAST is True, which the detectron2 engine does not support"):
+        engine.check_config(configure("MODEL.CHANNELS_LAST", True))
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler")
+@pytest.mark.parametrize("dtype, expected", [("auto", torch.bfloat16), ("float16", torch.float16)])
+def test_make_trainer__computes_in_the_type_of_the_config(configure, dtype, expected):
+    trainer = engine.make_trainer(*read_run_data(configure("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", dtype)))
+    assert trainer._trainer.precision == expected
+
+
+def test_detectron2_config__has_a_number_of_loading_processes(configure, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6), raising=False)
+    assert engine.detectron2_config(configure("DATALOADER.NUM_WORKERS", -1)).DATALOADER.NUM_WORKERS == 5
+    assert engine.detectron2_config(configure("DATALOADER.NUM_WORKERS", 2)).DATALOADER.NUM_WORKERS == 2
+
+
 def test_to_detectron2__keeps_boxes_and_labels(configure):
     cfg, data = read_run_data(configure())
     sample = next(iter(training_loader(cfg, TrainingSamples(cfg, data.train))))[0]

@@ -13,6 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from detection.defaults import drop_voc_config
 from detection.engines.torchvision.keys import detectron2_name
 from detection.engines.torchvision.model import Detector, build_model
 
@@ -61,7 +62,7 @@ def build_detectron2(cfg: CfgNode) -> nn.Module:
 
     reference = get_cfg()
     detectron2_keys = cfg.clone()
-    del detectron2_keys["VOC"]
+    drop_voc_config(detectron2_keys)
     reference.merge_from_other_cfg(detectron2_keys)
     extra_norm = cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeadsExtraNorm"
     if extra_norm:

@@ -7,6 +7,7 @@ from torch import nn
 from detection.engines.torchvision import backbone
 from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.solver import MixedPrecision, build_optimizer, set_learning_rate
+from tests.pretended_cuda import pretended_cuda
 
 
 def settings(optimizer, model, names=lambda name: name):
@@ -40,6 +41,34 @@ def test_build_optimizer__rates_and_decays_are_detectron2s(make_config, kind, ch
     expected = settings(solver.build_optimizer(detectron2_config(cfg), theirs), theirs)
     assert settings(optimizer, ours, detectron2_name) == expected
     assert len(set(expected.values())) >= 2
+
+
+@pytest.mark.parametrize("dtype, device, expected, scales", [
+    ("auto", "cpu", torch.bfloat16, False),
+    ("auto", "cuda", torch.float16, True),
+    ("bfloat16", "cuda", torch.bfloat16, False),
+    ("float16", "cuda", torch.float16, True),
+    ("float16", "cpu", torch.float16, True),
+])  # fmt: skip
+def test_mixed_precision__types(make_config, dtype, device, expected, scales):
+    with pretended_cuda():
+        cfg = make_config("fpn", {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": dtype, "MODEL.DEVICE": device})
+        precision = MixedPrecision(cfg)
+        assert (precision.dtype, precision.scaler.is_enabled()) == (expected, scales)
+
+
+def test_mixed_precision__goes_on_from_another_device_or_type(make_config):
+    changes = {"SOLVER.AMP.ENABLED": True}
+    scaling, plain = (
+        MixedPrecision(make_config("fpn", changes | {"SOLVER.AMP.DTYPE": f"{kind}16"})) for kind in ("float", "bfloat")
+    )
+    before = scaling.scaler.state_dict()
+    scaling.load_state(plain.scaler.state_dict())  # nothing, which PyTorch refuses
+    assert scaling.scaler.state_dict() == before
+    plain.load_state(before)
+    assert plain.scaler.state_dict() == {}
+    scaling.load_state({**before, "scale": 8.0})
+    assert scaling.scaler.state_dict()["scale"] == 8.0
 
 
 def test_mixed_precision__trains_close_to_full_precision_and_off_changes_nothing(make_config, calibrate, samples):

@@ -188,6 +188,25 @@ def test_batch__is_normalised_then_padded(make_config, samples, kind, size):
         assert padded.count_nonzero() == inside.count_nonzero()
 
 
+@pytest.mark.parametrize("kind", ["c4", "fpn"])
+def test_channels_last__is_another_layout_of_the_same_detector(make_config, samples, calibrate, kind):
+    model, other = (build_model(make_config(kind, {"MODEL.CHANNELS_LAST": last})) for last in (False, True))
+    calibrate(model, samples)
+    other.load_detectron2_state_dict(model.detectron2_state_dict())
+    seen = []
+    for module in (other.backbone, other.proposal_generator.rpn_head):
+        module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    expected = model.train()(samples)
+    torch.manual_seed(0)
+    losses = other.train()(samples)
+    for name, loss in expected.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-3), name
+    batch, (level, *_) = seen
+    weights = [p for p in other.backbone.parameters() if p.dim() == 4]
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (batch, level, *weights))
+
+
 def test_anchors__by_hand(make_config):
     cfg = make_config(
         "c4",
