@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from detection.run_data import read_run_data
 from detection.samples import count_objects
 from pretrain.run.files import sha256
 from pretrain.run.lock import locked_folder
+from pretrain.run.processes import join_processes
 from pretrain.run.run_folder import package_versions
 from pretrain.run.settings import ConfigError, plain_leaves, recorded_leaves, refuse_faults
 from pretrain.weights.files import read_weights
@@ -95,23 +97,30 @@ def _fine_tune(
 ) -> dict[str, dict[str, Any]]:
     first = launch.machine_rank == 0 and is_first_process()
     cfg, data = read_run_data(cfg, train=not eval_only, open_pictures=picture_check and first)
-    if not eval_only:
-        module.train(cfg, data, resume=resume, launch=launch)
-        cfg = cfg.clone()
-        cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-    if not first:  # the first one evaluates
-        return {}
     reports = {}
-    for dataset in data.test:
-        detections = module.detect(cfg, dataset)
-        folder = inference_folder(cfg, dataset.name, eval_only=eval_only)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_detections(dataset, detections, folder)
-        protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
-        seen = count_objects(data.train) if data.train else read_recorded(dataset.name, folder).get("training_objects")
-        reports[dataset.name] = write_report(
-            dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR, training_objects=seen
-        )
+    # torchrun's processes meet once around training and evaluation; Detectron2 starts its own to train
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with join_processes(cfg.MODEL.DEVICE) if several else nullcontext():
+        if not eval_only:
+            module.train(cfg, data, resume=resume, launch=launch)
+            cfg = cfg.clone()
+            cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+        if launch.machine_rank > 0:  # the first machine evaluates
+            return {}
+        for dataset in data.test:
+            detections = module.detect(cfg, dataset)  # by all processes that torchrun started
+            if not first:
+                continue
+            folder = inference_folder(cfg, dataset.name, eval_only=eval_only)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_detections(dataset, detections, folder)
+            protocol = describe(cfg, engine=module.__name__.rpartition(".")[2], config_file=config_file)
+            seen = (
+                count_objects(data.train) if data.train else read_recorded(dataset.name, folder).get("training_objects")
+            )
+            reports[dataset.name] = write_report(
+                dataset, detections, folder, protocol, run_folder=cfg.OUTPUT_DIR, training_objects=seen
+            )
     return reports
 
 

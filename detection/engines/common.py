@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from detection.evaluation.voc import PictureDetections, evaluate_coco, evaluate_
 from detection.samples import Sample, inference_loader, iterate
 from pretrain.run.checkpoint import load_last
 from pretrain.run.cli import Progress
+from pretrain.run.processes import Processes
 from pretrain.run.settings import check_same_run, recorded_leaves
 
 RUN_ENTRIES = {"model", "iteration", "rng", "card", "config"}  # what a training checkpoint of either engine holds
@@ -183,25 +185,30 @@ def find_in_dataset(
     detect_sample: Callable[[nn.Module, Sample], PictureDetections],
     cfg: CfgNode,
     dataset: DetectionDataset,
+    processes: Processes,
 ) -> dict[str, PictureDetections]:
-    """Return what the engine's ``detect_sample`` says of each picture of ``dataset``, by image id.
+    """Return what the engine's ``detect_sample`` says of each picture of ``dataset``, by image id and in its order.
 
-    ``model`` is in evaluation mode meanwhile, and in its former one afterwards.
+    Each of ``processes`` looks at a share of the pictures and returns what all found. ``model`` is in evaluation mode
+    meanwhile, and in its former one afterwards.
     """
+    share = replace(dataset, pictures=dataset.pictures[processes.rank :: processes.size])
     found = {}
     training = model.training
     model.eval()
     try:
         with (
-            Progress(len(dataset.pictures), f"detect {dataset.name}", unit="picture") as progress,
-            iterate(inference_loader(cfg, dataset)) as samples,
+            Progress(len(share.pictures), f"detect {dataset.name}", unit="picture") as progress,
+            iterate(inference_loader(cfg, share)) as samples,
         ):
             for sample in samples:
                 found[sample["image_id"]] = detect_sample(model, sample)
                 progress.update()
     finally:
         model.train(training)
-    return found
+    shares = processes.gather(found)
+    found = {name: detections for part in shares for name, detections in part.items()}
+    return {picture.image_id: found[picture.image_id] for picture in dataset.pictures}
 
 
 def recompute_batch_norm(cfg: CfgNode, model: nn.Module, batches: Iterator[Any]) -> None:

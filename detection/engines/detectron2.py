@@ -43,6 +43,8 @@ from pretrain.run.cli import setup_logging
 from pretrain.run.files import remove_leftovers
 from pretrain.run.loading import Loading
 from pretrain.run.processes import (
+    SINGLE_CPU_PROCESS,
+    Processes,
     explained_memory,
     num_workers,
     random_state,
@@ -132,9 +134,11 @@ def load_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def find_objects(model: nn.Module, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
-    """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
-    return find_in_dataset(model, detect_sample, cfg, dataset)
+def find_objects(
+    model: nn.Module, cfg: CfgNode, dataset: DetectionDataset, processes: Processes = SINGLE_CPU_PROCESS
+) -> dict[str, PictureDetections]:
+    """Run ``model`` on the pictures one by one, shared by ``processes``; it is in its former mode afterwards."""
+    return find_in_dataset(model, detect_sample, cfg, dataset, processes)
 
 
 @torch.no_grad()
@@ -285,11 +289,11 @@ def make_trainer(cfg: CfgNode, data: RunData) -> DefaultTrainer:
                 with self.build_train_loader(cfg) as batches:
                     recompute_batch_norm(cfg, self.checkpointer.model, batches)
 
-        def evaluate(self) -> dict[str, float] | None:
+        def evaluate(self) -> dict[str, float]:
             model = self.checkpointer.model  # without the wrapper of several processes
-            if comm.is_main_process():
-                return evaluation_metrics(data.test, lambda dataset: find_objects(model, cfg, dataset))
-            return None
+            processes = Processes(torch.device(cfg.MODEL.DEVICE), comm.get_rank(), comm.get_world_size())
+            processes.copy_buffers(model)  # each process has statistics of its own where BN is not synchronised
+            return evaluation_metrics(data.test, lambda dataset: find_objects(model, cfg, dataset, processes))
 
     trainer = Trainer(detectron2_config(cfg))
     if cfg.SOLVER.AMP.ENABLED:  # Detectron2 has an argument for it and no key

@@ -10,15 +10,20 @@ from detection.engines.common import check_classes, check_fit, find_in_dataset, 
 from detection.engines.torchvision.model import Detector, build_model
 from detection.evaluation.voc import PictureDetections
 from detection.samples import Sample
+from pretrain.run.processes import SINGLE_CPU_PROCESS, Processes, join_processes
 
 
 def detect(cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
     """Return the detections of MODEL.WEIGHTS on every picture of ``dataset``, by image id.
 
+    Processes that ``torchrun`` started share the pictures; each must make the call, and each has all detections.
+
     Raises:
         FileNotFoundError, ValueError: the weights are no trained detector for this config, or a picture is unreadable.
     """
-    return find_objects(load_model(cfg), cfg, dataset)
+    with join_processes(cfg.MODEL.DEVICE) as processes:
+        processes.gather(None)  # the first one may still be writing the weights
+        return find_objects(load_model(cfg), cfg, dataset, processes)
 
 
 def load_model(cfg: CfgNode) -> Detector:
@@ -34,9 +39,11 @@ def load_model(cfg: CfgNode) -> Detector:
     return model
 
 
-def find_objects(model: Detector, cfg: CfgNode, dataset: DetectionDataset) -> dict[str, PictureDetections]:
-    """Run ``model`` on the pictures one by one, in order; it is in its former mode afterwards."""
-    return find_in_dataset(model, detect_sample, cfg, dataset)
+def find_objects(
+    model: Detector, cfg: CfgNode, dataset: DetectionDataset, processes: Processes = SINGLE_CPU_PROCESS
+) -> dict[str, PictureDetections]:
+    """Run ``model`` on the pictures one by one, shared by ``processes``; it is in its former mode afterwards."""
+    return find_in_dataset(model, detect_sample, cfg, dataset, processes)
 
 
 def detect_sample(model: Detector, sample: Sample) -> PictureDetections:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from detection.engines.torchvision.solver import (
     learning_rate,
     set_learning_rate,
 )
-from detection.evaluation.voc import PictureDetections
 from detection.run_data import RunData
 from detection.samples import TrainingSamples, iterate, training_loader
 from pretrain.run.checkpoint import save_last
@@ -120,7 +119,7 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
         card = None
         say_random_weights(cfg)
     model.train()
-    parallel_model = DistributedDataParallel(model, broadcast_buffers=False) if processes.size > 1 else model
+    parallel_model = data_parallel(model) if processes.size > 1 else model
 
     writer = None
     if processes.is_main:
@@ -196,6 +195,13 @@ def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> N
     logger.info("trained: %s", output_dir / "model_final.pth")
 
 
+def data_parallel(model: Detector) -> DistributedDataParallel:
+    """Return ``model`` with gradients that are averaged over the processes, and statistics that stay each one's own."""
+    # PyTorch 2.13 gave the argument another name, and warns of the old one
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(model, **{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
+
+
 def check_finite(iteration: int, losses: dict[str, float]) -> None:
     """Raise FloatingPointError, with every component, if a loss is infinite or not a number."""
     if not all(map(math.isfinite, losses.values())):
@@ -211,14 +217,7 @@ def evaluate_together(
 ) -> dict[str, float]:
     """Return ``evaluation_metrics`` of the present model; each process looks at a share of the pictures."""
     processes.copy_buffers(model)  # each process has statistics of its own where BN is not synchronised
-
-    def find(dataset: DetectionDataset) -> dict[str, PictureDetections]:
-        share = replace(dataset, pictures=dataset.pictures[processes.rank :: processes.size])
-        shares = processes.gather(find_objects(model, cfg, share))
-        found = {name: detections for part in shares for name, detections in part.items()}
-        return {picture.image_id: found[picture.image_id] for picture in dataset.pictures}
-
-    return evaluation_metrics(datasets, find)
+    return evaluation_metrics(datasets, lambda dataset: find_objects(model, cfg, dataset, processes))
 
 
 class Window:

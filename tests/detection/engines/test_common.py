@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from detection.datasets.types import AnnotatedObject, AnnotatedPicture, DetectionDataset
-from detection.engines.common import evaluation_metrics, say_random_weights
+from detection.engines.common import evaluation_metrics, find_in_dataset, say_random_weights
 from detection.evaluation.detections import PictureDetections
+from detection.run_data import read_run_data
+from pretrain.run.processes import Processes
 
 
 @pytest.mark.parametrize("norm, freeze_at, keys", [
@@ -44,3 +48,29 @@ def test_evaluation_metrics__lead_with_those_of_the_format(caplog, categories, a
     assert result.keys() == {f"d/{metric}/{name}" for metric in metrics for name in ("AP", "AP50", "AP75")}
     assert result.get("d/coco/AP", 70.0) == pytest.approx(70)
     assert caplog.messages == [said]
+
+
+class OneOfTwo(Processes):
+    """A process that is handed what the other one has found; without that, it only shows its own."""
+
+    def gather(self, value):
+        return [self.others, value] if self.rank else [value, self.others]
+
+
+def test_find_in_dataset__each_process_looks_at_a_share_and_has_all(configure):
+    cfg, data = read_run_data(configure())
+    (dataset,) = data.test
+    found, seen = {}, []
+    for rank in (0, 1):
+        process = OneOfTwo(torch.device("cpu"), rank, 2)
+        names = [picture.image_id for picture in dataset.pictures]
+        object.__setattr__(process, "others", {name: name for name in names[1 - rank :: 2]})
+
+        def note(_model, sample):
+            seen.append(sample["image_id"])
+            return sample["image_id"]
+
+        found[rank] = find_in_dataset(nn.Identity(), note, cfg, dataset, process)
+        assert list(found[rank].items()) == [(name, name) for name in names]
+    assert sorted(seen) == names == ["000005", "000006", "000007"]
+    assert seen[:2] == ["000005", "000007"]

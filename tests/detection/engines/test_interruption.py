@@ -174,6 +174,8 @@ def test_train_net__torchrun_trains_evaluates_and_resumes_bit_equal(command, tmp
         1,
         "DATASETS.TEST",
         "('voc_2007_test',)",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        0.01,
         "SEED",
         -1,
     )
@@ -186,6 +188,15 @@ def test_train_net__torchrun_trains_evaluates_and_resumes_bit_equal(command, tmp
     assert not torch.equal(final["rng"][0]["cpu"], final["rng"][1]["cpu"])
     names = {name for line in (folder / "metrics.json").read_text().splitlines() for name in json.loads(line)}
     assert {"voc_2007_test/voc07/AP50", "total_loss"} <= names
+
+    evaluated = command("alone", *opts, "MODEL.WEIGHTS", folder / "model_final.pth", flags=["--eval-only"])
+    run(*evaluated)
+    found, expected = (
+        {path.name: path.read_text() for path in (tmp_path / name / "inference" / "voc_2007_test").glob("*.txt")}
+        for name in ("pair", "alone")
+    )
+    assert found == expected  # the processes share the pictures
+    assert any(found.values())
 
     for name in ("model_final.pth", "last_checkpoint"):
         (folder / name).unlink()
