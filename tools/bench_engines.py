@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None) -> int | None:
         parser.error("--batch, --rounds and --size must be at least 1")
     setup_logging()
 
-    import torch
-
     from detection.engines import select
     from pretrain.run.files import atomic_write
     from pretrain.run.run_folder import package_versions
@@ -46,7 +44,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     select("detectron2")  # says what is missing where it cannot be imported
     rows = benchmark(args.kinds, opts=args.opts, size=tuple(args.size), batch=args.batch, rounds=args.rounds)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)"
+    device = rows[0]["device"]
     print("\n".join(table(rows)))
     height, width = args.size
     print(f"{height}x{width} pixels, {args.batch} pictures a training step, {args.rounds} rounds, {device}")

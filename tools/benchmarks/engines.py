@@ -36,10 +36,11 @@ def benchmark(
     the first of a round alternates; one round goes before, unmeasured.
 
     Returns:
-        A row for each kind and step: ``{"detector", "step", "seconds": {engine: [...]}, "cpu_seconds": likewise,
-        "median": {engine: s}, "ratio": torchvision / detectron2 of the medians, "ratio_quartiles": of the single
-        rounds, "cpu_ratio": of the medians of CPU seconds, "equal": whether losses or detections were bit-equal in
-        every round}``. CPU seconds are those of this process: on a busy machine without a GPU they say more.
+        A row for each kind and step: ``{"detector", "step", "device": its name, "seconds": {engine: [...]},
+        "cpu_seconds": likewise, "median": {engine: s}, "ratio": torchvision / detectron2 of the medians,
+        "ratio_quartiles": of the single rounds, "cpu_ratio": of the medians of CPU seconds, "equal": whether losses or
+        detections were bit-equal in every round}``. CPU seconds are those of this process: on a busy machine without a
+        GPU they say more.
 
     Raises:
         ImportError: Detectron2 is not installed.
@@ -50,8 +51,16 @@ def benchmark(
         cfg = load_detection_config(CONFIGS / KINDS[kind], [*opts, "SEED", "1"])
         pictures = make_pictures(batch, size, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         for name, steps in make_steps(cfg, pictures).items():
-            rows.append({"detector": kind, "step": name, **take_turns(steps, rounds, cfg.MODEL.DEVICE)})
+            row = {"detector": kind, "step": name, "device": device_name(cfg.MODEL.DEVICE)}
+            rows.append({**row, **take_turns(steps, rounds, cfg.MODEL.DEVICE)})
     return rows
+
+
+def device_name(device: str) -> str:
+    """Return the name of the GPU that MODEL.DEVICE ``device`` is, or how many threads compute on the CPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{torch.get_num_threads()} CPU thread(s)"
 
 
 def make_pictures(count: int, size: tuple[int, int], num_classes: int) -> list[Sample]:
