@@ -17,6 +17,7 @@ from detection.evaluation.detection_files import read_detections
 from detection.fine_tune import fine_tune, inference_folder
 from detection.run_data import read_run_data
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
+from tests.pretended_cuda import pretended_cuda
 
 ENGINES = ("torchvision", "detectron2")
 CLASSES = "('dog', 'person', 'car')"
@@ -135,6 +136,16 @@ def test_load_detector__settings(weights, voc_tree):
     small = load_detector(weights, engine="torchvision", opts=["INPUT.MIN_SIZE_TEST", "32", "MODEL.DEVICE", "cpu"])
     assert small.config.INPUT.MIN_SIZE_TEST == 32
     assert not equal(small(path), everything)
+
+
+def test_load_detector__what_a_cpu_trained_goes_to_the_gpu(weights, voc_tree):
+    path = voc_tree.picture("000001")
+    expected = load_detector(weights, engine="torchvision")(path)
+    assert "DEVICE: cpu" in load_checkpoint(weights)["config"]
+    with pretended_cuda():
+        detector = load_detector(weights, engine="torchvision")
+        assert detector.config.MODEL.DEVICE == "cuda"
+        assert equal(detector(path), expected)
 
 
 def test_load_detector__a_file_without_config_and_one_beside_it(weights, voc_tree, tmp_path):
