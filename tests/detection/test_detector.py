@@ -175,8 +175,9 @@ def test_save__what_training_needs_is_left_out_and_the_rest_is_the_file(engine, 
 
 def test_load_detector__trained_with_mixed_precision_runs_where_there_is_none(engine, weights, voc_tree, tmp_path):
     content = load_checkpoint(weights)
-    content["config"] = content["config"].replace("AMP:\n    ENABLED: false", "AMP:\n    ENABLED: true")
-    assert "AMP:\n    ENABLED: true" in content["config"]
+    off, on = (f"AMP:\n    DTYPE: auto\n    ENABLED: {enabled}" for enabled in ("false", "true"))
+    content["config"] = content["config"].replace(off, on)
+    assert on in content["config"]
     save_checkpoint(content, tmp_path / "mixed.pth")
     path = voc_tree.picture("000001")
     found = load_detector(tmp_path / "mixed.pth", engine=engine, device="cpu")(path)
