@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pretrain.mixing.labels import check_alpha, check_batch, check_choice, check_probability, to_soft_labels
 from pretrain.names import PLACEMENTS, SCOPES, STYLES
 from pretrain.saliency import make_saliency
+from pretrain.saliency.batches import constant
 
 
 class Draws(NamedTuple):
@@ -163,7 +164,8 @@ def _shifted(source: Tensor, target: Tensor, side: Tensor, length: int) -> tuple
 def kept_share(patches: Patches, height: int, width: int) -> Tensor:
     """Return ``float32``, for each patch the share of its host picture that is left: from the pasted area, never the
     share that was drawn."""
-    return (height * width - patches.height * patches.width).float() / (height * width)
+    left = (height * width - patches.height * patches.width).float()
+    return left / constant(height * width, left.device)
 
 
 def paste(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, resnet34
 
 from pretrain.run.checkpoint import load_checkpoint
-from pretrain.saliency.batches import check_pictures, in_chunks
+from pretrain.saliency.batches import check_pictures, constant, in_chunks
 from pretrain.saliency.official import IMAGENET_MEAN, IMAGENET_STD
 
 INPUT_SIDE = 256  # the published network looks at 256 x 256 pixels, whatever the aspect
+CHUNK = 8  # pictures that the network sees at once: about 3 GB
 PUBLISHED = "https://github.com/xuebinqin/BASNet"
 
 logger = logging.getLogger(__name__)
@@ -163,11 +164,11 @@ def basnet_saliency(images: Tensor, network: nn.Module) -> Tensor:
 
     ``images`` is ``uint8 (B, 3, H, W)``; the result is ``float32 (B, H, W)`` on the same device, to which ``network``
     is moved. As in the authors' test script the picture is resized to 256 x 256, divided by its own maximum and
-    normalised by ImageNet's mean and std. A chunk of 8 pictures needs about 3 GB; a picture takes 254 GFLOP.
+    normalised by ImageNet's mean and std. A chunk of ``CHUNK`` pictures needs about 3 GB; a picture takes 254 GFLOP.
     """
     check_pictures(images)
     network.to(images.device)
-    return in_chunks(lambda chunk: _basnet_chunk(chunk, network), images, working_pixels=INPUT_SIDE**2)
+    return in_chunks(lambda chunk: _basnet_chunk(chunk, network), images, working_pixels=INPUT_SIDE**2, most=CHUNK)
 
 
 @torch.no_grad()
@@ -176,7 +177,7 @@ def _basnet_chunk(images: Tensor, network: nn.Module) -> Tensor:
         images.float(), (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True, align_corners=False
     )
     pictures = pictures / pictures.amax((1, 2, 3), keepdim=True).clamp_(min=1)
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (constant(values, images.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     maps = network((pictures - mean) / std).sigmoid()
     smallest, largest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     maps = (maps - smallest) / (largest - smallest).clamp_(min=torch.finfo(maps.dtype).tiny)

@@ -1,5 +1,6 @@
 """What every saliency function shares: the check of its input, grey levels as OpenCV has them, and work in chunks."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -31,21 +32,35 @@ def check_pictures(images: Tensor) -> None:
         raise ValueError(f"Expected at least one picture and one pixel, but got shape {tuple(images.shape)} instead.")
 
 
+@functools.lru_cache(maxsize=64)
+def constant(values: float | tuple[float, ...], device: torch.device) -> Tensor:
+    """Return ``values`` as ``float32 ()`` or ``(N,)`` on ``device``: made once, since to copy them to a GPU waits for
+    it. Not to be changed.
+
+    Divide by such a tensor where the last bit counts: a GPU divides by a number of Python, and by a tensor without axes
+    on the CPU, as if multiplied by the rounded reciprocal.
+    """
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
 def chunk_size(images: Tensor, working_pixels: int = 0) -> int:
     """Return how many pictures make a chunk, at least one."""
     chunk_pixels = CHUNK_PIXELS.get(images.device.type, CHUNK_PIXELS["cuda"])
     return max(1, chunk_pixels // max(images.shape[-2] * images.shape[-1], working_pixels))
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor, *, working_pixels: int = 0) -> Tensor:
+def in_chunks(
+    function: Callable[[Tensor], Tensor], images: Tensor, *, working_pixels: int = 0, most: int | None = None
+) -> Tensor:
     """Return ``function`` of ``images``, computed a few pictures at a time.
 
     ``function`` maps ``uint8 (N, 3, H, W)`` to ``float32 (N, H, W)``, each picture by itself. Only the result grows
     with the batch; what ``function`` needs in between is that of one chunk (``CHUNK_PIXELS``, at least one picture).
     ``working_pixels``: the size at which ``function`` works on a picture, where that may be larger than the picture.
+    ``most``: how many pictures a chunk may have, where ``function`` needs much memory for each.
     """
     count, _, height, width = images.shape
-    size = chunk_size(images, working_pixels)
+    size = min(chunk_size(images, working_pixels), most or count)
     if count <= size:
         return function(images)
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
@@ -72,6 +87,20 @@ def reflect_pad(planes: Tensor, rows: int, cols: int) -> Tensor:
         col = _mirrored(width, cols, planes.device)
         return planes[:, row][:, :, col]
     return F.pad(planes[:, None], (cols, cols, rows, rows), mode="reflect")[:, 0]
+
+
+def filter_planes(planes: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """Filter ``(B, H, W)`` planes by an odd number of ``taps`` along both axes, mirrored at their borders."""
+    _, height, width = planes.shape
+    margin = len(taps) // 2
+    padded = reflect_pad(planes, margin, margin)
+    rows = padded[:, :height] * taps[0]
+    for shift, tap in enumerate(taps[1:], start=1):
+        rows.add_(padded[:, shift : shift + height], alpha=tap)
+    filtered = rows[..., :width] * taps[0]
+    for shift, tap in enumerate(taps[1:], start=1):
+        filtered.add_(rows[..., shift : shift + width], alpha=tap)
+    return filtered
 
 
 def _mirrored(length: int, margin: int, device: torch.device) -> Tensor:

@@ -1,9 +1,11 @@
 """Frequency-tuned saliency: distance in colour from the mean of the picture (Achanta et al., 2009)."""
 
+import functools
+
 import torch
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, in_chunks, reflect_pad
+from pretrain.saliency.batches import check_pictures, filter_planes, in_chunks
 
 # Linear sRGB to CIE XYZ, and the white D65 (IEC 61966-2-1).
 RGB_TO_XYZ = (
@@ -33,7 +35,7 @@ def _frequency_tuned_chunk(images: Tensor) -> Tensor:
     distance = torch.zeros_like(lab[0])
     for channel in lab:
         mean = channel.mean((1, 2), keepdim=True, dtype=torch.float64).float()
-        distance.add_(_binomial_blur(channel).sub_(mean).square_())
+        distance.add_(filter_planes(channel, BINOMIAL).sub_(mean).square_())
     distance.sqrt_()
     largest = distance.amax((1, 2), keepdim=True)
     # A flat picture leaves rounding noise, no distance: below any difference that one grey level makes.
@@ -42,9 +44,7 @@ def _frequency_tuned_chunk(images: Tensor) -> Tensor:
 
 def _to_lab(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return lightness, a and b as ``float32 (B, H, W)``, in CIE units (0..100, about -100..100)."""
-    level = torch.arange(256, dtype=torch.float64) / 255
-    linear = torch.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4).float()
-    red, green, blue = linear.to(images.device)[images.int()].unbind(1)
+    red, green, blue = _linear_levels(images.device)[images.int()].unbind(1)
 
     def compressed(weights: tuple[float, float, float], white: float) -> Tensor:
         t = (red * (weights[0] / white)).add_(green, alpha=weights[1] / white).add_(blue, alpha=weights[2] / white)
@@ -54,13 +54,8 @@ def _to_lab(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
-def _binomial_blur(planes: Tensor) -> Tensor:
-    _, height, width = planes.shape
-    padded = reflect_pad(planes, 2, 2)
-    rows = padded[:, :height] * BINOMIAL[0]
-    for shift, tap in enumerate(BINOMIAL[1:], start=1):
-        rows.add_(padded[:, shift : shift + height], alpha=tap)
-    blurred = rows[..., :width] * BINOMIAL[0]
-    for shift, tap in enumerate(BINOMIAL[1:], start=1):
-        blurred.add_(rows[..., shift : shift + width], alpha=tap)
-    return blurred
+@functools.lru_cache(maxsize=8)
+def _linear_levels(device: torch.device) -> Tensor:
+    """Return the linear intensities ``float32 (256,)`` of sRGB's bytes."""
+    level = torch.arange(256, dtype=torch.float64) / 255
+    return torch.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4).float().to(device)

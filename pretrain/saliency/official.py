@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, in_chunks, reflect_pad
+from pretrain.saliency.batches import check_pictures, constant, in_chunks, reflect_pad
 from pretrain.saliency.centre_surround import HALF_WIDTHS, Surround, combine
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,13 +30,15 @@ def official(images: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
     check_pictures(images)
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise ValueError(f"mean and std must have three values each, std above 0, but got {mean} and {std} instead.")
-    return in_chunks(functools.partial(_official_chunk, mean=tuple(mean), std=tuple(std)), images)
+    return in_chunks(
+        functools.partial(_official_chunk, mean=tuple(map(float, mean)), std=tuple(map(float, std))), images
+    )
 
 
 def _official_chunk(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    normalised = images.float().div_(255)
-    normalised.sub_(torch.tensor(mean, device=images.device).view(3, 1, 1))
-    normalised.div_(torch.tensor(std, device=images.device).view(3, 1, 1))
+    normalised = images.float().div_(constant(255, images.device))
+    normalised.sub_(constant(mean, images.device).view(3, 1, 1))
+    normalised.div_(constant(std, images.device).view(3, 1, 1))
     plane = _binomial_blur(_binomial_blur(_grey(normalised))).contiguous()
     centre = plane.view(torch.uint8)[..., : plane.shape[2]].float()
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, chunk_size
+from pretrain.saliency.batches import check_pictures, chunk_size, constant
 
 
 def at_resolution(saliency: Callable[[Tensor, float], Tensor], images: Tensor, resolution: int) -> Tensor:
@@ -47,4 +47,4 @@ def _block_means(images: Tensor, factor: int) -> Tensor:
     sums = rows[..., ::factor].clone()
     for shift in range(1, factor):
         sums.add_(rows[..., shift::factor])
-    return sums.div_(factor**2).round_().to(torch.uint8)
+    return sums.div_(constant(factor**2, images.device)).round_().to(torch.uint8)

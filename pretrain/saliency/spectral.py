@@ -1,13 +1,19 @@
 """Spectral residual saliency: what is unexpected in the log spectrum of the picture (Hou & Zhang, 2007)."""
 
+import functools
+import math
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, grey_levels, in_chunks, reflect_pad
+from pretrain.saliency.batches import check_pictures, filter_planes, grey_levels, in_chunks
 
 SIDE = 64  # the picture is looked at in 64 x 64 pixels
+BOX_TAPS = (1 / 3, 1 / 3, 1 / 3)  # of the mean of the log spectrum
 BLUR_SIGMA = 8.0  # of the 5 x 5 Gaussian over the map
+_WEIGHTS = [math.exp(-(offset**2) / (2 * BLUR_SIGMA**2)) for offset in range(-2, 3)]
+BLUR_TAPS = tuple(weight / sum(_WEIGHTS) for weight in _WEIGHTS)
 
 
 def spectral_residual(images: Tensor) -> Tensor:
@@ -27,39 +33,61 @@ def spectral_residual(images: Tensor) -> Tensor:
 
 
 def _spectral_residual_chunk(images: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    spectrum = torch.fft.fft2(_reduced(grey_levels(images)))
-    log_amplitude = spectrum.abs().log1p_()
-    residual = log_amplitude - F.avg_pool2d(reflect_pad(log_amplitude, 1, 1)[:, None], 3, stride=1)[:, 0]
-    # The mirrored border breaks the symmetry of the spectrum: the inverse is complex, and a real transform is wrong.
-    map_ = torch.fft.ifft2(torch.polar(residual.exp_(), spectrum.angle())).abs()
-    map_ = _gaussian_blur(map_).square_()
+    spectrum = torch.fft.fft2(_reduced(images))
+    amplitude = spectrum.abs()
+    log_amplitude = amplitude.log1p()
+    residual = log_amplitude.sub_(filter_planes(log_amplitude, BOX_TAPS))
+    # The spectrum with another amplitude and its own phase, which is 0 where there is no amplitude. The mirrored border
+    # breaks the symmetry of the spectrum: the inverse is complex, and a real transform is wrong.
+    nothing = amplitude == 0
+    spectrum, amplitude = spectrum.masked_fill_(nothing, 1), amplitude.masked_fill_(nothing, 1)
+    map_ = torch.fft.ifft2(spectrum.mul_(residual.exp_().div_(amplitude))).abs()
+    map_ = filter_planes(map_, BLUR_TAPS).square_()
     map_.div_(map_.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(map_.dtype).tiny))
-    return F.interpolate(map_[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    return _enlarged(map_, *images.shape[-2:])
 
 
-def _reduced(grey: Tensor) -> Tensor:
-    """Resize ``(B, H, W)`` whole numbers to ``SIDE`` x ``SIDE`` as OpenCV's ``INTER_LINEAR_EXACT`` does.
+def _reduced(images: Tensor) -> Tensor:
+    """Return the grey levels of ``images``, resized to ``SIDE`` x ``SIDE`` as OpenCV's ``INTER_LINEAR_EXACT`` does.
 
     Two taps on half-pixel centres, no antialiasing, weights in 256ths, one rounding at the end. All is exact in
     float32: 255 * 256 * 256 < 2**24.
     """
-    for axis in (1, 2):
-        length = grey.shape[axis]
-        position = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * (length / SIDE) - 0.5
-        first = position.floor()
-        weight = ((position - first) * 256).round()
-        lower, upper = (index.clamp(0, length - 1).long().to(grey.device) for index in (first, first + 1))
-        weight = weight.float().to(grey.device).view(-1, *[1] * (2 - axis))
-        grey = grey.index_select(axis, lower) * (256 - weight) + grey.index_select(axis, upper) * weight
-    return grey.add_(32768).mul_(1 / 65536).floor_()
+    rows, cols = (_taps(length, SIDE, 256, images.device) for length in images.shape[-2:])
+    grey = grey_levels(images.index_select(2, rows.pixels))  # of the rows that are looked at
+    planes = rows.interpolate(grey)
+    return cols.of_rows(planes.mT.contiguous()).mT.contiguous().add_(0.5).floor_()
 
 
-def _gaussian_blur(planes: Tensor) -> Tensor:
-    offset = torch.arange(-2.0, 3.0)
-    taps = (-offset.square() / (2 * BLUR_SIGMA**2)).exp()
-    taps = (taps / taps.sum()).tolist()
-    padded = reflect_pad(planes, 2, 2)
-    side = planes.shape[1]
-    rows = sum(tap * padded[:, k : k + side] for k, tap in enumerate(taps))
-    return sum(tap * rows[..., k : k + side] for k, tap in enumerate(taps))
+def _enlarged(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return ``(B, H, W)`` maps, interpolated linearly on half-pixel centres from smaller ones."""
+    rows, cols = _taps(maps.shape[1], height, None, maps.device), _taps(maps.shape[2], width, None, maps.device)
+    return rows.of_rows(cols.of_rows(maps.mT.contiguous()).mT.contiguous())
+
+
+class _Taps(NamedTuple):
+    """Where linear interpolation looks along an axis: result k lies between ``pixels[k]`` and ``pixels[N + k]``."""
+
+    pixels: Tensor  # int64 (2 * N,)
+    weights: Tensor  # float32 (N, 1), of the second of the two
+
+    def of_rows(self, planes: Tensor) -> Tensor:
+        """Return ``(B, N, W)``, interpolated between rows of ``(B, H, W)``; contiguous rows are copied fast."""
+        return self.interpolate(planes.index_select(1, self.pixels))
+
+    def interpolate(self, rows: Tensor) -> Tensor:
+        """Return ``(B, N, W)`` from the rows ``(B, 2 * N, W)`` at ``pixels``."""
+        first, second = rows.chunk(2, dim=1)
+        return torch.lerp(first, second, self.weights)
+
+
+@functools.lru_cache(maxsize=16)
+def _taps(length: int, count: int, steps: int | None, device: torch.device) -> _Taps:
+    """Return the taps that resize ``length`` pixels to ``count``, on half-pixel centres, weights in ``1 / steps``."""
+    position = (torch.arange(count, dtype=torch.float64) + 0.5) * (length / count) - 0.5
+    first = position.floor()
+    pixels = torch.cat([first, first + 1]).clamp_(0, length - 1).long()
+    weights = position - first
+    if steps is not None:
+        weights = (weights * steps).round_() / steps
+    return _Taps(pixels.to(device), weights.float()[:, None].to(device))
