@@ -23,7 +23,7 @@ class Draws(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """Where each patch is cut and pasted: ``int64 (B,)`` or ``(1,)`` tensors on the device of the batch.
+    """Where each patch is cut and pasted: ``int64 (B,)`` or ``(1,)`` tensors on one device.
 
     A patch has the rows [top, top + height) and the columns [left, left + width).
     """
@@ -35,6 +35,12 @@ class Patches(NamedTuple):
     height: Tensor
     width: Tensor
     moved: bool  # False: the target place is the source place
+
+    def to(self, device: torch.device) -> Patches:
+        """Return the patches on ``device``, without waiting for it."""
+        if self.height.device == device:
+            return self
+        return Patches(*torch.stack(self[:-1]).to(device, non_blocking=True), self.moved)
 
 
 class SaliencyMix(nn.Module):
@@ -89,12 +95,18 @@ class SaliencyMix(nn.Module):
         check_batch(images, labels)
         return self.mix_as(images, labels, self.draw(len(images)))
 
-    def mix_as(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return what ``forward`` returns, with these ``draws``: nothing random is left in it."""
+    def mix_as(
+        self, images: Tensor, labels: Tensor, draws: Draws, patches: Patches | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` returns, with these ``draws``: nothing random is left in it.
+
+        ``patches``: what ``locate`` said of the same pictures and draws, on any device; it is asked here where none are
+        given.
+        """
         soft_labels = to_soft_labels(labels, self.num_classes)
         if not draws.mix:
             return images, soft_labels
-        patches = self.locate(images, draws)
+        patches = (patches or self.locate(images, draws)).to(images.device)
         partners = draws.partners.to(images.device, non_blocking=True)
         kept = kept_share(patches, *images.shape[-2:])[:, None]
         return paste(images, partners, patches), soft_labels * kept + soft_labels[partners] * (1 - kept)
@@ -108,7 +120,11 @@ class SaliencyMix(nn.Module):
         return Draws(mix, partners, shares)
 
     def locate(self, images: Tensor, draws: Draws) -> Patches:
-        """Return the patches that ``draws`` asks for in ``images``."""
+        """Return the patches that ``draws`` asks for in ``images``, on their device.
+
+        With scope ``"batch"`` one or two maps are all there is to do: cheaper before the batch goes to a GPU, where
+        ``mix_as`` takes the patches.
+        """
         height, width = images.shape[-2:]
         root = (1 - draws.lam).sqrt()
         sides = torch.stack([(height * root).long(), (width * root).long()]).to(images.device, non_blocking=True)

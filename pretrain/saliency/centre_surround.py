@@ -4,15 +4,19 @@ Montabone & Soto, "Human detection using a mobile platform and novel features de
 (2010), with every rounding of OpenCV's ``StaticSaliencyFineGrained``, so that the maps are the same bytes.
 """
 
+import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size
+from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size, grey_levels, in_chunks, reflect_pad
+from pretrain.saliency.compiled import Compiled
 
 HALF_WIDTHS = (12, 24, 28, 48, 56, 112)  # of the surrounds in pixels; OpenCV does not scale them with the picture
-BYTES_PER_PIXEL = 70  # the memory of a chunk; tools/bench_mixing.py checks it
+BYTES_PER_PIXEL = 70  # the memory of a chunk on a CPU; tools/bench_mixing.py checks it
 
 
 def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
@@ -24,14 +28,19 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
     picture has no saliency: all zeros.
 
     ``length_scale`` multiplies the half-widths of the surrounds: pass 0.5 for pictures reduced to half their size.
-    Extra memory is bounded by working in chunks of 8 pictures of 224 x 224 (64 on a GPU), with less than
-    ``BYTES_PER_PIXEL`` for a pixel of the chunk: 28 MB (225 MB), whatever the size of the batch.
+    Extra memory is bounded by working in chunks, whatever the size of the batch: on a CPU of 8 pictures of 224 x 224,
+    with less than ``BYTES_PER_PIXEL`` for a pixel of the chunk, 28 MB; on a GPU of 64, about 200 MB. There the work is
+    compiled into a few kernels at the first call, which takes a while; where that fails, which is said once, it needs
+    500 MB and several times as long.
     """
     check_pictures(images)
     if not length_scale > 0:
         raise ValueError(f"length_scale must be greater than 0, but got {length_scale} instead.")
     half_widths = tuple(max(1, round(width * length_scale)) for width in HALF_WIDTHS)
     count, _, height, width = images.shape
+    if images.is_cuda:
+        windows = windows_of(height, width, half_widths, images.device)
+        return in_chunks(lambda chunk: _compiled_chunk(chunk, windows), images)
     size = min(count, chunk_size(images))
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
     work = _Workspace(size, height, width, half_widths, images.device)
@@ -52,9 +61,12 @@ class _Workspace:
         self.integral = planes(torch.int32)
         self.signed, self.unsigned = planes(), planes()
         self.bytes = planes(torch.uint8), planes(torch.uint8)
-        # Single precision where OpenCV's is exact, double above; either way the sums are whole numbers below 2**31.
-        dtype = torch.float32 if 255 * height * width < 2**24 else torch.float64
-        self.surround = Surround(count, height, width, half_widths, dtype, device)
+        self.surround = Surround(count, height, width, half_widths, _sum_dtype(height, width), device)
+
+
+def _sum_dtype(height: int, width: int) -> torch.dtype:
+    """Single precision where OpenCV's is exact, double above; either way the sums are whole numbers below 2**31."""
+    return torch.float32 if 255 * height * width < 2**24 else torch.float64
 
 
 def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
@@ -62,24 +74,54 @@ def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
     padded, centre = work.padded[:count], work.centre[:count]
     inside = padded[:, 1:-1, 1:-1]
     _grey_levels(images, work.centre[:count], out=inside)
-    _binomial_blur(padded, work.rows[:count], out=inside)
-    _binomial_blur(padded, work.rows[:count], out=centre)
+    for out_plane in (inside, centre):
+        _mirror_margin(padded)
+        _binomial_blur(padded, work.rows[:count], out_plane)
     integral = work.integral[:count].copy_(centre).cumsum_(-1).cumsum_(-2)
 
     # With t = trunc(centre - surround mean) at one scale, the sums over the scales of t and of |t|.
     signed, unsigned = work.signed[:count].zero_(), work.unsigned[:count].zero_()
-    for window, area, repeats in work.surround.windows(integral):
-        # t = trunc((area * centre - window) / (area - 1)). Numerator and denominator are whole numbers below 2**24, so
+    for window, area, around, repeats in work.surround.windows(integral):
+        # -t = trunc((window - area * centre) / (area - 1)). Numerator and denominator are whole numbers below 2**24, so
         # float32 has them exactly, and a quotient that is no whole number is at least 1 / (area - 1) away from one:
         # more than the rounding of a division (a multiplication by 1 / (area - 1) would not be exact).
-        difference = window.float().addcmul_(centre, area, value=-1)
-        difference.div_((1 - area).clamp_(max=-1), rounding_mode="trunc")  # a single pixel has no surround: 0 / -1
-        signed.add_(difference, alpha=repeats)
+        difference = window.float().addcmul_(centre, area, value=-1).div_(around, rounding_mode="trunc")
+        signed.sub_(difference, alpha=repeats)
         unsigned.add_(difference.abs_(), alpha=repeats)
     # Twice the sums of the differences where the centre is brighter, and where it is darker; the factor cancels.
     bright = torch.add(unsigned, signed, out=centre)
     dark = unsigned.sub_(signed)
     combine(bright, dark, [plane[:count] for plane in work.bytes], out=out)
+
+
+def _fine_grained_functional(images: Tensor, windows: "Windows") -> Tensor:
+    """Return what ``_fine_grained_chunk`` writes, from operations that a compiler fuses: all windows at once.
+
+    A compiler's division of floats may be off by the last bits, hence whole numbers here, and double precision below.
+    """
+    centre = _binomial_blur(reflect_pad(_binomial_blur(reflect_pad(grey_levels(images), 1, 1)), 1, 1))
+    integral = centre.int().cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)
+    sums = F.pad(integral, (1, 0, 1, 0)).to(_sum_dtype(*centre.shape[1:]))  # a row and a column of zeros in front
+
+    def corner(row: Tensor, col: Tensor) -> Tensor:
+        return sums[:, row[:, :, None], col[:, None, :]]  # (B, K, H, W)
+
+    window = _window_sum(
+        corner(windows.bottom, windows.right), corner(windows.top, windows.left),
+        corner(windows.bottom, windows.left), corner(windows.top, windows.right),
+    )  # fmt: skip
+    difference = torch.addcmul(window.float(), centre[:, None], windows.area, value=-1).int()
+    difference = difference.div(windows.around.int(), rounding_mode="trunc") * windows.weights
+    signed, unsigned = difference.sum(1, dtype=torch.int32), difference.abs().sum(1, dtype=torch.int32)
+    bright_dark = torch.stack([unsigned - signed, unsigned + signed])
+    largest = bright_dark.amax((2, 3), keepdim=True).clamp(min=1)
+    # Rounding a quotient to double and then to single precision is rounding it to single precision once: a double has
+    # more than twice the bits and two (Figueroa, "When is double rounding innocuous?", 1995).
+    bytes_ = ((bright_dark.double() / largest.double()).float() * 255).int()
+    return ((bytes_[0] + bytes_[1]) & 255).float() * (1 / 255)  # as combine has it
+
+
+_compiled_chunk = Compiled(_fine_grained_functional)
 
 
 def _grey_levels(images: Tensor, plane: Tensor, out: Tensor) -> None:
@@ -90,29 +132,77 @@ def _grey_levels(images: Tensor, plane: Tensor, out: Tensor) -> None:
     out.add_(plane.copy_(blue), alpha=GREY_WEIGHTS[2]).add_(0.5).floor_()
 
 
-def _binomial_blur(padded: Tensor, rows: Tensor, out: Tensor) -> None:
-    """Blur whole numbers by [1 2 1] x [1 2 1] / 16 and round to whole numbers, halves upwards.
-
-    ``padded (B, H + 2, W + 2)`` holds the numbers within a margin of one, which is filled here by mirroring without
-    repeating the border (an axis of length 1 is repeated, as in OpenCV). ``out (B, H, W)`` may lie in ``padded``.
-    """
-    height, width = out.shape[1:]
+def _mirror_margin(padded: Tensor) -> None:
+    """Fill the margin of one around ``(B, H, W)`` planes in ``padded (B, H + 2, W + 2)`` by mirroring without repeating
+    the border (an axis of length 1 is repeated, as in OpenCV)."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
     padded[:, 0] = padded[:, min(2, height)]
     padded[:, height + 1] = padded[:, max(1, height - 1)]
     padded[..., 0] = padded[..., min(2, width)]
     padded[..., width + 1] = padded[..., max(1, width - 1)]
-    torch.add(padded[:, :-2], padded[:, 2:], out=rows).add_(padded[:, 1:-1], alpha=2)
-    torch.add(rows[..., :-2], rows[..., 2:], out=out).add_(rows[..., 1:-1], alpha=2)
-    out.add_(8).mul_(1 / 16).floor_()
 
 
-class Surround:
-    """The windows of several half-widths around every pixel of up to ``count`` pictures.
+def _binomial_blur(padded: Tensor, rows: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Blur whole numbers by [1 2 1] x [1 2 1] / 16 and round to whole numbers, halves upwards.
+
+    ``padded (B, H + 2, W + 2)`` holds the numbers within a mirrored margin of one. ``rows (B, H, W + 2)`` and
+    ``out (B, H, W)``, which may lie in ``padded``, are written to where they are given.
+    """
+    rows = torch.add(padded[:, :-2], padded[:, 2:], out=rows).add_(padded[:, 1:-1], alpha=2)
+    blurred = torch.add(rows[..., :-2], rows[..., 2:], out=out).add_(rows[..., 1:-1], alpha=2)
+    return blurred.add_(8).mul_(1 / 16).floor_()
+
+
+class Windows(NamedTuple):
+    """The K different windows of several half-widths around every pixel of a picture of H x W pixels.
 
     The window of half-width r has the rows y - r + 1 .. y + r and the same columns, cut at the border: it sits half a
     pixel to the bottom right, as OpenCV's does. Half-widths that cover the whole picture from every pixel are one
-    window, counted several times. Sums are taken in ``dtype``.
+    window, counted several times.
     """
+
+    half_widths: tuple[tuple[int, int], ...]  # rows and columns
+    repeats: tuple[int, ...]
+    weights: Tensor  # int32 (K, 1, 1): repeats
+    top: Tensor  # int64 (K, H): the first row of the window
+    bottom: Tensor  # the row after the last
+    left: Tensor  # int64 (K, W), likewise
+    right: Tensor
+    area: Tensor  # float32 (K, H, W), in pixels
+    around: Tensor  # float32 (K, H, W): the area without the pixel itself, but at least 1
+
+
+@functools.lru_cache(maxsize=4)
+def windows_of(height: int, width: int, half_widths: tuple[int, ...], device: torch.device) -> Windows:
+    """Return the windows of ``half_widths`` in a picture; their tensors are not to be changed."""
+    cut = [(min(half, height), min(half, width)) for half in half_widths]
+    different = tuple(dict.fromkeys(cut))
+    repeats = tuple(cut.count(window) for window in different)
+
+    def bounds(axis: int, length: int) -> tuple[Tensor, Tensor]:
+        position = torch.arange(length)
+        half = torch.tensor([window[axis] for window in different])[:, None]
+        return (position - half + 1).clamp_(min=0), (position + half + 1).clamp_(max=length)
+
+    (top, bottom), (left, right) = bounds(0, height), bounds(1, width)
+    area = ((bottom - top)[:, :, None] * (right - left)[:, None]).float()
+    weights = torch.tensor(repeats, dtype=torch.int32).view(-1, 1, 1)
+    tensors = (weights, top, bottom, left, right, area, (area - 1).clamp_(min=1))
+    return Windows(different, repeats, *(tensor.to(device) for tensor in tensors))
+
+
+def _window_sum(
+    bottom_right: Tensor, top_left: Tensor, bottom_left: Tensor, top_right: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Return the sum over a window from its corners in a table of running sums.
+
+    This order of summation is OpenCV's: bottom right + top left may pass 2**24, and its rounding shows.
+    """
+    return torch.add(bottom_right, top_left, out=out).sub_(bottom_left).sub_(top_right)
+
+
+class Surround:
+    """The sums over the windows of several half-widths around every pixel of up to ``count`` pictures, in ``dtype``."""
 
     def __init__(
         self,
@@ -124,18 +214,16 @@ class Surround:
         device: torch.device,
     ):
         self.height, self.width = height, width
-        windows = [(min(half, height), min(half, width)) for half in half_widths]
-        self.repeats = {window: windows.count(window) for window in windows}
-        self.areas = {window: self._area(*window, device) for window in windows}
-        self.top, self.left = (max(margins) for margins in zip(*windows, strict=True))
+        self.of_size = windows_of(height, width, half_widths, device)
+        self.top, self.left = (max(margins) for margins in zip(*self.of_size.half_widths, strict=True))
         # A row and a column of zeros in front, and everything repeated beyond the sides, so that the corners of a
         # window cut at the border are plain shifted slices.
         shape = (count, height + 2 * self.top + 1, width + 2 * self.left + 1)
         self.sums = torch.zeros(shape, dtype=dtype, device=device)
         self.window = torch.empty((count, height, width), dtype=dtype, device=device)
 
-    def windows(self, integral: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield sum ``(B, H, W)``, area ``float32 (H, W)`` and weight of every window.
+    def windows(self, integral: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """Yield sum ``(B, H, W)``, area and area around ``float32 (H, W)``, and weight of every window.
 
         ``integral (B, H, W)`` is the running sum over rows and columns. The yielded sum is overwritten by the next.
         """
@@ -149,19 +237,13 @@ class Surround:
             top, left = self.top + row, self.left + col
             return sums[:, top : top + self.height, left : left + self.width]
 
-        for (rows, cols), repeats in self.repeats.items():
-            # At row p the window is the half-open range [p + 1 - rows, p + 1 + rows). This order of summation is
-            # OpenCV's: bottom right + top left may pass 2**24, and its rounding shows.
-            torch.add(corner(1 + rows, 1 + cols), corner(1 - rows, 1 - cols), out=window)
-            window.sub_(corner(1 + rows, 1 - cols)).sub_(corner(1 - rows, 1 + cols))
-            yield window, self.areas[rows, cols], repeats
-
-    def _area(self, rows: int, cols: int, device: torch.device) -> Tensor:
-        def lengths(length: int, half: int) -> Tensor:
-            position = torch.arange(length, device=device)
-            return (position + half + 1).clamp_(max=length) - (position - half + 1).clamp_(min=0)
-
-        return (lengths(self.height, rows)[:, None] * lengths(self.width, cols)).float()
+        for number, (rows, cols) in enumerate(self.of_size.half_widths):
+            # At row p the window is the half-open range [p + 1 - rows, p + 1 + rows).
+            _window_sum(
+                corner(1 + rows, 1 + cols), corner(1 - rows, 1 - cols),
+                corner(1 + rows, 1 - cols), corner(1 - rows, 1 + cols), out=window,
+            )  # fmt: skip
+            yield window, self.of_size.area[number], self.of_size.around[number], self.of_size.repeats[number]
 
 
 def combine(bright: Tensor, dark: Tensor, planes: list[Tensor], out: Tensor) -> None:
@@ -174,4 +256,4 @@ def combine(bright: Tensor, dark: Tensor, planes: list[Tensor], out: Tensor) -> 
     """
     for sums, plane in zip((bright, dark), planes, strict=True):
         plane.copy_(sums.div_(sums.amax((1, 2), keepdim=True).clamp_(min=1)).mul_(255))
-    torch.mul(planes[0].add_(planes[1]), torch.tensor(1 / 255, dtype=torch.float32), out=out)
+    torch.mul(planes[0].add_(planes[1]), 1 / 255, out=out)

@@ -44,8 +44,8 @@ def _official_chunk(images: Tensor, mean: tuple[float, ...], std: tuple[float, .
 
     bright, dark = torch.zeros_like(centre), torch.zeros_like(centre)
     surround = Surround(*centre.shape, HALF_WIDTHS, torch.float32, centre.device)
-    for window, area, repeats in surround.windows(_integral(plane)):
-        difference = centre - (window - centre) / (area - 1).clamp_(min=1)
+    for window, _, around, repeats in surround.windows(_integral(plane)):
+        difference = centre - (window - centre) / around
         bright.add_(difference.clamp(min=0).trunc_().remainder_(256), alpha=repeats)  # kept in a byte, which wraps
         dark.add_(difference.neg_().clamp_(min=0).trunc_().remainder_(256), alpha=repeats)
     planes = [torch.empty_like(centre, dtype=torch.uint8) for _ in range(2)]
