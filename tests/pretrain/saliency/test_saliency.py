@@ -159,6 +159,23 @@ def test_official__has_nothing_to_do_with_the_picture():
     assert abs(torch.corrcoef(torch.stack([right.flatten(), true.flatten()]))[0, 1]) < 0.1
 
 
+def test_background_subtraction__is_the_votes_of_four_blurs_and_four_thresholds():
+    grey = np.random.default_rng(0).integers(0, 256, (40, 64))
+    votes = np.zeros(grey.shape)
+
+    def weights(length: int, sigma: float) -> np.ndarray:
+        return np.exp(-((np.arange(length)[:, None] - np.arange(length)) ** 2) / (2 * sigma**2))
+
+    for sigma in (1, 2, 4, 8):  # pixels: 1/64 .. 1/8 of the longer side
+        rows, cols = weights(40, sigma), weights(64, sigma)
+        background = (rows / rows.sum(1, keepdims=True)) @ grey @ (cols / cols.sum(1, keepdims=True)).T
+        for threshold in (9.0625, 18.125, 27.1875, 36.25):
+            votes += np.abs(grey - background) >= threshold
+    smoothed = weights(40, 2) @ votes @ weights(64, 2)
+    found = background_subtraction(to_batch(np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)))[0].numpy()
+    np.testing.assert_allclose(found, smoothed / smoothed.max(), atol=1e-5)
+
+
 def test_background_subtraction__finds_the_odd_disc():
     row, col = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
     disc = (row - 30) ** 2 + (col - 90) ** 2 < 12**2
