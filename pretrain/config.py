@@ -42,6 +42,7 @@ EFFECTS = Effects(
         "DATA.MAX_UNREADABLE", "MODEL.WEIGHTS",
     }),
     speed=frozenset({"DEVICE", "CHANNELS_LAST", "COMPILE", "DATA.NUM_WORKERS"}),
+    first_defaults={"DATA.NUM_WORKERS": 4},
 )  # fmt: skip
 
 
@@ -53,9 +54,13 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode()
     cfg.OUTPUT_DIR = "output/pretrain"
     cfg.DEVICE = "auto"  # "auto": cuda where PyTorch sees one, else cpu
-    cfg.PRECISION = "float32"  # of the forward pass: one of PRECISIONS (autocast); evaluation is always float32
+    # Of the forward pass: one of PRECISIONS (autocast); evaluation is always float32. There, cuDNN's convolutions take
+    # TensorFloat-32 on GPUs that have it (19 bits: PyTorch's default), matrix products do not.
+    cfg.PRECISION = "float32"
     cfg.CHANNELS_LAST = False  # memory layout of pictures and weights; faster on GPUs in half precision
-    cfg.COMPILE = False  # torch.compile: minutes at the start, faster steps after it
+    # torch.compile of normalisation, network and loss as one: minutes at the start, faster steps after it. One process
+    # on a GPU also replays CUDA graphs, unless SOLVER.ACCUMULATION computes a batch in parts.
+    cfg.COMPILE = False
     cfg.SEED = 0  # of weights, sample order, augmentation and mixing
     cfg.LOG_PERIOD = 20  # iterations between two lines of metrics.json
     cfg.CHECKPOINT_PERIOD = 0  # iterations between two checkpoints; 0: one at the end of each epoch
@@ -67,7 +72,7 @@ def get_cfg() -> CfgNode:
     cfg.DATA.DOWNLOAD = False  # CIFAR only: fetch it into DATA.ROOT where it is not there
     cfg.DATA.DECODER = "opencv"  # one of DECODERS (see pretrain/decoding.py); "pillow" is torchvision's reference path
     cfg.DATA.MAX_UNREADABLE = 20  # pictures that may be unreadable; one more stops the run with the list
-    cfg.DATA.NUM_WORKERS = 4  # loading processes; 0 loads in the training process. Results do not depend on it
+    cfg.DATA.NUM_WORKERS = -1  # loading processes; 0 loads in the training process. Results do not depend on it
     cfg.DATA.IMAGE_SIZE = 224  # side of the square that the network sees, pixels
     cfg.DATA.EVAL_RESIZE = 256  # shorter side before the centre crop of evaluation, pixels
     cfg.DATA.EVAL_INTERPOLATION = "bilinear"  # of that resizing: one of INTERPOLATIONS
@@ -145,7 +150,7 @@ RULES: dict[str, Rule] = {
     "DATA.DATASET": one_of(*DATASETS),
     "DATA.DECODER": one_of(*DECODERS),
     "DATA.MAX_UNREADABLE": at_least(0),
-    "DATA.NUM_WORKERS": at_least(0),
+    "DATA.NUM_WORKERS": Rule(lambda value: value >= -1, "-1 (the cores left beside training) or at least 0"),
     "DATA.IMAGE_SIZE": at_least(1),
     "DATA.EVAL_RESIZE": at_least(1),
     "DATA.EVAL_INTERPOLATION": one_of(*INTERPOLATIONS),

@@ -21,7 +21,7 @@ from pretrain.run.checkpoint import load_checkpoint, load_last, save_checkpoint,
 from pretrain.run.cli import Progress, format_seconds
 from pretrain.run.files import remove_leftovers
 from pretrain.run.lock import locked_folder
-from pretrain.run.processes import Processes, explained_memory, join_processes
+from pretrain.run.processes import Processes, explained_memory, join_processes, num_workers
 from pretrain.run.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
 
@@ -274,7 +274,7 @@ def batches_of(
 ) -> Batches:
     """Return the loaded batches of ``order``."""
     pin = processes.device.type == "cuda"
-    return Batches(pictures, order, unreadable, num_workers=cfg.DATA.NUM_WORKERS, pin_memory=pin)
+    return Batches(pictures, order, unreadable, num_workers=num_workers(cfg.DATA.NUM_WORKERS), pin_memory=pin)
 
 
 def learning_rate(cfg: CfgNode, iteration: int, epoch_iters: int) -> float:

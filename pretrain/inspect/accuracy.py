@@ -16,7 +16,7 @@ from pretrain.data.sources import labels_of
 from pretrain.evaluation import evaluate
 from pretrain.inspect.pretrained import Pretrained
 from pretrain.learner import Preparation
-from pretrain.run.processes import Processes
+from pretrain.run.processes import Processes, num_workers
 from pretrain.run.run_folder import package_versions
 
 SUBSET_SEED = 0  # every network meets the same pictures, whatever else is drawn
@@ -83,7 +83,7 @@ def open_validation(
         Pictures(source, eval_transform(cfg), replace=False, limit=cfg.DATA.MAX_UNREADABLE),
         [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)],
         unreadable,
-        num_workers=cfg.DATA.NUM_WORKERS,
+        num_workers=num_workers(cfg.DATA.NUM_WORKERS),
         pin_memory=device.type == "cuda",
     )
     which = "all"

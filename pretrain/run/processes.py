@@ -5,6 +5,7 @@ No process management of our own: everything comes from the environment variable
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,7 @@ def join_processes(device_name: str) -> Iterator[Processes]:
     """
     device = select_device(device_name)
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Processes(device)
-        return
-    if device.type == "cuda":
+    if size > 1 and device.type == "cuda":
         local_rank, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         if device.index is not None or here > torch.cuda.device_count():
             raise ValueError(
@@ -92,13 +92,29 @@ def join_processes(device_name: str) -> Iterator[Processes]:
                 f"{device_name!r}; start at most one a GPU, with DEVICE auto or cuda"
             )
         device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # else what names no device, such as pinning, opens a context on the first GPU
+    if size == 1:
+        yield Processes(device)
+        return
     if torch.distributed.is_initialized():  # a group that has ended leaves its keys behind: none can be made again
         yield Processes(device, torch.distributed.get_rank(), size)
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    on_gpu = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}  # Python objects go by the CPU and need no GPU
+    torch.distributed.init_process_group(**on_gpu if device.type == "cuda" else {"backend": "gloo"}, timeout=PATIENCE)
     yield Processes(device, torch.distributed.get_rank(), size)
     torch.distributed.destroy_process_group()  # not after an error: the others may be waiting; torchrun ends them
+
+
+def num_workers(setting: int) -> int:
+    """Return how many loading processes each process has: ``setting``, or for -1 the cores left beside training.
+
+    Those are the cores this process may use, divided by the processes of the machine, less one, at least one.
+    """
+    if setting != -1:
+        return setting
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 def select_device(name: str) -> torch.device:
@@ -142,10 +158,14 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore what ``random_state`` returned; the GPU's only where there was one and is one."""
+    """Restore what ``random_state`` returned; the GPU's only where there was one, else a warning says so."""
     torch.set_rng_state(state["cpu"])
     cuda = state["cuda"]
     if isinstance(cuda, list):  # detectors of version 0.1 kept those of all GPUs
         cuda = cuda[device.index or 0] if len(cuda) > (device.index or 0) else None
-    if device.type == "cuda" and cuda is not None:
+    if device.type != "cuda":
+        return
+    if cuda is None:
+        logger.warning("no state of the random generator of %s was saved: what is drawn there starts anew", device)
+    else:
         torch.cuda.set_rng_state(cuda, device)

@@ -197,6 +197,7 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["MODEL.DROPOUT", "0.3"], r"MODEL\.DROPOUT is 0\.3, but only wide_resnet28_10 has any"),
     (["MODEL.ARCH", "wide_resnet28_10", "MIXING.METHOD", "dropblock"], r"METHOD dropblock is not defined for wide_res"),
     (["COMPILE", "True", "MIXING.METHOD", "manifold_mixup"], r"COMPILE does not work with MIXING\.METHOD manifold_mix"),
+    (["DATA.NUM_WORKERS", "-2"], r"NUM_WORKERS is -2; expected -1 \(the cores left beside training\) or at least 0"),
     (["DATA.DOWNLOAD", "True"], r"DATA\.DOWNLOAD is for DATA\.DATASET cifar10 and cifar100"),
     (["SOLVER.EMA_DECAY", "1.0"], r"SOLVER\.EMA_DECAY is 1\.0; expected at least 0 and below 1"),
     (["PRECISION", "fp16"], r"PRECISION is 'fp16'; expected one of float32, bfloat16, float16"),
