@@ -36,17 +36,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Return ``top1_error`` and ``top5_error`` (percent), ``loss`` (mean cross-entropy) and ``num_images``.
 
-    ``batches`` yields pictures that ``prepare`` moves and normalises, ``(B, 3, H, W)``, with labels ``int64 (B,)`` on
-    the CPU, and has a length: this process's share of the pictures. Those labelled ``UNREADABLE`` do not count. With
-    fewer than five classes top-5 counts all of them. The model is used in evaluation mode (see ``evaluation_mode``);
-    its buffers become those of the main process.
+    ``batches`` yields pictures that ``prepare`` moves and normalises, ``(B, 3, H, W)``, with labels ``int64 (B,)``,
+    and has a length: this process's share of the pictures. Those labelled ``UNREADABLE`` do not count. With fewer than
+    five classes top-5 counts all of them. The model is on the device of ``processes`` and used in evaluation mode (see
+    ``evaluation_mode``); its buffers become those of the main process.
 
     Raises:
         ValueError: there is no picture that counts.
     """
     processes.copy_buffers(model)
-    wrong1 = wrong5 = total = 0
-    loss = 0.0
+    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
     with (
         evaluation_mode(model),
         Progress(len(batches), "evaluate", unit="batch") as progress,
@@ -54,17 +53,9 @@ def evaluate(
     ):
         for images, labels in samples:
             logits = model(prepare(images)).float()
-            counts = labels != UNREADABLE
-            labels, logits = labels[counts].to(logits.device), logits[counts.to(logits.device)]
-            top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            hits = top5 == labels[:, None]
-            wrong1 += int((~hits[:, 0]).sum())
-            wrong5 += int((~hits.any(dim=1)).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            total += len(labels)
+            sums += _sums(logits, labels.to(logits.device, non_blocking=True))
             progress.update()
-    sums = processes.sum(torch.tensor([wrong1, wrong5, loss, total], dtype=torch.float64))
-    wrong1, wrong5, loss, total = sums.tolist()
+    wrong1, wrong5, loss, total = processes.sum(sums).tolist()  # the one look: each waits for the GPU
     if total == 0:
         raise ValueError("no validation picture can be read")
     return {
@@ -73,3 +64,12 @@ def evaluate(
         "loss": loss / total,
         "num_images": int(total),
     }
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ``float64 (4,)`` of a batch: top-1 errors, top-5 errors, the sum of the losses, pictures that count."""
+    counts = labels != UNREADABLE
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    losses = functional.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="none")  # 0 where ignored
+    columns = (counts & ~hits[:, 0], counts & ~hits.any(dim=1), losses, counts)
+    return torch.stack([column.double() for column in columns]).sum(dim=1)

@@ -114,7 +114,7 @@ def fgsm(
     pictures. The loss is the cross-entropy with the true label, of the network in evaluation mode. The input, the
     network and the gradients of its weights are left as they are.
     """
-    pictures = _movable(model, images)
+    pictures, labels = _on_device(model, images).float(), _on_device(model, labels)
     with _frozen(model):
         return (pictures + epsilon * _loss_gradient(model, pictures, labels, prepare).sign()).clamp_(0, 255)
 
@@ -135,11 +135,11 @@ def pgd(
     The start is uniform in the ball, drawn from ``generator`` (of the CPU); without one it is the picture itself. All
     else is as in ``fgsm``, except that unreadable pictures keep their random start.
     """
-    pictures = _movable(model, images)
+    pictures, labels = _on_device(model, images).float(), _on_device(model, labels)
     low, high = (pictures - epsilon).clamp_(min=0), (pictures + epsilon).clamp_(max=255)
     attacked = pictures
     if generator is not None:
-        start = torch.rand(pictures.shape, generator=generator).to(pictures.device)
+        start = _on_device(model, torch.rand(pictures.shape, generator=generator))
         attacked = torch.clamp(pictures + epsilon * (2 * start - 1), low, high)
     with _frozen(model):
         for _ in range(steps):
@@ -148,8 +148,8 @@ def pgd(
     return attacked
 
 
-def _movable(model: nn.Module, images: Tensor) -> Tensor:
-    return images.to(next(model.parameters()).device).float()
+def _on_device(model: nn.Module, tensor: Tensor) -> Tensor:
+    return tensor.to(next(model.parameters()).device, non_blocking=True)
 
 
 def _loss_gradient(model: nn.Module, pictures: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
@@ -159,7 +159,7 @@ def _loss_gradient(model: nn.Module, pictures: Tensor, labels: Tensor, prepare: 
         pictures = pictures.detach().requires_grad_()
         logits = model(prepare(pictures)).float()
         # The sum, not the mean: no picture's gradient depends on how many others there are.
-        loss = functional.cross_entropy(logits, labels.to(logits.device), ignore_index=UNREADABLE, reduction="sum")
+        loss = functional.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum")
         return torch.autograd.grad(loss, pictures)[0]
 
 

@@ -31,10 +31,10 @@ def class_activation_maps(model: nn.Module, images: Tensor, classes: Tensor) -> 
     layer = _layer_before_mean(model)
     if classes.shape != images.shape[:1]:
         raise ValueError(f"expected a class for each of {len(images)} pictures, but got {tuple(classes.shape)}")
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < model.fc.out_features:
-        raise ValueError(
-            f"expected classes in 0..{model.fc.out_features - 1}, but got {int(classes.min())}..{int(classes.max())}"
-        )
+    if len(classes):
+        least, most = torch.stack(classes.aminmax()).tolist()
+        if not 0 <= least <= most < model.fc.out_features:
+            raise ValueError(f"expected classes in 0..{model.fc.out_features - 1}, but got {least}..{most}")
     outputs: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
@@ -44,7 +44,7 @@ def class_activation_maps(model: nn.Module, images: Tensor, classes: Tensor) -> 
         hook.remove()
     # A ResNet's last stage has its ReLU behind it already, and a second one changes nothing.
     features = outputs[0].float().relu()
-    weights = model.fc.weight.float()[classes.to(features.device)]
+    weights = model.fc.weight.float()[classes.to(features.device, non_blocking=True)]
     return torch.einsum("bchw,bc->bhw", features, weights)
 
 

@@ -7,6 +7,10 @@ import torch
 from torch import nn
 
 from pretrain.evaluation import evaluate
+from pretrain.run.processes import Processes
+from tests.pretended_cuda import pretended_cuda
+
+ON_GPU = Processes(torch.device("cuda"))
 
 
 class Scores(nn.Module):
@@ -54,3 +58,13 @@ def test_evaluate__leaves_out_what_could_not_be_read():
 def test_evaluate__refuses_when_nothing_could_be_read():
     with pytest.raises(ValueError, match="no validation picture can be read"):
         evaluate(Scores(), batches([[9, 5]], [-1], 1), lambda images: images.float())
+
+
+def test_evaluate__waits_for_the_gpu_once():
+    rows, labels = [[1, 0], [7, 7], [0, 2], [9, 0]], [0, 1, 0, -1]
+    with pretended_cuda() as device:
+        result = evaluate(
+            Scores(), batches(rows, labels, 1), lambda images: images.to("cuda", non_blocking=True).float(), ON_GPU
+        )
+        assert (result["top1_error"], result["num_images"]) == (pytest.approx(200 / 3), 3)  # of equals the first counts
+        assert device.waits.total() == 1

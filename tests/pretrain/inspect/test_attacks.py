@@ -8,6 +8,8 @@ from torch.nn import functional
 from pretrain.data.batches import UNREADABLE
 from pretrain.evaluation import evaluate
 from pretrain.inspect.attacks import Attack, AttackedBatches, fgsm, pgd
+from pretrain.run.processes import Processes
+from tests.pretended_cuda import pretended_cuda
 
 
 def as_they_are(images):
@@ -278,3 +280,13 @@ def test_attack__the_step_size_follows_from_the_others():
 def test_attack__refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         Attack(**{"name": "pgd", "epsilon": 4.0, **settings})
+
+
+@pytest.mark.parametrize("attack", [Attack("fgsm", 8), Attack("pgd", 8, steps=3)], ids=lambda attack: attack.name)
+def test_evaluate__under_attack_waits_for_the_gpu_once(attack):
+    with pretended_cuda() as device:
+        model, processes = convolutional().to("cuda"), Processes(torch.device("cuda"))
+        attacked = AttackedBatches([a_batch()] * 2, model, normalised, attack, seed=0)
+        device.forget()
+        evaluate(model, attacked, normalised, processes)
+        assert [place.partition(":")[0] for place in device.waits.elements()] == ["tolist"]

@@ -8,6 +8,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from pretrain.inspect.class_activation import class_activation_maps
 from pretrain.models import WideResNet, build_model
+from tests.pretended_cuda import pretended_cuda
 
 
 class Given(nn.Module):
@@ -150,3 +151,13 @@ def test_class_activation_maps__refuses_classes(classes, message):
 def test_class_activation_maps__refuses_a_network_it_does_not_know():
     with pytest.raises(ValueError, match="no class activation maps for a Sequential; expected a ResNet or WideResNet"):
         class_activation_maps(nn.Sequential(), torch.zeros(1, 3, 8, 8), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("place, waits", [("cpu", 0), ("cuda", 1)])
+def test_class_activation_maps__wait_for_the_gpu_only_to_check_classes_that_are_there(place, waits):
+    with pretended_cuda() as device:
+        model, classes = tiny_resnet().to("cuda"), torch.tensor([0, 2]).to(place)
+        images = torch.zeros(2, 3, 8, 8).to("cuda")
+        device.forget()
+        class_activation_maps(model, images, classes)
+        assert device.waits.total() == waits
