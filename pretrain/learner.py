@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.data.transfer import mover
 from pretrain.mixing import make_mixing
 from pretrain.mixing.manifold_mixup import ManifoldMixup
 from pretrain.models import build_model, set_progress
@@ -34,22 +35,27 @@ class Learner:
         layout = torch.channels_last if cfg.CHANNELS_LAST else torch.contiguous_format
         self.network = network_of(cfg, num_classes).to(device, memory_format=layout)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False) if cfg.SOLVER.EMA_DECAY else None
+        self.prepare = Preparation(cfg, device)
+        self.mixing = build_mixing(cfg, num_classes)
+        self._objective: nn.Module = Objective(self.network, self.prepare)
         if cfg.COMPILE:
-            self.network.compile()  # in place: no wrapper, so no weight changes its name
-        self._forward: nn.Module = self.network
+            self._compile(processes)
         if processes.size > 1:
             device_ids = [device.index] if device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.network, device_ids=device_ids)
+            self._objective = DistributedDataParallel(self._objective, device_ids=device_ids)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=cfg.SOLVER.BASE_LR,
             momentum=cfg.SOLVER.MOMENTUM,
             nesterov=cfg.SOLVER.NESTEROV,
             weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            fused=True if device.type == "cuda" else None,  # a few kernels, and float16 then waits for no number
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.PRECISION == "float16")
-        self.mixing = build_mixing(cfg, num_classes)
-        self.prepare = Preparation(cfg, device)
+        if self.averaged is not None:
+            pairs = list(zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True))
+            self._averages = [pair for pair in pairs if pair[0].is_floating_point()]
+            self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def step(self, parts: Sequence[tuple[Tensor, Tensor]], *, lr: float, progress: float) -> Tensor:
         """Learn from one batch and return its mean loss, a scalar on the device; nothing here waits for a GPU.
@@ -64,8 +70,8 @@ class Learner:
         losses = []
         for number, (images, labels) in enumerate(parts, start=1):
             with ExitStack() as around:
-                if self._forward is not self.network and number < len(parts):
-                    around.enter_context(self._forward.no_sync())  # gradients are exchanged once, with the last part
+                if isinstance(self._objective, DistributedDataParallel) and number < len(parts):
+                    around.enter_context(self._objective.no_sync())  # gradients are exchanged once, with the last part
                 loss = self._loss(images, labels) / len(parts)
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
@@ -76,20 +82,20 @@ class Learner:
         return torch.stack(losses).sum()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        images, targets = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
+        images, targets = map(self.prepare.move, (images, labels))
         if isinstance(self.mixing, ManifoldMixup):
-            mixed = self.mixing(self._forward, targets)  # mixes inside the network, within the context
+            mixed = self.mixing(self.network, targets)  # mixes inside the network, within the context
         else:
             if self.mixing is not None:
                 images, targets = self.mixing(images, targets)
             mixed = nullcontext(targets)
         half = None if self._cfg.PRECISION == "float32" else getattr(torch, self._cfg.PRECISION)
         with mixed as targets, torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-            return functional.cross_entropy(self._predict(self.prepare(images)), targets)
+            return self._mean_loss(images, targets)
 
-    def _predict(self, images: Tensor) -> Tensor:
+    def _mean_loss(self, images: Tensor, targets: Tensor) -> Tensor:
         try:
-            return self._forward(images)
+            return self._objective(images, targets)
         except ValueError as error:
             if len(images) > 1 or "Expected more than 1 value per channel" not in str(error):
                 raise
@@ -99,28 +105,55 @@ class Learner:
                 "raise the one or lower the other"
             ) from error
 
+    def _compile(self, processes: Processes) -> None:
+        """Compile the step's forward and backward pass as one, and the networks as evaluation calls them.
+
+        In place: no wrapper, so no weight changes its name.
+        """
+        # CUDA graphs take the launches off the CPU, but write all results to the same memory at every replay: the
+        # gradients of a batch in parts would overwrite each other, and other processes read them during the pass.
+        graphs = self.device.type == "cuda" and processes.size == 1 and self._cfg.SOLVER.ACCUMULATION == 1
+        self._objective.compile(mode="reduce-overhead" if graphs else None)
+        for network in (self.network, self.averaged):
+            if network is not None:
+                network.compile()
+
     @torch.no_grad()
     def _average(self) -> None:
-        for mean, new in zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(new, 1 - self._cfg.SOLVER.EMA_DECAY)
-            else:
-                mean.copy_(new)
+        means, new = zip(*self._averages, strict=True)
+        torch._foreach_lerp_(means, new, 1 - self._cfg.SOLVER.EMA_DECAY)
+        if self._counters:
+            torch._foreach_copy_(*zip(*self._counters, strict=True))
+
+
+class Objective(nn.Module):
+    """What a step differentiates: normalisation, network and mean cross-entropy."""
+
+    def __init__(self, network: nn.Module, prepare: Preparation):
+        super().__init__()
+        self.network, self.prepare = network, prepare
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return a scalar of 0..255 pictures ``(B, 3, S, S)`` on the device and class numbers or probabilities."""
+        return functional.cross_entropy(self.network(self.prepare.normalise(images)), targets)
 
 
 class Preparation:
     """Moves 0..255 pictures (``uint8`` or float) to the device and normalises them, last before the network."""
 
     def __init__(self, cfg: CfgNode, device: torch.device):
-        self.device = device
         self._layout = torch.channels_last if cfg.CHANNELS_LAST else torch.contiguous_format
-        self.mean, self.std = (
+        self._mean, self._std = (
             torch.tensor(values, device=device)[:, None, None] for values in (cfg.DATA.PIXEL_MEAN, cfg.DATA.PIXEL_STD)
         )
+        self.move = mover(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True)
-        return ((images.float() - self.mean) / self.std).contiguous(memory_format=self._layout)
+        return self.normalise(self.move(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return ``float32`` pictures in the network's memory layout, of pictures on the device."""
+        return ((images.float() - self._mean) / self._std).contiguous(memory_format=self._layout)
 
 
 def network_of(cfg: CfgNode, num_classes: int) -> nn.Module:

@@ -79,7 +79,7 @@ def restore(
     load_weights(learner.network, state, path, cfg.MODEL.ARCH, classes)
     if learner.averaged is not None:
         load_weights(learner.averaged, state, path, cfg.MODEL.ARCH, classes, entry="ema")
-    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.optimizer.load_state_dict(_as_here(state["optimizer"], learner.optimizer))
     learner.scaler.load_state_dict(state["scaler"])
     if len(state["rng"]) == processes.size:
         set_random_state(state["rng"][processes.rank], learner.device)
@@ -93,6 +93,12 @@ def restore(
             processes.size,
         )
     return state["iteration"]
+
+
+def _as_here(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state as it would be if this device had written it: which kernels step is its affair."""
+    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    return {**saved, "param_groups": [{**theirs, "fused": ours["fused"]} for theirs, ours in groups]}
 
 
 def load_weights(

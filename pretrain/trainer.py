@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -56,8 +57,23 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
         locked_folder(cfg.OUTPUT_DIR) if first else nullcontext(),
         join_processes(cfg.DEVICE) as processes,
         explained_memory(LESS_MEMORY),
+        chosen_convolutions(processes.device),
     ):
         return _train(cfg, resume=resume, processes=processes)
+
+
+@contextmanager
+def chosen_convolutions(device: torch.device) -> Iterator[None]:
+    """On a GPU, let cuDNN try its algorithms on each new shape and keep the fastest; afterwards it is as it was.
+
+    Training has one shape, evaluation that of the last batch besides.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, float]:
