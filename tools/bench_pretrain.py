@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Measure where the time of a pretraining run goes: data alone, step alone, both together; print a table, then JSON.
 
-Pictures per second of data alone, by each way to decode, beside torchvision's reference pipeline (Pillow, PIL
-transforms, normalised floats); of the step on synthetic pictures, which is the ceiling; and of both together, with the
-share of time spent waiting for data. Contenders take turns, so that what else the machine does falls on all of them,
-and what one process does on the CPU is timed by that process's own clock. Without DATA.ROOT it makes JPEGs of 500 x 375
-pixels.
+Pictures per second of data alone, by each way to decode, beside torchvision's reference pipeline (Pillow, the same
+augmentations by its PIL transforms, normalised floats); of the step on synthetic pictures, which is the ceiling; and of
+both together, with the share of time spent waiting for data. Contenders take turns, so that what else the machine does
+falls on all of them, and what one process does on the CPU is timed by that process's own clock. Without DATA.ROOT it
+makes JPEGs of 500 x 375 pixels.
 
 Example:
   python tools/bench_pretrain.py --config-file pretrain/configs/imagenet_r50_saliencymix.yaml \\
-      SOLVER.BATCH_SIZE 32 DATA.NUM_WORKERS 2 DATA.COLOR_JITTER 0 DATA.PCA_LIGHTING 0
+      SOLVER.BATCH_SIZE 32 DATA.NUM_WORKERS 2
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from pretrain import learner
+from pretrain.config import load_pretrain_config
+from tools.benchmarks import pretrain
 
 CONFIG = ["--config-file", str(Path(__file__).parents[2] / "pretrain/configs/imagenet_r50_saliencymix.yaml")]
 
@@ -48,9 +51,75 @@ def test_bench_pretrain__reports_data_step_and_both(load_tool, small_network, ca
     assert report["data"][0]["times_the_reference"] == 1.0
     assert report["pixel_differences"]["opencv, decoded"] == {"max": 0, "mean": 0.0}
     assert report["pixel_differences"]["opencv, cropped and resampled"]["max"] <= 1
+    assert report["environment"]["gpu"] is None
     assert report["mixing"]["step_with_cutmix_ms"] > 0
     assert 0 <= report["run"]["share_waiting_for_data"] <= 1
     assert "% of the ceiling" in out
+
+
+def test_bench_pretrain__the_reference_makes_the_augmentations_of_the_config(tmp_path):
+    cfg = load_pretrain_config(None, ["DATA.IMAGE_SIZE", "32", "DATA.FLIP_PROB", "1.0"])
+    path = str(next(pretrain.make_pictures(tmp_path, 2).rglob("*.jpg")))
+    contenders = pretrain.Contenders(cfg).loaders
+    torch.manual_seed(0)
+    theirs = contenders["the same, 8-bit"](path)
+    torch.manual_seed(0)
+    assert torch.equal(theirs, contenders["DATA.DECODER pillow"](path))  # the same draws, and Pillow on both sides
+
+
+def test_measure_run__uses_up_what_was_loaded_ahead_and_times_ten_batches_a_process(
+    small_network, tmp_path, monkeypatch
+):
+    asked = []
+    real = pretrain.training_batches
+    monkeypatch.setattr(
+        pretrain, "training_batches", lambda *args, **options: asked.append(options["stop"]) or real(*args, **options)
+    )
+    opts = [
+        "DATA.ROOT",
+        str(pretrain.make_pictures(tmp_path, 4)),
+        "DATA.IMAGE_SIZE",
+        "16",
+        "SOLVER.BATCH_SIZE",
+        "2",
+        "DEVICE",
+        "cpu",
+    ]
+    for workers in ("0", "2"):
+        report = pretrain.measure_run(load_pretrain_config(None, [*opts, "DATA.NUM_WORKERS", workers]), 1)
+        assert report["pictures_per_second"] > 0
+        assert report["gpu_memory_gib"] is None
+    assert asked == [2 + 1] * 2 + [3 * 2 + 10 * 2] * 2
+
+
+class Event:
+    """A CUDA event by a clock that ``work`` moves on."""
+
+    now = 0.0
+
+    def __init__(self, *, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = Event.now
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, other):
+        return other.at - self.at
+
+
+def test_gpu_seconds__counts_the_call_and_not_what_is_ahead_of_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+    def work(milliseconds):
+        def run():
+            Event.now += milliseconds
+
+        return run
+
+    assert pretrain.gpu_seconds([work(2), work(5)], 3, ahead=work(1000)) == [[0.002] * 3, [0.005] * 3]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -19,14 +20,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pretrain.config import load_pretrain_config
-from pretrain.data.augmentation import train_transform
+from pretrain.data.augmentation import PcaLighting, train_transform
 from pretrain.data.batches import Unreadable, load_splits
 from pretrain.data.decoding import read_picture
 from pretrain.data.sources import ClassFolders
 from pretrain.learner import Learner, build_mixing
-from pretrain.run.processes import Processes, select_device
+from pretrain.run.cli import Progress
+from pretrain.run.processes import Processes, num_workers, select_device
 from pretrain.trainer import batches_of, training_batches
-from tools.benchmarks.timing import environment, take_turns
+from tools.benchmarks.timing import environment, order_of_turns, take_turns
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90  # about 110 KB a picture, as in ImageNet
 COMPARED = 16  # pictures that every decoder's pixels are compared on
@@ -54,7 +56,7 @@ def benchmark(
             raise ValueError(f"DATA.DATASET is {cfg.DATA.DATASET}; only pictures in class folders are decoded")
         data, differences = measure_data(cfg, num_pictures, rounds)
         return {
-            "environment": {**environment(), **settings_of(cfg)},
+            "environment": {**environment(), **settings_of(cfg), "gpu": gpu_name(select_device(cfg.DEVICE))},
             "data": data,
             "pixel_differences": differences,
             "mixing": measure_mixing(cfg, rounds, iterations),
@@ -96,11 +98,11 @@ class Contenders:
         mean, std = ([value / 255 for value in values] for values in (cfg.DATA.PIXEL_MEAN, cfg.DATA.PIXEL_STD))
         floats = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.crop = v2.RandomResizedCrop(self._size, scale=cfg.DATA.CROP_SCALE, antialias=True)
-        self._flip_and_convert = v2.Compose([v2.RandomHorizontalFlip(), v2.PILToTensor()])
-        crop, flip_and_convert, ours = self.crop, self._flip_and_convert, train_transform(cfg)
+        self._after_crop = after_crop(cfg)
+        crop, rest, ours = self.crop, self._after_crop, train_transform(cfg)
         self.loaders: dict[str, Callable[[str], Tensor]] = {
-            "reference: Pillow, PIL transforms, normalised": lambda path: floats(flip_and_convert(crop(pillow(path)))),
-            "the same, 8-bit": lambda path: flip_and_convert(crop(pillow(path))),
+            "reference: Pillow, PIL transforms, normalised": lambda path: floats(rest(crop(pillow(path)))),
+            "the same, 8-bit": lambda path: rest(crop(pillow(path))),
             "Pillow, draft mode, 8-bit": self._draft,
             "DATA.DECODER pillow": lambda path: ours(read_picture(path, "pillow")),
             "DATA.DECODER opencv": lambda path: ours(read_picture(path, "opencv")),
@@ -129,7 +131,20 @@ class Contenders:
             right, bottom = (left + cols) * across, (top + rows) * down
             box = (left * across, top * down, min(right, file.size[0]), min(bottom, file.size[1]))  # min: rounding
             picture = file.convert("RGB").resize((self._size,) * 2, Image.Resampling.BILINEAR, box=box)
-        return self._flip_and_convert(picture)
+        return self._after_crop(picture)
+
+
+def after_crop(cfg: CfgNode) -> v2.Compose:
+    """Return what torchvision does to a cropped PIL picture for the augmentation of ``cfg``; a tensor comes out."""
+    strength = cfg.DATA.COLOR_JITTER
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB),
+            v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength),  # none where 0
+            v2.PILToTensor(),
+            *([PcaLighting(cfg.DATA.PCA_LIGHTING)] if cfg.DATA.PCA_LIGHTING else []),
+        ]
+    )
 
 
 def pillow(path: str) -> Image.Image:
@@ -191,8 +206,9 @@ def difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, floa
 def measure_mixing(cfg: CfgNode, rounds: int, iterations: int) -> dict[str, float]:
     """Time a training step with CutMix, and what mixing takes of it by CutMix and by SaliencyMix, in every batch.
 
-    The steps themselves vary by more than mixing takes, so the difference of the two is set against the step. Returns
-    milliseconds a step, and that difference in percent of the step with CutMix.
+    The steps themselves vary by more than mixing takes, so the difference of the two is set against the step. On a GPU
+    mixing counts as the GPU's time behind a step (see ``gpu_seconds``). Returns milliseconds a step, and that
+    difference in percent of the step with CutMix.
     """
     device = select_device(cfg.DEVICE)
     count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, cfg.DATA.IMAGE_SIZE
@@ -209,16 +225,38 @@ def measure_mixing(cfg: CfgNode, rounds: int, iterations: int) -> dict[str, floa
         return run
 
     steps = synthetic_steps(with_method(cfg, "cutmix"), iterations)
-    times = take_turns([steps, mixing("cutmix"), mixing("saliencymix")], rounds, device=device)
-    step, cutmix, saliencymix = (
-        median(seconds.cpu if device.type == "cpu" else seconds.wall) / iterations for seconds in times
-    )
+    mixings = [mixing("cutmix"), mixing("saliencymix")]
+    if device.type == "cuda":
+        times = [take_turns([steps], rounds, device=device)[0].wall, *gpu_seconds(mixings, rounds, ahead=steps)]
+    else:
+        times = [seconds.cpu for seconds in take_turns([steps, *mixings], rounds)]
+    step, cutmix, saliencymix = (median(seconds) / iterations for seconds in times)
     return {
         "step_with_cutmix_ms": 1000 * step,
         "cutmix_ms": 1000 * cutmix,
         "saliencymix_ms": 1000 * saliencymix,
         "saliencymix_extra_percent": 100 * (saliencymix - cutmix) / step,
     }
+
+
+def gpu_seconds(calls: Sequence[Callable[[], None]], rounds: int, *, ahead: Callable[[], None]) -> list[list[float]]:
+    """Return each call's seconds on the GPU, a number for every round, in turns after a round that does not count.
+
+    ``ahead`` gives the GPU work before each of them: while it is busy with that, this process launches what is timed,
+    as it does in training, where nobody waits for a launch.
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    for number in range(-1, rounds):
+        for index in order_of_turns(len(calls), number):
+            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            ahead()
+            started.record()
+            calls[index]()
+            ended.record()
+            ended.synchronize()
+            if number >= 0:
+                seconds[index].append(started.elapsed_time(ended) / 1000)
+    return seconds
 
 
 def with_method(cfg: CfgNode, method: str) -> CfgNode:
@@ -250,41 +288,53 @@ def synthetic_steps(cfg: CfgNode, iterations: int) -> Callable[[], None]:
 def measure_run(cfg: CfgNode, iterations: int) -> dict[str, float | None]:
     """Time ``iterations`` training steps on a synthetic batch (the ceiling), loading alone, and both together.
 
-    Returns pictures per second of the three, the third as a share of the first, the share of its time that it waits for
-    data, and the most GPU memory taken (None on a CPU).
+    With loading processes there are more: the batches that these hold when the clock starts, up to three each, are
+    used up before it does, and ten of each are timed, or a rate would be measured that nobody can sustain.
+
+    Returns pictures per second of the three, the third as a share of the first, the share of its time that this process
+    waits for data, and the most GPU memory taken (None on a CPU). On a GPU that share is an upper bound of what data
+    cost: the process runs ahead of the GPU, which computes while it waits.
     """
     processes = Processes(select_device(cfg.DEVICE))
+    device, workers, parts = processes.device, num_workers(cfg.DATA.NUM_WORKERS), cfg.SOLVER.ACCUMULATION
+    warm = max(2, math.ceil(3 * workers / parts))
+    timed = max(iterations, math.ceil(10 * workers / parts))
     pictures, _ = load_splits(cfg)
-    pictures_in_all = cfg.SOLVER.BATCH_SIZE * iterations
-    (ceiling,) = take_turns([synthetic_steps(cfg, iterations)], 1, device=processes.device)
-    (synthetic,) = ceiling.wall
+    (ceiling,) = take_turns([synthetic_steps(cfg, iterations)], 1, device=device)
+    synthetic = cfg.SOLVER.BATCH_SIZE * iterations / ceiling.wall[0]
 
     learner = Learner(cfg, len(pictures.classes), processes)
     learner.network.train()
-    seconds = {}
-    waited = 0.0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    rates = {}
+    waited = started = 0.0
     for fed in (False, True):
-        order = training_batches(cfg, pictures, processes, start=0, stop=iterations + 2)
-        with closing(iter(batches_of(cfg, pictures, order, Unreadable(0), processes))) as samples:
-            for iteration in range(iterations + 2):
-                if iteration == 2:  # the workers have started, the network is warm
-                    synchronize(processes.device)
+        order = training_batches(cfg, pictures, processes, start=0, stop=warm + timed)
+        with (
+            Progress(warm + timed, "steps" if fed else "batches") as progress,
+            closing(iter(batches_of(cfg, pictures, order, Unreadable(0), processes))) as samples,
+        ):
+            for iteration in range(warm + timed):
+                if iteration == warm:
+                    synchronize(device)
                     waited, started = 0.0, time.perf_counter()
                 before = time.perf_counter()
-                parts = [next(samples) for _ in range(cfg.SOLVER.ACCUMULATION)]
+                batch = [next(samples) for _ in range(parts)]
                 waited += time.perf_counter() - before
                 if fed:
-                    learner.step(parts, lr=0.01, progress=0.5)
-            synchronize(processes.device)
-            seconds[fed] = time.perf_counter() - started
-    memory = torch.cuda.max_memory_allocated() / 2**30 if processes.device.type == "cuda" else None
+                    learner.step(batch, lr=0.01, progress=0.5)
+                progress.update()
+            synchronize(device)
+            seconds = time.perf_counter() - started
+            rates[fed] = cfg.SOLVER.BATCH_SIZE * timed / seconds
     return {
-        "synthetic_pictures_per_second": pictures_in_all / synthetic,
-        "data_pictures_per_second": pictures_in_all / seconds[False],
-        "pictures_per_second": pictures_in_all / seconds[True],
-        "share_of_ceiling": synthetic / seconds[True],
-        "share_waiting_for_data": waited / seconds[True],
-        "gpu_memory_gib": memory,
+        "synthetic_pictures_per_second": synthetic,
+        "data_pictures_per_second": rates[False],
+        "pictures_per_second": rates[True],
+        "share_of_ceiling": rates[True] / synthetic,
+        "share_waiting_for_data": waited / seconds,
+        "gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
     }
 
 
@@ -302,8 +352,13 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
         "precision": cfg.PRECISION,
         "channels_last": cfg.CHANNELS_LAST,
         "compile": cfg.COMPILE,
-        "workers": cfg.DATA.NUM_WORKERS,
+        "workers": num_workers(cfg.DATA.NUM_WORKERS),
     }
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """Return the name of the GPU that was measured; None on a CPU, whatever else the machine has."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
@@ -329,4 +384,5 @@ def table(report: Mapping[str, Any]) -> list[str]:
     ):
         lines.append(f"{name:<48}{run[key]:>12.1f}")
     ceiling, waiting = 100 * run["share_of_ceiling"], 100 * run["share_waiting_for_data"]
-    return [*lines, f"{ceiling:.1f} % of the ceiling; {waiting:.1f} % of the time spent waiting for data"]
+    on_gpu = ", while the GPU computes" if report["environment"]["gpu"] else ""
+    return [*lines, f"{ceiling:.1f} % of the ceiling; {waiting:.1f} % of the time spent waiting for data{on_gpu}"]
