@@ -130,17 +130,6 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def num_workers(setting: int) -> int:
-    """Return how many loading processes each process has: ``setting``, or for -1 the cores left beside training.
-
-    Those are the cores this process may use, divided by the processes of the machine, less one, at least one.
-    """
-    if setting != -1:
-        return setting
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
-
-
 @contextmanager
 def explained_memory(advice: str) -> Iterator[None]:
     """Turn a GPU's lack of memory into a ``ValueError`` that ends with ``advice``, the keys to change."""
