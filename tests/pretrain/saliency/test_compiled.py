@@ -41,6 +41,7 @@ def test_functional_form__same_bits_as_the_form_in_place(size, length_scale):
 def test_compiled_form__few_kernels_and_the_same_bits(batches):
     import torch._inductor.metrics as metrics
 
+    torch._dynamo.reset()  # what was compiled before, for the same function, would be taken again
     form = Compiled(centre_surround._fine_grained_functional)
     for count, size in batches:
         before = metrics.generated_kernel_count
