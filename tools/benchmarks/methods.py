@@ -17,7 +17,7 @@ from pretrain.config import load_pretrain_config
 from pretrain.data.batches import Unreadable, load_splits
 from pretrain.learner import Learner
 from pretrain.mixing.manifold_mixup import ManifoldMixup
-from pretrain.run.processes import Processes, select_device
+from pretrain.run.processes import Processes, num_workers, select_device
 from pretrain.run.settings import get_value
 from pretrain.trainer import batches_of, training_batches
 from tools.benchmarks.timing import Seconds, environment, quartiles, take_turns
@@ -262,7 +262,7 @@ def mixing_turn(learner: Learner, cfg: CfgNode, classes: int, iterations: int) -
 
 def loading_processes(cfg: CfgNode) -> int:
     """Return how many processes load pictures beside this one."""
-    return cfg.DATA.NUM_WORKERS if cfg.DATA.ROOT else 0
+    return num_workers(cfg.DATA.NUM_WORKERS) if cfg.DATA.ROOT else 0
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
