@@ -15,7 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.data.transfer import mover
 from pretrain.mixing import make_mixing
+from pretrain.mixing.labels import check_batch
 from pretrain.mixing.manifold_mixup import ManifoldMixup
+from pretrain.mixing.saliencymix import SaliencyMix
 from pretrain.models import build_model, set_progress
 from pretrain.run.processes import Processes
 
@@ -82,13 +84,19 @@ class Learner:
         return torch.stack(losses).sum()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        images, targets = map(self.prepare.move, (images, labels))
-        if isinstance(self.mixing, ManifoldMixup):
-            mixed = self.mixing(self.network, targets)  # mixes inside the network, within the context
+        mix, move = self.mixing, self.prepare.move
+        if isinstance(mix, SaliencyMix) and (mix.scope, mix.saliency_name) == ("batch", "official"):
+            # The map of one or two pictures, in hundreds of small steps: before the batch goes to a GPU.
+            check_batch(images, labels)
+            draws = mix.draw(len(images))
+            patches = mix.locate(images, draws) if draws.mix else None
+            images, targets = mix.mix_as(move(images), move(labels), draws, patches)
         else:
-            if self.mixing is not None:
-                images, targets = self.mixing(images, targets)
-            mixed = nullcontext(targets)
+            images, targets = move(images), move(labels)
+            if mix is not None and not isinstance(mix, ManifoldMixup):
+                images, targets = mix(images, targets)
+        # Manifold Mixup mixes inside the network, within the context
+        mixed = mix(self.network, targets) if isinstance(mix, ManifoldMixup) else nullcontext(targets)
         half = None if self._cfg.PRECISION == "float32" else getattr(torch, self._cfg.PRECISION)
         with mixed as targets, torch.autocast(self.device.type, dtype=half, enabled=half is not None):
             return self._mean_loss(images, targets)

@@ -60,6 +60,26 @@ def test_step__never_waits_for_the_gpu(opts, request):
         assert not device.waits
 
 
+@pytest.mark.parametrize("mixes", ["1.0", "0.0"])
+def test_step__the_official_map_of_one_picture_is_made_before_the_copy(tiny_net, mixes):
+    opts = ["MIXING.METHOD", "saliencymix", "MIXING.SALIENCY", "official", "MIXING.PROB", mixes]
+    losses, launches = [], {}
+    for scope in ("image", "batch"):
+        with pretended_cuda() as device:
+            one = make_learner(*opts, "MIXING.SCOPE", scope, processes=Processes(torch.device("cuda")))
+            torch.manual_seed(2)
+            losses.append(take_step(one).item())
+            device.forget()
+            take_step(one)
+            launches[scope] = device.launches.total()
+            assert not device.waits
+    if mixes == "1.0":
+        assert launches["batch"] < launches["image"] - 200
+    here = make_learner(*opts, "MIXING.SCOPE", "batch")
+    torch.manual_seed(2)
+    assert take_step(here).item() == losses[1]
+
+
 def test_step__the_average_takes_two_launches(tiny_net):
     launches = []
     for decay in ("0.0", "0.9"):
