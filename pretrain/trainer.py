@@ -78,6 +78,7 @@ def chosen_convolutions(device: torch.device) -> Iterator[None]:
 
 def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, float]:
     output_dir = Path(cfg.OUTPUT_DIR)
+    processes.agree("OUTPUT_DIR", str(output_dir.resolve()))
     if cfg.DATA.DOWNLOAD:
         processes.from_main(lambda: load_splits(cfg) and None)  # one process fetches, the others wait for it
     train_pictures, val_pictures = load_splits(cfg)

@@ -75,6 +75,12 @@ def check_config(cfg: CfgNode, launch: Launch = ONE_PROCESS) -> None:
         raise ValueError(f"SEED is {cfg.SEED}, but Detectron2's generators take seeds below 2**32; use a smaller one")
     if launch.num_gpus > max(torch.cuda.device_count(), 1):
         raise ValueError(f"--num-gpus is {launch.num_gpus}, but PyTorch sees {torch.cuda.device_count()} GPUs here")
+    if launch.world_size > 1 and torch.device(cfg.MODEL.DEVICE).type != "cuda":
+        raise ValueError(
+            f"--num-gpus {launch.num_gpus} --num-machines {launch.num_machines} ask for {launch.world_size} processes, "
+            f"which Detectron2 has on GPUs only, but MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; use --engine torchvision, "
+            "with torchrun on each machine"
+        )
     if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type != "cuda":
         raise ValueError(
             f"SOLVER.AMP.ENABLED is True, which Detectron2 supports on GPUs only, but MODEL.DEVICE is "

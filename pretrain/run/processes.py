@@ -59,6 +59,16 @@ class Processes:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def agree(self, key: str, value: str) -> None:
+        """Check that all processes were called with the same ``value`` of the config key ``key``.
+
+        Raises:
+            ValueError: they were not; in all of them, with the values.
+        """
+        values = sorted(set(self.gather(value)))
+        if len(values) > 1:
+            raise ValueError(f"{key} must be the same for all processes, but they have {' and '.join(values)}")
+
     def copy_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers, such as the running statistics of BatchNorm."""
         if self.size > 1:
@@ -81,6 +91,7 @@ def join_processes(device_name: str) -> Iterator[Processes]:
 
     Raises:
         ValueError: the device is not there, or there are more processes than GPUs.
+        ConnectionError: the others cannot be met, or one of them is lost on the way.
     """
     device = select_device(device_name)
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -101,8 +112,17 @@ def join_processes(device_name: str) -> Iterator[Processes]:
         yield Processes(device, torch.distributed.get_rank(), size)
         return
     on_gpu = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}  # Python objects go by the CPU and need no GPU
-    torch.distributed.init_process_group(**on_gpu if device.type == "cuda" else {"backend": "gloo"}, timeout=PATIENCE)
-    yield Processes(device, torch.distributed.get_rank(), size)
+    options: dict[str, Any] = on_gpu if device.type == "cuda" else {"backend": "gloo"}
+    try:
+        torch.distributed.init_process_group(**options, timeout=PATIENCE)
+        yield Processes(device, torch.distributed.get_rank(), size)
+    except RuntimeError as error:  # PyTorch has no error of its own for a connection of gloo's
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise ConnectionError(
+            "another process of this run has ended, or its machine cannot be reached; see what it said, then start all "
+            "of them again with --resume"
+        ) from error
     torch.distributed.destroy_process_group()  # not after an error: the others may be waiting; torchrun ends them
 
 

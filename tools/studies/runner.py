@@ -290,7 +290,7 @@ def _changed(stage: Stage, result: Result) -> list[str]:
 
 
 def _why(stage: Stage, launcher: Launcher) -> str:
-    said = failure_message(stage.folder) or launcher.describe(stage)
+    said = "; ".join(filter(None, (failure_message(stage.folder), launcher.describe(stage))))
     return said or "its process ended without a word; it may have been killed"
 
 

@@ -93,6 +93,7 @@ def train(cfg: CfgNode, data: RunData, *, resume: bool, launch: Launch = ONE_PRO
 
 def _train(cfg: CfgNode, data: RunData, resume: bool, processes: Processes) -> None:
     output_dir = Path(cfg.OUTPUT_DIR)
+    processes.agree("OUTPUT_DIR", str(output_dir.resolve()))
     last = checkpoint_to_resume(cfg, resume=resume, entry="optimizer")
     start = last[0]["iteration"] + 1 if last else 0
     if len(set(processes.gather(start))) > 1:

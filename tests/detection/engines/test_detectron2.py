@@ -8,6 +8,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detection.config import load_detection_config
 from detection.datasets.voc import load_voc
+from detection.engines import Launch
 from detection.engines import detectron2 as engine
 from detection.engines import torchvision as other
 from detection.run_data import read_run_data
@@ -203,3 +204,9 @@ def test_detect__needs_a_whole_detector(configure, tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "backbone.pth")
     with pytest.raises(ValueError, match=r"backbone.pth is not a trained detector"):
         engine.detect(cfg, load_voc("voc_2007_test", root=cfg.VOC.ROOT))
+
+
+def test_check_config__several_processes_without_gpus_are_refused(configure):
+    refused = r"--num-gpus 1 --num-machines 2 ask for 2 processes, which Detectron2 has on GPUs only, .* 'cpu'"
+    with pytest.raises(ValueError, match=refused):
+        engine.check_config(configure(), Launch(num_machines=2))

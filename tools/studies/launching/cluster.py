@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from pretrain.run.cli import one_line
 from tools.studies.experiments import ROOT
 from tools.studies.launching.gpus import least_used, visible_gpus
-from tools.studies.launching.queue import JobState, SlurmQueue
+from tools.studies.launching.queue import GONE, JobState, SlurmQueue
 from tools.studies.planning.stages import Stage
 from tools.studies.records import find_record, write_record
 from tools.studies.worker import StageJob
@@ -28,6 +28,8 @@ NEEDS = {
     **dict.fromkeys(("evaluate", "accuracy", "attack", "cam"), ("TEST", True)),
     **dict.fromkeys(("data", "convert", "comparison"), ("PREPARE", False)),
 }
+
+BY_ITSELF = ("COMPLETED", "FAILED")  # what came of these stands in the stage's folder
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +124,9 @@ class SlurmLauncher:
             logger.warning("%s: %s", stage.name, self._hopeless(job_id, state, stage))
         if not state.ended:
             return False
-        lost = state.state == "GONE"
-        self.ends[stage.name] = f"SLURM has lost its job {job_id}" if lost else f"its job {job_id} ended: {state}"
+        if state.state not in BY_ITSELF:
+            lost = state.state == GONE
+            self.ends[stage.name] = f"SLURM has lost its job {job_id}" if lost else f"its job {job_id} ended: {state}"
         del self.jobs[stage.name]
         return True
 
