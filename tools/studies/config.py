@@ -103,9 +103,11 @@ def get_cfg() -> CfgNode:
     cfg.SLURM.PARTITION = ""
     cfg.SLURM.GPUS = "auto"  # asked for where a stage uses any and the cluster has any; "0": never
     cfg.SLURM.MAX_JOBS = 0  # in the queue at a time; 0: all stages that are ready
-    # What a job asks for: CPUS a process, memory, and the limit, at which a job is requeued and resumes
-    cfg.SLURM.TRAIN = CfgNode({"CPUS": 8, "MEM_GB": 64, "MINUTES": 1440})  # stages that train, or measure training
-    cfg.SLURM.TEST = CfgNode({"CPUS": 4, "MEM_GB": 16, "MINUTES": 240})  # evaluations, attacks, maps
+    # What the job of a stage asks for that trains, or measures training
+    cfg.SLURM.MINUTES = 1440  # limit of a job; one that reaches it is requeued and resumes
+    cfg.SLURM.CPUS = 8  # a process
+    cfg.SLURM.MEM_GB = 64
+    cfg.SLURM.TEST = CfgNode({"CPUS": 4, "MEM_GB": 16, "MINUTES": 240})  # likewise: evaluations, attacks, maps
     cfg.SLURM.PREPARE = CfgNode({"CPUS": 1, "MEM_GB": 4, "MINUTES": 60})  # data that are made, conversion, comparison
     cfg.SLURM.PARAMETERS = []  # NAME VALUE pairs for sbatch, such as [account, vision, constraint, h100]
     return cfg
@@ -159,8 +161,8 @@ RULES: dict[str, Rule] = {
     "SLURM.GPUS": one_of("auto", "0"),
     "SLURM.MAX_JOBS": at_least(0),
     **{
-        f"SLURM.{kind}.{key}": AT_LEAST_1
-        for kind in ("TRAIN", "TEST", "PREPARE")
+        f"SLURM.{section}{key}": AT_LEAST_1
+        for section in ("", "TEST.", "PREPARE.")
         for key in ("CPUS", "MEM_GB", "MINUTES")
     },
     "SLURM.PARAMETERS": PAIRS,

@@ -107,7 +107,7 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["SEEDS", "(-1,)"], r"SEEDS is \(-1,\); expected different whole numbers"),
     (["THREADS", "-1"], "THREADS is -1; expected at least 0"),
     (["GPUS", "0"], "GPUS is 0; expected at least 1"),
-    (["SLURM.TRAIN.MINUTES", "0"], "SLURM.TRAIN.MINUTES is 0; expected at least 1"),
+    (["SLURM.MINUTES", "0"], "SLURM.MINUTES is 0; expected at least 1"),
     (["ATTACK.EPSILONS", "(0.0,)"], r"ATTACK.EPSILONS is \(0.0,\); expected different numbers above 0"),
     (["ATTACK.METHODS", "('cw',)"], r"ATTACK.METHODS is \('cw',\); expected one or more of fgsm, pgd"),
     (["CAM.METHODS", "()"], r"CAM.METHODS is \(\); expected one or more of baseline, cutout, mixup"),

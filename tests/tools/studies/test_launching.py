@@ -176,7 +176,7 @@ def asked(slurm):
 
 
 def test_slurm__a_job_a_stage_with_what_it_needs(make_stage, cfg, slurm):
-    cfg.SLURM.PARTITION, cfg.SLURM.TRAIN.CPUS, cfg.SLURM.PARAMETERS = "gpu", 6, ["account", "vision"]
+    cfg.SLURM.PARTITION, cfg.SLURM.CPUS, cfg.SLURM.PARAMETERS = "gpu", 6, ["account", "vision"]
     stage = dataclasses.replace(make_stage("train"), kind="pretrain", processes=4)
     prepare(stage, {})
     SlurmLauncher(cfg, jobs=1).start(stage)
@@ -253,7 +253,7 @@ def test_slurm__says_what_the_queue_says(make_stage, cfg, slurm, caplog):
     told = [record.message for record in caplog.records if "cannot start" in record.message]
     assert told == [
         "train: job 77 cannot start (PartitionConfig); it asks for 1 CPUs, 4 GB, 60 minutes. Stop the study, scancel "
-        "77, change SLURM.PREPARE, SLURM.PARTITION or SLURM.PARAMETERS, and call it again"
+        "77, change SLURM.PREPARE.CPUS, MEM_GB or MINUTES, SLURM.PARTITION or SLURM.PARAMETERS, and call it again"
     ]
 
 

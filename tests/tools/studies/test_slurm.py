@@ -136,7 +136,7 @@ def test_job__that_is_refused_is_one_line(make_stage, cfg):
 
 
 def test_cluster_without_gpus__is_asked_for_none(make_stage, cfg):
-    cfg.SLURM.TRAIN.CPUS, cfg.SLURM.TRAIN.MEM_GB = 1, 1
+    cfg.SLURM.CPUS, cfg.SLURM.MEM_GB = 1, 1
     stage = dataclasses.replace(make_stage("train"), kind="timing", processes=1)
     launcher = SlurmLauncher(cfg, jobs=1)
     assert "gpus_per_node" not in launcher.needs(stage)
@@ -159,7 +159,7 @@ def test_table3__ends_with_the_numbers_of_the_local_run(tmp_path, cluster):
     """Two methods, one seed; the study is killed in the middle and called again."""
     small = [
         *("--config-file", "tools/studies/configs/table3_small.yaml", "SEEDS", "(0,)", "THREADS", "1"),
-        *("SLURM.TRAIN.CPUS", "1", "SLURM.TRAIN.MEM_GB", "6", "SLURM.TEST.CPUS", "1", "SLURM.TEST.MEM_GB", "6"),
+        *("SLURM.CPUS", "1", "SLURM.MEM_GB", "6", "SLURM.TEST.CPUS", "1", "SLURM.TEST.MEM_GB", "6"),
     ]
     environment = {**os.environ, "SLURM_CONF": str(cluster.conf)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,11 +23,11 @@ JOB = "job.json"  # in a stage's folder: the number of its job in the cluster's 
 SUBMITIT = "submitit"  # in OUTPUT_DIR: the folder of its jobs, which it unpickles
 MAX_REQUEUES = 1000  # each goes on where the one before ended
 UNKNOWN_MINUTES = 60 * 24 * 365  # submitit's local executor wants a limit
-# What a kind of stage asks for: the section of SLURM with its CPUs, memory and minutes, and whether it uses a GPU.
+# What a kind of stage asks for: the section with its CPUs, memory and minutes, and whether it uses a GPU.
 NEEDS = {
-    **dict.fromkeys(("pretrain", "fine_tune", "timing"), ("TRAIN", True)),
-    **dict.fromkeys(("evaluate", "accuracy", "attack", "cam"), ("TEST", True)),
-    **dict.fromkeys(("data", "convert", "comparison"), ("PREPARE", False)),
+    **dict.fromkeys(("pretrain", "fine_tune", "timing"), ("SLURM", True)),
+    **dict.fromkeys(("evaluate", "accuracy", "attack", "cam"), ("SLURM.TEST", True)),
+    **dict.fromkeys(("data", "convert", "comparison"), ("SLURM.PREPARE", False)),
 }
 
 BY_ITSELF = ("COMPLETED", "FAILED")  # what came of these stands in the stage's folder
@@ -143,7 +144,7 @@ class SlurmLauncher:
     def needs(self, stage: Stage) -> dict[str, Any]:
         """Return what the job of ``stage`` asks for, as submitit calls it."""
         section, uses_gpu = NEEDS[stage.kind]
-        asked, processes = self.cfg.SLURM[section], max(stage.processes, 1)
+        asked, processes = attrgetter(section)(self.cfg), max(stage.processes, 1)
         needs = {"cpus_per_task": asked.CPUS * processes, "mem_gb": asked.MEM_GB, "timeout_min": asked.MINUTES}
         return {**needs, **({"gpus_per_node": processes} if uses_gpu and self.has_gpus else {})}
 
@@ -159,10 +160,10 @@ class SlurmLauncher:
         needs = self.needs(stage)
         asked = f"{needs['cpus_per_task']} CPUs, {needs['mem_gb']} GB, {needs['timeout_min']} minutes"
         asked += f", {needs['gpus_per_node']} GPUs" if "gpus_per_node" in needs else ""
-        section = NEEDS[stage.kind][0]
+        key = f"{NEEDS[stage.kind][0]}.CPUS, MEM_GB or MINUTES"
         return (
             f"job {job_id} cannot start ({state.reason}); it asks for {asked}. Stop the study, scancel {job_id}, "
-            f"change SLURM.{section}, SLURM.PARTITION or SLURM.PARAMETERS, and call it again"
+            f"change {key}, SLURM.PARTITION or SLURM.PARAMETERS, and call it again"
         )
 
 
