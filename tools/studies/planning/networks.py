@@ -40,13 +40,15 @@ class Networks:
         self.file = CHECKPOINTS[cfg.PRETRAIN.CHECKPOINT]
         self.taken = {"CHECKPOINT": cfg.PRETRAIN.CHECKPOINT}
         self.taken_defaults = {"CHECKPOINT": get_cfg().PRETRAIN.CHECKPOINT}
+        self._defaults = PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS
+        self._trainings: dict[str, tuple[int, dict[str, Any]]] = {}
         self._hashes: dict[Path, str] = {}
 
     def pretrain(self, experiment: Experiment, seed: int) -> Stage:
         """Return the stage that trains a row with a CONFIG; of a shared pretraining the same one for all seeds."""
         shared = self.cfg.PRETRAIN.SEED >= 0
         used = self.cfg.PRETRAIN.SEED if shared else seed
-        cfg = self.pretrain_config(experiment, used)
+        epochs, settings = self._training(experiment)
         given = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts]
         return self.book.add(
             f"{experiment.name}/seed{used}/pretrain",
@@ -59,10 +61,10 @@ class Networks:
                 *words({"DATA.ROOT": self.data.pictures(), "OUTPUT_DIR": folder, "SEED": used}),
             ],
             outputs=tuple(dict.fromkeys((FINAL, self.file))),
-            inputs={**PRETRAIN_EFFECTS.of_training(cfg), "processes": self.cfg.GPUS, **self.data.real_pictures()},
-            defaults=PRETRAIN_EFFECTS.first_values(get_pretrain_cfg()) | ONE_PROCESS,
+            inputs={**settings, "SEED": used, "processes": self.cfg.GPUS, **self.data.real_pictures()},
+            defaults=self._defaults,
             parents=self.data.with_pictures(),
-            work=cfg.SOLVER.EPOCHS * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
+            work=epochs * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
             processes=self.cfg.GPUS,
             experiment=experiment,
             seed=None if shared else seed,
@@ -106,6 +108,16 @@ class Networks:
         if path not in self._hashes:
             self._hashes[path] = sha256(path)
         return self._hashes[path]
+
+    def _training(self, experiment: Experiment) -> tuple[int, dict[str, Any]]:
+        """Return the epochs of a row's pretraining and the settings that decide about it, whatever the seed.
+
+        Once a row: to read and check a config takes longer than all else that a stage is planned from.
+        """
+        if experiment.name not in self._trainings:
+            cfg = self.pretrain_config(experiment, 0)
+            self._trainings[experiment.name] = cfg.SOLVER.EPOCHS, PRETRAIN_EFFECTS.of_training(cfg)
+        return self._trainings[experiment.name]
 
     def pretrain_config(self, experiment: Experiment, seed: int) -> CfgNode:
         """Return the checked config of a row's pretraining.
