@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pretrain.saliency.batches import check_pictures, filter_planes, grey_levels, in_chunks
+from pretrain.saliency.batches import check_pictures, chunk_size, filter_planes, grey_levels
 
 SIDE = 64  # the picture is looked at in 64 x 64 pixels
+TOGETHER = 64  # reduced pictures at a time: large enough to share among threads, small enough for a cache
 BOX_TAPS = (1 / 3, 1 / 3, 1 / 3)  # of the mean of the log spectrum
 BLUR_SIGMA = 8.0  # of the 5 x 5 Gaussian over the map
 _WEIGHTS = [math.exp(-(offset**2) / (2 * BLUR_SIGMA**2)) for offset in range(-2, 3)]
@@ -29,11 +30,19 @@ def spectral_residual(images: Tensor) -> Tensor:
     Memory is bounded by working in chunks.
     """
     check_pictures(images)
-    return in_chunks(_spectral_residual_chunk, images, working_pixels=SIDE**2)
+    height, width = images.shape[-2:]
+    maps = torch.empty((len(images), height, width), device=images.device)
+    for some, out in zip(images.split(TOGETHER), maps.split(TOGETHER), strict=True):
+        size = chunk_size(some)
+        residual = _residual_maps(torch.cat([_reduced(chunk) for chunk in some.split(size)]))
+        for small, large in zip(residual.split(size), out.split(size), strict=True):
+            large.copy_(_enlarged(small, height, width))
+    return maps
 
 
-def _spectral_residual_chunk(images: Tensor) -> Tensor:
-    spectrum = torch.fft.fft2(_reduced(images))
+def _residual_maps(reduced: Tensor) -> Tensor:
+    """Return the maps ``(B, SIDE, SIDE)``, largest value 1, of reduced grey levels."""
+    spectrum = torch.fft.fft2(reduced)
     amplitude = spectrum.abs()
     log_amplitude = amplitude.log1p()
     residual = log_amplitude.sub_(filter_planes(log_amplitude, BOX_TAPS))
@@ -43,8 +52,7 @@ def _spectral_residual_chunk(images: Tensor) -> Tensor:
     spectrum, amplitude = spectrum.masked_fill_(nothing, 1), amplitude.masked_fill_(nothing, 1)
     map_ = torch.fft.ifft2(spectrum.mul_(residual.exp_().div_(amplitude))).abs()
     map_ = filter_planes(map_, BLUR_TAPS).square_()
-    map_.div_(map_.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(map_.dtype).tiny))
-    return _enlarged(map_, *images.shape[-2:])
+    return map_.div_(map_.amax((1, 2), keepdim=True).clamp_(min=torch.finfo(map_.dtype).tiny))
 
 
 def _reduced(images: Tensor) -> Tensor:
