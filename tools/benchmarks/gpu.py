@@ -25,17 +25,16 @@ from pretrain.config import load_pretrain_config
 from pretrain.run.cli import Progress
 from pretrain.run.processes import select_device
 from pretrain.saliency import FUNCTIONS
-from pretrain.saliency.basnet import BASNet, basnet_saliency
+from pretrain.saliency.basnet import CHUNK, BASNet, basnet_saliency
 from tools.benchmarks.engines import CONFIGS, KINDS, LEARNING_RATE, make_pictures
+from tools.benchmarks.pretrain import gpu_name, measure_run, settings_of, synthetic_steps, with_method
 from tools.benchmarks.pretrain import make_pictures as write_pictures
-from tools.benchmarks.pretrain import measure_run, settings_of, synthetic_steps, with_method
 from tools.benchmarks.timing import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAINING = ROOT / "pretrain/configs/imagenet_r50_saliencymix.yaml"
 # What one H100 is asked for: 256 maps of 224 px, SaliencyMix in a bfloat16 channels-last step, data beside the ceiling.
 TARGETS = {"fine_grained_ms": 3.0, "saliencymix_percent_of_step": 2.0, "percent_of_ceiling": 95.0}
-BASNET_PICTURES = 8  # its network is three orders of magnitude larger than the other saliency functions
 
 
 def benchmark(
@@ -72,7 +71,7 @@ def benchmark(
         cfg = load_pretrain_config(PRETRAINING, [*settings, "DATA.ROOT", str(root)])
         device = select_device(cfg.DEVICE)
         report = {
-            "environment": {**environment(), **settings_of(cfg), "device": str(device)},
+            "environment": {**environment(), **settings_of(cfg), "gpu": gpu_name(device), "device": str(device)},
             "saliency": measure_saliency(cfg.SOLVER.BATCH_SIZE, cfg.DATA.IMAGE_SIZE, device, rounds),
             "mixing": measure_mixing(cfg, device, rounds, iterations),
             "run": measure_run(cfg, rounds * iterations),
@@ -116,7 +115,7 @@ def measure_saliency(count: int, side: int, device: torch.device, rounds: int) -
     BASNet's weights are random: its time does not depend on them.
     """
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
-    few = images[:BASNET_PICTURES]
+    few = images[:CHUNK]  # its network is three orders of magnitude larger than the other saliency functions
     network = BASNet().eval().requires_grad_(False).to(device)
     calls: dict[str, tuple[int, Callable[[], Any]]] = {
         name: (count, lambda function=function: function(images)) for name, function in FUNCTIONS.items()
