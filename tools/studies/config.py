@@ -36,6 +36,7 @@ def get_cfg() -> CfgNode:
     cfg.NOTES = []  # sentences for the page
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
     cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
+    cfg.NODES = 1  # machines of a pretraining, each with GPUS processes; several: --launcher slurm only
     # A list of mappings with EXPERIMENT_KEYS: METHOD, MODEL and DATA label the row; CONFIG is a file of pretraining,
     # from the repository's root; OPTS its KEY VALUE pairs; PAPER maps metrics to published numbers, PAPER_STD to their
     # standard deviations, PAPER_ONLY names of further columns of the paper's table to their numbers.
@@ -99,14 +100,14 @@ def get_cfg() -> CfgNode:
     cfg.COST.EVALUATE_RATE = 0.0
     cfg.COST.SOURCE = ""  # who measured that, on what
 
-    cfg.SLURM = CfgNode()  # --launcher slurm only; a job per stage, on one machine
+    cfg.SLURM = CfgNode()  # --launcher slurm only; a job per stage
     cfg.SLURM.PARTITION = ""
     cfg.SLURM.GPUS = "auto"  # asked for where a stage uses any and the cluster has any; "0": never
     cfg.SLURM.MAX_JOBS = 0  # in the queue at a time; 0: all stages that are ready
     # What the job of a stage asks for that trains, or measures training
     cfg.SLURM.MINUTES = 1440  # limit of a job; one that reaches it is requeued and resumes
     cfg.SLURM.CPUS = 8  # a process
-    cfg.SLURM.MEM_GB = 64
+    cfg.SLURM.MEM_GB = 64  # a machine
     cfg.SLURM.TEST = CfgNode({"CPUS": 4, "MEM_GB": 16, "MINUTES": 240})  # likewise: evaluations, attacks, maps
     cfg.SLURM.PREPARE = CfgNode({"CPUS": 1, "MEM_GB": 4, "MINUTES": 60})  # data that are made, conversion, comparison
     cfg.SLURM.PARAMETERS = []  # NAME VALUE pairs for sbatch, such as [account, vision, constraint, h100]
@@ -144,6 +145,7 @@ RULES: dict[str, Rule] = {
     "SEEDS": Rule(_seeds, "different whole numbers of at least 0, such as (0, 1, 2)"),
     "THREADS": at_least(0),
     "GPUS": AT_LEAST_1,
+    "NODES": AT_LEAST_1,
     "PRETRAIN.OPTS": PAIRS,
     "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from detection.engines import select as select_engine
@@ -40,6 +41,7 @@ from tools.studies.worker import group_of_new, is_running, refuse_open_umask, re
 
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 60  # between two lines where no stage has ended
+NAMED = 10  # of those that run, in such a line
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +165,8 @@ def run(
 ) -> dict[str, str]:
     """Run those of ``stages`` that are not done; return the name of each that failed with the reason.
 
-    What depends on a failed stage is not run; everything else is. ``on_result`` gets all their results after each
-    that ends well.
+    What depends on a failed stage is not run; everything else is. ``on_result`` gets all their results whenever
+    some have ended well.
     ``Ctrl-C`` stops the launcher's processes and is raised again; called once more, the study goes on from there.
     """
     done = finished(stages)
@@ -183,6 +185,7 @@ def run(
                 prepare(stage, _made_from(stage, done))
                 launcher.start(stage)
                 running[stage.name] = stage, time.monotonic()
+            before = count
             for stage, started in list(running.values()):
                 if not launcher.ended(stage):
                     continue
@@ -207,11 +210,13 @@ def run(
                     format_seconds(time.monotonic() - started),
                     left,
                 )
+            if count > before:  # a page for a thousand stages takes seconds: one for all that have ended together
                 on_result(done)
             if time.monotonic() - last_line >= QUIET_SECONDS:
                 last_line = time.monotonic()
-                names = ", ".join(f"{one.name}{_progress(one, launcher)}" for one, _ in running.values())
-                logger.info("[%d/%d] running: %s", count, total, names)
+                names = [f"{one.name}{_progress(one, launcher)}" for one, _ in islice(running.values(), NAMED)]
+                more = f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
+                logger.info("[%d/%d] running: %s%s", count, total, ", ".join(names), more)
             time.sleep(POLL_SECONDS)
     finally:
         launcher.stop()

@@ -189,6 +189,22 @@ def test_slurm__a_job_a_stage_with_what_it_needs(make_stage, cfg, slurm):
     assert read_json(stage.folder / JOB) == {"cluster": "slurm", "job_id": "77"}
 
 
+def test_slurm__several_machines_have_one_worker(make_stage, cfg, slurm):
+    stage = dataclasses.replace(make_stage("train"), kind="pretrain", processes=8, nodes=2)
+    prepare(stage, {})
+    SlurmLauncher(cfg, jobs=1).start(stage)
+    assert {"nodes=2", "gpus-per-node=4", "cpus-per-task=32", "mem=64GB"} <= set(asked(slurm))
+    (step,) = (line for line in (slurm / "script.sh").read_text().splitlines() if line.startswith("srun"))
+    assert "--nodes=1 --ntasks=1 --relative=0" in step
+
+
+@pytest.mark.parametrize("name", ["local", "submitit-local"])
+def test_make_launcher__refuses_several_machines_where_there_is_one(cfg, name):
+    cfg.NODES = 2
+    with pytest.raises(ValueError, match=f"NODES is 2, but --launcher {name} has this machine alone; take --launcher"):
+        make_launcher(name, cfg, jobs=0)
+
+
 @pytest.mark.parametrize("kind, resources, gpus, wanted", [
     ("pretrain", "(null)", "auto", ["cpus-per-task=8", "mem=64GB", "time=1440"]),  # a cluster without GPUs
     ("pretrain", "gpu:4", "0", ["cpus-per-task=8", "mem=64GB", "time=1440"]),

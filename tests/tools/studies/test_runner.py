@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tools.studies import runner
 from tools.studies.config import get_cfg
 from tools.studies.experiments import ROOT
 from tools.studies.launching.local import LocalLauncher
@@ -17,7 +18,7 @@ from tools.studies.planning.cost import Estimates
 from tools.studies.records import FAILURE, LOG, RESULT
 from tools.studies.results import write_study
 from tools.studies.runner import find_obstacles, finished, prepare, refuse_other_study, run, select
-from tools.studies.worker import is_running
+from tools.studies.worker import is_running, run_stage
 
 COUNT = "open(F.parent / 'runs.txt', 'a').write(F.name.split('-')[0] + ' ')"  # what ran, in order
 MAKE = f"{COUNT}; (F / 'out.txt').write_text('made')"
@@ -174,6 +175,41 @@ def test_run__several_at_a_time(make_stage):
     )
     stages = [make_stage(name, code) for name in "ab"]
     assert go(stages, jobs=2) == {}  # each waits for the other
+
+
+class AtOnce:
+    """A launcher whose stages have ended when they are started; it says so at the second look."""
+
+    slots = 100
+
+    def __init__(self):
+        self.looks = 0
+
+    def start(self, stage):
+        assert run_stage(stage.folder)
+
+    def ended(self, stage):
+        self.looks += 1
+        return self.looks > 12
+
+    def describe(self, stage):
+        return "job 7"
+
+    def stop(self):
+        pass
+
+
+def test_run__of_many_stages_tells_some_and_writes_one_page_for_those_that_ended_together(
+    make_stage, caplog, monkeypatch
+):
+    monkeypatch.setattr(runner, "QUIET_SECONDS", 0)
+    caplog.set_level("INFO")
+    stages, pages = [make_stage(f"s{number}") for number in range(12)], []
+    assert run(stages, AtOnce(), Estimates(get_cfg()), on_result=lambda done: pages.append(len(done))) == {}
+    assert pages == [12]
+    running = next(line for line in caplog.messages if "running:" in line)
+    assert running.count("(job 7)") == 10
+    assert running.endswith("s9 (job 7) and 2 more")
 
 
 def start_worker(stage):

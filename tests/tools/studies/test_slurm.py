@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.studies.real_slurm import RealSlurm, is_installed
+from tests.tools.studies.real_slurm import NODES, RealSlurm, is_installed
 from tools.studies.config import get_cfg
 from tools.studies.launching import queue
 from tools.studies.launching.cluster import JOB, SlurmLauncher
 from tools.studies.planning.cost import Estimates
+from tools.studies.planning.stages import tool
 from tools.studies.runner import finished, prepare, run
 
 pytestmark = [
@@ -142,16 +143,67 @@ def test_cluster_without_gpus__is_asked_for_none(make_stage, cfg):
     assert "gpus_per_node" not in launcher.needs(stage)
 
 
+def test_job__of_a_node_that_dies_or_that_is_preempted_goes_on_elsewhere(make_stage, cfg, cluster):
+    """Two jobs, a node each: one dies, the other is taken by a job of more weight. Both are queued again by SLURM."""
+    cfg.SLURM.PREPARE.MEM_GB = 5  # of 8: one a node
+    code = "first = not (F / 'begun').exists(); (F / 'begun').touch(); time.sleep(90 * first); (F / 'out.txt').touch()"
+    stages = [make_stage("a", code), make_stage("b", code)]
+    told = []
+
+    def disturb():
+        wait_until(lambda: all((stage.folder / "begun").exists() for stage in stages))
+        node_of = {cluster.ask("squeue", "-h", "-j", job_of(stage), "--format=%N").strip(): stage for stage in stages}
+        assert sorted(node_of) == list(NODES)
+        cluster.ask("sbatch", "--partition=urgent", "--nodelist=one", "--mem=5G", "--wrap", "sleep 1")
+        cluster.kill_node("two")
+        for node in NODES:
+            job = job_of(node_of[node])
+            wait_until(lambda job=job: "PENDING" in cluster.ask("squeue", "-h", "-j", job, "--format=%T"))
+            told.append(cluster.ask("squeue", "-h", "-j", job, "--format=%r").strip())
+            cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM would let it wait two minutes
+        cluster.start_node("two")
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    assert run(stages, SlurmLauncher(cfg, jobs=2), Estimates(cfg)) == {}
+    disturber.join()
+    assert told == ["BeginTime"] * 2
+    assert [made["attempts"] for made in finished(stages).values()] == [2, 2]
+
+
 @pytest.mark.slow
-def test_job__at_its_limit_is_queued_again_and_goes_on(make_stage, cfg):
+def test_pretraining__on_two_machines_has_the_numbers_of_two_processes_of_one(tmp_path, cluster):
+    small = ["--config-file", "tools/studies/configs/table1_small.yaml", "SEEDS", "(0,)", "THREADS", "1"]
+    small += ["DIGITS.TRAIN_PER_CLASS", "20", "DIGITS.VAL_PER_CLASS", "5", "SLURM.CPUS", "1", "SLURM.MEM_GB", "6"]
+    environment = {**os.environ, "SLURM_CONF": str(cluster.conf)}
+    found = {}
+    for launcher, machines in {"slurm": ["NODES", "2"], "local": ["GPUS", "2"]}.items():
+        options = ["--launcher", launcher, "--only", "*/digits/baseline/*", *small]
+        options += ["OUTPUT_DIR", str(tmp_path / launcher)]
+        command = [sys.executable, "tools/study.py", *options, *machines]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder,) = (tmp_path / launcher).glob("**/pretrain-*")
+        found[launcher] = folder.name, json.loads((folder / "result.json").read_text())["values"]
+    assert found["slurm"] == found["local"]  # the fingerprint too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_job__at_its_limit_is_queued_again_and_goes_on(make_stage, cfg, tmp_path, nodes):
     cfg.SLURM.PREPARE.MINUTES = 2  # submitit asks for its warning 90 seconds before
-    code = (
-        "parts = len(list(F.glob('part*'))); (F / f'part{parts}').touch(); "
-        "time.sleep(300 if parts == 0 else 0); (F / 'out.txt').touch()"
+    stage = make_stage("long")
+    program = tmp_path / "long.py"
+    program.write_text(
+        f"import os, time; from pathlib import Path; F = Path({str(stage.folder)!r}); R = os.environ.get('RANK', '0')\n"
+        "first = not (F / f'begun{R}').exists(); (F / f'begun{R}').touch()\n"
+        "time.sleep(300 * first); (F / 'out.txt').touch()"
     )
-    stage = make_stage("long", code)
+    command = [*tool("long", nodes=nodes)[:-1], str(program)]
+    stage = dataclasses.replace(stage, command=tuple(command), processes=nodes, nodes=nodes)
     assert run([stage], SlurmLauncher(cfg, jobs=1), Estimates(cfg)) == {}
     assert finished([stage])["long"]["attempts"] == 2
+    assert len(list(stage.folder.glob("begun*"))) == nodes
 
 
 @pytest.mark.slow

@@ -47,11 +47,14 @@ def make_launcher(name: str, cfg: CfgNode, *, jobs: int, trust_group: bool = Fal
     cluster all that can.
 
     Raises:
-        ImportError, ValueError: as SlurmLauncher; or a stage wants more GPUs than this machine has.
+        ImportError, ValueError: as SlurmLauncher; or a stage wants more GPUs than this machine has, or several
+            machines.
     """
     trusted_group = os.stat(cfg.OUTPUT_DIR).st_gid if trust_group else None
     if name == "slurm":
         return SlurmLauncher(cfg, jobs=jobs or cfg.SLURM.MAX_JOBS or NO_LIMIT, trusted_group=trusted_group)
+    if cfg.NODES > 1:
+        raise ValueError(f"NODES is {cfg.NODES}, but --launcher {name} has this machine alone; take --launcher slurm")
     if name == "submitit-local":
         return SubmititLocalLauncher(cfg, jobs=jobs or _cpu_jobs(cfg), trusted_group=trusted_group)
     gpus = visible_gpus()

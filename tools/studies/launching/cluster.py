@@ -144,8 +144,11 @@ class SlurmLauncher:
     def needs(self, stage: Stage) -> dict[str, Any]:
         """Return what the job of ``stage`` asks for, as submitit calls it."""
         section, uses_gpu = NEEDS[stage.kind]
-        asked, processes = attrgetter(section)(self.cfg), max(stage.processes, 1)
+        asked, processes = attrgetter(section)(self.cfg), max(stage.processes // stage.nodes, 1)
         needs = {"cpus_per_task": asked.CPUS * processes, "mem_gb": asked.MEM_GB, "timeout_min": asked.MINUTES}
+        if stage.nodes > 1:
+            # The worker is one process, on the machine that its job's other steps count from.
+            needs |= {"nodes": stage.nodes, "slurm_srun_args": ["--nodes=1", "--ntasks=1", "--relative=0"]}
         return {**needs, **({"gpus_per_node": processes} if uses_gpu and self.has_gpus else {})}
 
     def _queued(self, stage: Stage) -> str | None:
@@ -160,6 +163,7 @@ class SlurmLauncher:
         needs = self.needs(stage)
         asked = f"{needs['cpus_per_task']} CPUs, {needs['mem_gb']} GB, {needs['timeout_min']} minutes"
         asked += f", {needs['gpus_per_node']} GPUs" if "gpus_per_node" in needs else ""
+        asked += f" on each of {stage.nodes} machines" if stage.nodes > 1 else ""
         key = f"{NEEDS[stage.kind][0]}.CPUS, MEM_GB or MINUTES"
         return (
             f"job {job_id} cannot start ({state.reason}); it asks for {asked}. Stop the study, scancel {job_id}, "
@@ -184,7 +188,7 @@ def make_executor(cluster: str, cfg: CfgNode, **needs: Any) -> Any:
     if cluster == "slurm":
         slurm = cfg.SLURM
         named = dict(zip(map(str, slurm.PARAMETERS[0::2]), slurm.PARAMETERS[1::2], strict=True))
-        needs |= {"name": "study", "nodes": 1, "tasks_per_node": 1}
+        needs = {"nodes": 1, **needs, "name": "study", "tasks_per_node": 1}
         needs["slurm_additional_parameters"] = {"requeue": True, **named}  # some clusters do not unless they are asked
         if slurm.PARTITION:
             needs["slurm_partition"] = slurm.PARTITION

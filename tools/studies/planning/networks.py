@@ -49,23 +49,25 @@ class Networks:
         shared = self.cfg.PRETRAIN.SEED >= 0
         used = self.cfg.PRETRAIN.SEED if shared else seed
         epochs, settings = self._training(experiment)
+        processes = self.cfg.GPUS * self.cfg.NODES
         given = [*map(str, self.cfg.PRETRAIN.OPTS), *experiment.opts]
         return self.book.add(
             f"{experiment.name}/seed{used}/pretrain",
             "pretrain",
             lambda folder: [
-                *tool("pretrain", processes=self.cfg.GPUS),
+                *tool("pretrain", processes=self.cfg.GPUS, nodes=self.cfg.NODES),
                 *words({"--config-file": experiment.config}),
                 "--resume",
                 *given,
                 *words({"DATA.ROOT": self.data.pictures(), "OUTPUT_DIR": folder, "SEED": used}),
             ],
             outputs=tuple(dict.fromkeys((FINAL, self.file))),
-            inputs={**settings, "SEED": used, "processes": self.cfg.GPUS, **self.data.real_pictures()},
+            inputs={**settings, "SEED": used, "processes": processes, **self.data.real_pictures()},
             defaults=self._defaults,
             parents=self.data.with_pictures(),
             work=epochs * (10 * self.cfg.DIGITS.TRAIN_PER_CLASS or self.cfg.COST.TRAIN_PICTURES),
-            processes=self.cfg.GPUS,
+            processes=processes,
+            nodes=self.cfg.NODES,
             experiment=experiment,
             seed=None if shared else seed,
         )

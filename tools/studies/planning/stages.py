@@ -24,6 +24,15 @@ from tools.studies.planning.code_version import stage_version
 from tools.studies.planning.provenance import DataIdentities, differences
 from tools.studies.records import REQUEST, RESULT, Begun, Made, Result, find_accepted, find_record, made_from
 
+# One torchrun on each machine of the job, beside the worker, whose step has been given all that is the job's.
+SRUN = ("srun", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit", "--quit-on-interrupt", "--ntasks-per-node=1")
+# SLURM's warning before the limit reaches every step, and is for the worker alone. The port is the job's own, so that
+# two that share a machine do not meet, and is below those that a system gives away by itself.
+ON_EACH_NODE = (
+    'trap "" USR2; exec "$0" -m torch.distributed.run --nnodes "$SLURM_STEP_NUM_NODES" --node-rank "$SLURM_NODEID" '
+    '--master-addr "$SLURM_LAUNCH_NODE_IPADDR" --master-port "$((10000 + SLURM_JOB_ID % 20000))" "$@"'
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -37,6 +46,7 @@ class Stage:
         outputs: paths in ``folder`` that are there when the stage is done.
         work: what it has to go through, pictures where it goes through pictures; of one kind, time is in proportion.
         processes: that it runs on, each with a GPU where there are any; 0: needs none.
+        nodes: machines that share these processes.
         threads: of the CPU for each process; 0: PyTorch's own choice.
         data: returns what the data hold that it reads itself, as a hash; empty for data that are made.
         accept_code, accept_data: whether it is taken as it is though PyTorch, or the data, are others now.
@@ -58,6 +68,7 @@ class Stage:
     threads: int
     experiment: Experiment | None = None
     seed: int | None = None
+    nodes: int = 1
     data: Callable[[], str] = str
     accept_code: bool = False
     accept_data: bool = False
@@ -104,6 +115,7 @@ class StageBook:
         parents: tuple[Stage, ...] = (),
         work: float = 1.0,
         processes: int = 0,
+        nodes: int = 1,
         experiment: Experiment | None = None,
         seed: int | None = None,
     ) -> Stage:
@@ -146,6 +158,7 @@ class StageBook:
             threads=self.cfg.THREADS,
             experiment=experiment,
             seed=seed,
+            nodes=nodes,
             data=partial(self.data.of_stage, kind, inputs),
             accept_code=self.accept_code,
             accept_data=self.accept_data,
@@ -163,10 +176,17 @@ def _has_inputs(request: Begun, kind: str, inputs: Mapping[str, Any], defaults: 
     return request["kind"] == kind and _json(decisive) == _json(differing(inputs, defaults))
 
 
-def tool(name: str, *, processes: int = 1) -> list[str]:
-    """Return the words that start ``tools/<name>.py``, with ``torchrun`` where it takes several processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "tools" / f"{name}.py")]
+def tool(name: str, *, processes: int = 1, nodes: int = 1) -> list[str]:
+    """Return the words that start ``tools/<name>.py``, with ``torchrun`` where it takes several processes.
+
+    On several ``nodes`` they are for a SLURM job that has as many, and start as many of ``processes`` on each.
+    """
+    program = str(ROOT / "tools" / f"{name}.py")
+    launched = ["--nproc-per-node", str(processes), program]
+    if nodes > 1:
+        return [*SRUN, f"--nodes={nodes}", f"--ntasks={nodes}", "sh", "-c", ON_EACH_NODE, sys.executable, *launched]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", *launched]
+    return [sys.executable, *(torchrun if processes > 1 else [program])]
 
 
 def words(pairs: Mapping[str, Any]) -> list[str]:
