@@ -17,6 +17,10 @@ def add_voc_config(cfg: CN) -> None:
     cfg.VOC.ROOT = ""  # folder with VOC2007 or VOCdevkit/VOC2007; "" is $DETECTRON2_DATASETS, else ./datasets
     cfg.VOC.PICTURES_ANYWHERE = False  # let a COCO file name pictures outside of ROOT: reports then show what it names
     cfg.VOC.CLASSES = ()  # names in the order of their labels; () is the challenge's twenty, or those of your own data
+    # Share of the pictures of TRAIN that is kept from training, drawn by its own seed and stratified by class; what
+    # TEST shares with TRAIN is then these pictures alone. To choose settings by; 0: none
+    cfg.DATASETS.HELD_OUT = 0.0
+    cfg.DATASETS.HELD_OUT_SEED = 0
     cfg.MODEL.CHANNELS_LAST = False  # memory layout of pictures and weights; faster on GPUs in half precision
     cfg.SOLVER.AMP.DTYPE = "auto"  # "float16", "bfloat16"; "auto" is float16 on GPUs as in Detectron2, else bfloat16
 
@@ -24,6 +28,7 @@ def add_voc_config(cfg: CN) -> None:
 def drop_voc_config(cfg: CN) -> None:
     """Undo ``add_voc_config`` in place: what is left Detectron2 reads as it is."""
     del cfg["VOC"], cfg.MODEL["CHANNELS_LAST"], cfg.SOLVER.AMP["DTYPE"]
+    del cfg.DATASETS["HELD_OUT"], cfg.DATASETS["HELD_OUT_SEED"]
     if cfg.DATALOADER.NUM_WORKERS == -1:
         cfg.DATALOADER.NUM_WORKERS = 4  # its default; it knows no number by the cores
 

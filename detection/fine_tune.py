@@ -180,6 +180,8 @@ def _test_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys of ``cfg`` that testing reads: those of the test, and what makes the network and its input."""
     elsewhere = EFFECTS.place | EFFECTS.speed | {"DATASETS.TEST", "TEST.EVAL_PERIOD"}
     read = EFFECTS.test | {"INPUT.FORMAT"}
+    if cfg.DATASETS.HELD_OUT:
+        read |= {"DATASETS.HELD_OUT", "DATASETS.HELD_OUT_SEED"}  # of which pictures of a set that is also trained on
     return main_keys_first(
         "test",
         {

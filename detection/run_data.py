@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from detection.config import MAX_CLASSES_TOLD, class_count_faults, class_names, knows_classes
 from detection.datasets.check import DatasetCheck, check_before_training, check_dataset, refuse_fatal
+from detection.datasets.holding_out import hold_out
 from detection.datasets.pictures import look_at_pictures
 from detection.datasets.types import DetectionDataset, class_name_faults
 from pretrain.run.processes import num_workers
@@ -20,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunData(NamedTuple):
-    """DATASETS.TRAIN and DATASETS.TEST in their order; all have the same classes. Either may be empty."""
+    """DATASETS.TRAIN and DATASETS.TEST in their order; all have the same classes. Either may be empty.
+
+    With DATASETS.HELD_OUT they share no picture.
+    """
 
     train: tuple[DetectionDataset, ...]
     test: tuple[DetectionDataset, ...]
@@ -40,7 +44,8 @@ def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = Tru
             MODEL.ROI_HEADS.NUM_CLASSES is not the number of classes that were found.
         OSError: a loading process was killed.
     """
-    names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST))
+    splits = cfg.DATASETS.HELD_OUT > 0 and not set(cfg.DATASETS.TRAIN).isdisjoint(cfg.DATASETS.TEST)
+    names = dict.fromkeys((*(cfg.DATASETS.TRAIN if train or splits else ()), *cfg.DATASETS.TEST))
     checks: dict[str, DatasetCheck] = {}
     if not knows_classes(cfg):
         named_by = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
@@ -49,13 +54,22 @@ def read_run_data(cfg: CfgNode, *, train: bool = True, open_pictures: bool = Tru
         if name not in checks:
             checks[name] = _check_annotations(name, cfg, class_names(cfg))
     check_before_training([checks[name] for name in names])
+    datasets = {name: checks[name].dataset for name in names}
+    trained, tested = datasets, datasets
+    if cfg.DATASETS.HELD_OUT > 0 and (train or splits):
+        training = [datasets[name] for name in cfg.DATASETS.TRAIN]
+        rest, held = hold_out(training, cfg.DATASETS.HELD_OUT, cfg.DATASETS.HELD_OUT_SEED)
+        trained = {one.name: one for one in rest}
+        tested = datasets | {one.name: one for one in held}
+        num_held, num_rest = (sum(len(one.pictures) for one in part) for part in (held, rest))
+        logger.info("%d pictures of the training data are held out, %d left", num_held, num_rest)
     for name in cfg.DATASETS.TEST:
-        _refuse_without_objects(checks[name].dataset)
+        _refuse_without_objects(tested[name])
     if open_pictures:
-        check_before_training([_check_pictures(checks[name].dataset, cfg) for name in names])
+        check_before_training([_check_pictures(dataset, cfg) for dataset in datasets.values()])
     return cfg, RunData(
-        tuple(checks[name].dataset for name in (cfg.DATASETS.TRAIN if train else ())),
-        tuple(checks[name].dataset for name in cfg.DATASETS.TEST),
+        tuple(trained[name] for name in (cfg.DATASETS.TRAIN if train else ())),
+        tuple(tested[name] for name in cfg.DATASETS.TEST),
     )
 
 

@@ -56,6 +56,20 @@ def test_read_run_data__given_classes_and_a_set_that_is_named_twice(configure, r
     assert reads == ["trainval", "test"]
 
 
+def test_read_run_data__held_out_pictures_are_tested_on_and_not_trained_on(configure, caplog):
+    caplog.set_level(logging.INFO, "detection")
+    both = ["DATASETS.TEST", "('trainval', 'test')", "DATASETS.HELD_OUT", "0.5"]
+    _, whole = read_run_data(configure())
+    _, data = read_run_data(configure(*both))
+    rest, held = ({one.image_id for one in dataset.pictures} for dataset in (data.train[0], data.test[0]))
+    assert rest.isdisjoint(held)
+    assert rest | held == {one.image_id for one in whole.train[0].pictures}
+    assert data.test[1] == whole.test[0]
+    assert f"{len(held)} pictures of the training data are held out, {len(rest)} left" in caplog.text
+    _, alone = read_run_data(configure(*both), train=False)  # as it is evaluated later
+    assert alone == data._replace(train=())
+
+
 def test_read_run_data__of_an_evaluation_alone(configure, reads):
     _, data = read_run_data(configure("VOC.CLASSES", "('dog', 'person', 'car')"), train=False)
     assert (data.train, len(data.test), reads) == ((), 1, ["test"])
