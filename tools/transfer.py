@@ -43,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="the study, its stages and its page go here")
     parser.add_argument("--config-file", default=PROTOCOL, metavar="FILE", help="YAML of fine-tuning: one for all rows")
     parser.add_argument("--engine", default="auto", help="auto, detectron2 or torchvision")
+    parser.add_argument(
+        "--sweep",
+        default="",
+        metavar="RATES",
+        help="such as .005,.01,.02,.04,.08: choose each row's own among them, on training pictures that are held out",
+    )
     parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
     parser.add_argument(
         "--prefix",
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> int | None:
     check_study_arguments(args)
     setup_logging(quiet=True)  # until it runs something
 
-    from tools.studies.checkpoints import prove, read_words, study_of, with_readings, write_study_file
+    from tools.studies.checkpoints import prove, read_rates, read_words, study_of, with_readings, write_study_file
     from tools.studies.planning.plan import make_plan
 
     output = Path(args.output).resolve()
@@ -73,6 +79,7 @@ def main(argv: list[str] | None = None) -> int | None:
         config_file=args.config_file,
         engine=args.engine,
         seeds=args.seeds,
+        rates=read_rates(args.sweep),
         baseline=args.baseline,
         output=output,
     )

@@ -28,7 +28,8 @@ from tools.studies.published import published_cost
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 OF_NETWORK = ("depth", "res2_out_channels")  # entries of a card that one table's rows share
-OF_STUDY = ("TITLE", "NOTES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM")  # first parts of keys that are the study's
+# First parts of keys that are the study's
+OF_STUDY = ("TITLE", "NOTES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM", "SWEEP")
 
 
 class Card(TypedDict):
@@ -113,7 +114,28 @@ def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Seque
     )
 
 
-def study_of(given: Given, *, config_file: str, engine: str, seeds: int, baseline: str | None, output: Path) -> CfgNode:
+def read_rates(text: str) -> tuple[float, ...]:
+    """Return the numbers in ``text``, which commas separate; none of an empty one.
+
+    Raises:
+        ValueError: a word is no number.
+    """
+    try:
+        return tuple(float(word) for word in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ValueError(f"--sweep is {text!r}; expected rates, such as .005,.01,.02,.04,.08") from error
+
+
+def study_of(
+    given: Given,
+    *,
+    config_file: str,
+    engine: str,
+    seeds: int,
+    baseline: str | None,
+    output: Path,
+    rates: Sequence[float] = (),
+) -> CfgNode:
     """Return the checked, frozen config of the study whose rows are ``given``, trained by ``config_file``.
 
     The first row is the baseline, unless another one is named.
@@ -140,6 +162,7 @@ def study_of(given: Given, *, config_file: str, engine: str, seeds: int, baselin
     cfg.DETECTION.CONFIG = str(here.resolve()) if here.is_file() else config_file
     cfg.DETECTION.OPTS = given.detection_opts
     cfg.DETECTION.ENGINE = engine
+    cfg.SWEEP.RATES = tuple(rates)
     cfg.OUTPUT_DIR = str(output)
     for key, value in published_cost(config_file).items():
         cfg.COST[key] = value

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from detection.engines import ENGINES
 from pretrain.names import ATTACKS, PAIR_METHODS
 from pretrain.run.settings import (
+    SHARE_BELOW_1,
     Rule,
     at_least,
     find_faults,
@@ -63,6 +64,13 @@ def get_cfg() -> CfgNode:
     cfg.DETECTION.OPTS = []
     cfg.DETECTION.ENGINE = "auto"  # one of ENGINES
     cfg.DETECTION.VOC_ROOT = ""  # VOC.ROOT; empty: $DETECTRON2_DATASETS, or what DIGITS makes
+
+    # Kind transfer only: rates among which each row's own is chosen, on pictures of training that are held out. Every
+    # row is trained at the rate of the protocol, and again at its own
+    cfg.SWEEP = CfgNode()
+    cfg.SWEEP.RATES = ()
+    cfg.SWEEP.HELD_OUT = 0.0  # share of the training pictures; 0: VOC's val where its files are there, else a half
+    cfg.SWEEP.SEED = 0  # of the one training at each rate, and of what is drawn
 
     cfg.DIGITS = CfgNode()  # data that is made, for a look without a download (see detection/digits.py)
     cfg.DIGITS.TRAIN_PER_CLASS = 0  # 0: real data, unless all rows have WEIGHTS and SCENES is set
@@ -122,6 +130,12 @@ def _epsilons(values: Sequence[Any]) -> bool:
     return bool(values) and all(is_number(value) and 0 < value <= 255 for value in values) and _different(values)
 
 
+def _rates(values: Sequence[Any]) -> bool:
+    return not values or (
+        len(values) > 1 and all(is_number(value) and value > 0 for value in values) and _different(values)
+    )
+
+
 def _some_of(known: Sequence[str]) -> Rule:
     def is_some(values: Sequence[Any]) -> bool:
         return bool(values) and all(value in known for value in values) and _different(values)
@@ -150,6 +164,9 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.CHECKPOINT": one_of(*CHECKPOINTS),
     "DETECTION.OPTS": PAIRS,
     "DETECTION.ENGINE": one_of(*ENGINES),
+    "SWEEP.RATES": Rule(_rates, "two or more different numbers above 0, such as (.01, .02, .04); (): no sweep"),
+    "SWEEP.HELD_OUT": SHARE_BELOW_1,
+    "SWEEP.SEED": at_least(0),
     "ATTACK.METHODS": _some_of(ATTACKS),
     "ATTACK.EPSILONS": Rule(_epsilons, "different numbers above 0, levels of 255"),
     "ATTACK.STEPS": AT_LEAST_1,
@@ -233,6 +250,8 @@ def _contradictions(cfg: CfgNode) -> list[str]:
             f"PRETRAIN.CHECKPOINT is {cfg.PRETRAIN.CHECKPOINT}: what goes on from pretraining, but KIND {cfg.KIND} "
             f"{why}; leave it at final"
         )
+    if cfg.SWEEP.RATES and cfg.KIND != "transfer":
+        faults.append(f"SWEEP.RATES are set, but KIND {cfg.KIND} has no fine-tuning; leave them at ()")
     if cfg.KIND == "cam" and len(cfg.CAM.METHODS) > 1 and len(cfg.EXPERIMENTS) > 1:
         faults.append(
             f"CAM.METHODS are {len(cfg.CAM.METHODS)} and EXPERIMENTS {len(cfg.EXPERIMENTS)}; expected one experiment, "

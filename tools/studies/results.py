@@ -13,12 +13,14 @@ from fvcore.common.config import CfgNode
 from detection.evaluation.intervals import difference, judge, summarise
 from tools.studies.experiments import Experiment, experiments
 from tools.studies.pages import write_pages
+from tools.studies.planning.detectors import OWN
 from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
 from tools.studies.published import published_of
 from tools.studies.records import LOG, Result, failure_message
 from tools.studies.sources import comparison_of, headline_of, over_pictures, per_class, protocol_of, sources_of
-from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, with_best_epoch
+from tools.studies.sweep.result import own_values, rates_of
+from tools.studies.values import FINAL_STAGES, Metric, metrics_of, numbers_of, own, with_best_epoch
 from tools.studies.verdict import find_verdict
 
 NOT_RECORDED = "not recorded"  # by the version of the toolkit that ran the stage
@@ -70,7 +72,7 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "versions": _versions(results),
         "baseline": cfg.BASELINE if any(row["method"] == cfg.BASELINE for row in rows) else None,
         "rows": rows,
-        "verdicts": _verdicts(rows, metrics[0]) if rows else [],
+        "verdicts": _verdicts(rows, metrics, by_own_rate=bool(cfg.SWEEP.RATES)) if rows else [],
         "transfer": _transfer(plan, results),
         "links": _links(plan, results),
         "figures": _figures(plan, results),
@@ -182,6 +184,8 @@ def _run(
         values = with_best_epoch(values, chain[-1].folder)
     if chain[-1].kind == "accuracy" and experiment.epoch == "best":
         values = {f"best_{name}": value for name, value in values.items()}
+    if plan.cfg.SWEEP.RATES:
+        values |= own_values(plan, experiment, seed, results)
     link = _href(plan, chain[-1], result["link"] or LOG)
     whole = [results[stage.name]["seconds"] for stage in chain if results[stage.name]["attempts"] == 1]
     seconds = sum(whole) if len(whole) == len(chain) else None  # of an interrupted stage only the last part is known
@@ -223,13 +227,19 @@ def _families(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield [row for row in rows if (row["model"], row["data"]) == (model, data)]
 
 
-def _verdicts(rows: Sequence[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
-    """Return who wins among the rows of each model and data set; ``of`` names these where there are several."""
+def _verdicts(rows: Sequence[dict[str, Any]], metrics: Sequence[Metric], *, by_own_rate: bool) -> list[dict[str, Any]]:
+    """Return who wins among the rows of each model and data set; ``of`` names these where there are several.
+
+    They are judged by the first metric, of runs at their own rate as soon as there are any: at one rate for all, the
+    rate is judged as well.
+    """
     families = list(_families(rows))
     verdicts = []
     for family in families:
-        values = {row["method"]: _values(row, metric) for row in family}
-        verdict = find_verdict(values, metric, expected=sum(len(row["runs"]) for row in family))
+        verdict = None
+        for metric in (own(metrics[0]), metrics[0]) if by_own_rate else metrics[:1]:
+            values = {row["method"]: _values(row, metric) for row in family}
+            verdict = verdict or find_verdict(values, metric, expected=sum(len(row["runs"]) for row in family))
         name = " ".join(filter(None, (family[0]["model"], family[0]["data"])))
         if verdict is not None:
             verdicts.append({"of": name if len(families) > 1 else None, **verdict})
@@ -248,6 +258,7 @@ def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | Non
         "over_pictures": over_pictures(comparison, plan.cfg.BASELINE),
         "per_class": per_class(comparison),
         "published": published_of(plan),
+        "rates": rates_of(plan, results),
     }
 
 
@@ -263,6 +274,8 @@ def _protocol(plan: Plan) -> dict[str, Any]:
     for stage in plan.stages:
         for key, value in stage.inputs.items():
             if stage.kind not in ("data", "comparison") and key != "SEED":
+                if value == OWN:
+                    continue  # beside what the protocol has in its place
                 if isinstance(value, (list, tuple)):
                     value = ", ".join(map(str, value))
                 elif isinstance(value, dict):

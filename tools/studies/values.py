@@ -50,6 +50,29 @@ class Report(TypedDict):
     coco: CocoPrecision
 
 
+class Trial(TypedDict):
+    """What a study learns of a detector that was trained at one rate, without the pictures that are held out."""
+
+    value: Number  # of the study's first metric on these pictures; None where training diverged
+    diverged: str  # in what words; empty where it did not
+
+
+class Tried(TypedDict):
+    """A rate of a choice with what was found at it."""
+
+    rate: Finite
+    value: Number
+    diverged: str
+
+
+class Choice(TypedDict):
+    """The rate that was chosen for a row, and by what; ``edge`` says whether it is the lowest or highest one."""
+
+    rate: Finite
+    edge: str
+    curve: list[Tried]
+
+
 class Accuracy(TypedDict):
     """What a table shows of the JSON of tools/evaluate_checkpoint.py."""
 
@@ -124,8 +147,9 @@ def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, 
 
     ``detection`` is the config of its fine-tuning, if any: for COCO data COCO's numbers come first.
     """
-    if detection is not None and is_coco(detection.DATASETS.TEST[0]):
-        return TRANSFER["coco"]
+    if detection is not None:
+        headline, *others = TRANSFER["coco" if is_coco(detection.DATASETS.TEST[0]) else "voc"]
+        return (headline, *([own(headline)] if cfg.SWEEP.RATES else []), *others)
     if cfg.KIND == "robustness":
         attacked = [
             Metric(f"{name}_{epsilon:g}", f"{name.upper()}, epsilon {epsilon:g}", "%", False)
@@ -134,6 +158,11 @@ def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, 
         ]
         return (ACCURACY, *attacked)
     return {"transfer": TRANSFER["voc"], "classification": CLASSIFICATION, "timing": TIMING, "cam": ()}[cfg.KIND]
+
+
+def own(metric: Metric) -> Metric:
+    """Return the column of ``metric`` for detectors that were trained at their row's own rate."""
+    return metric._replace(key=f"own_{metric.key}", label=f"{metric.label}, own rate")
 
 
 def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values, str | None]:
@@ -157,6 +186,12 @@ def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values
             **{f"coco_{name}": report["coco"][name] for name in COCO_SUMMARY},
         }
         return values, str(Path(outputs[0]).with_name("report.html"))
+    if kind == "sweep":
+        trial = read_record(folder / outputs[0], Trial, "what was found at a rate")
+        return {"held_out": trial["value"]}, outputs[0]
+    if kind == "choice":
+        choice = read_record(folder / outputs[1], Choice, "the choice of a rate")
+        return {"rate": choice["rate"]}, outputs[1]
     if kind == "accuracy":
         errors = read_record(folder / outputs[0], Accuracy, "the JSON of tools/evaluate_checkpoint.py")
         return dict(errors), outputs[0]

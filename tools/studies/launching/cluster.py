@@ -25,9 +25,9 @@ MAX_REQUEUES = 1000  # each goes on where the one before ended
 UNKNOWN_MINUTES = 60 * 24 * 365  # submitit's local executor wants a limit
 # What a kind of stage asks for: the section with its CPUs, memory and minutes, and whether it uses a GPU.
 NEEDS = {
-    **dict.fromkeys(("pretrain", "fine_tune", "timing"), ("SLURM", True)),
+    **dict.fromkeys(("pretrain", "fine_tune", "sweep", "timing"), ("SLURM", True)),
     **dict.fromkeys(("evaluate", "accuracy", "attack", "cam"), ("SLURM.TEST", True)),
-    **dict.fromkeys(("data", "convert", "comparison"), ("SLURM.PREPARE", False)),
+    **dict.fromkeys(("data", "convert", "choice", "comparison"), ("SLURM.PREPARE", False)),
 }
 
 BY_ITSELF = ("COMPLETED", "FAILED")  # what came of these stands in the stage's folder

@@ -90,7 +90,8 @@ def on_pictures(result: Mapping[str, Any], tables: list[Table]) -> list[OnPictur
 
 def verdicts_in_words(result: Mapping[str, Any]) -> list[tuple[str | None, str, str]]:
     """Return of each model and data set its name, None where there is one, the headline, and how sure it is."""
-    return [(one["of"], *verdict_in_words(one, result["metrics"][0])) for one in result["verdicts"]]
+    metrics = {metric["key"]: metric for metric in result["metrics"]}
+    return [(one["of"], *verdict_in_words(one, metrics[one["metric"]])) for one in result["verdicts"]]
 
 
 def headline_in_words(result: Mapping[str, Any]) -> tuple[str, str]:

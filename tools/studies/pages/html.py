@@ -17,6 +17,7 @@ from tools.studies.pages.findings import (
     sources_in_words,
     verdicts_in_words,
 )
+from tools.studies.pages.rates import rates_in_words
 from tools.studies.pages.tables import (
     Column,
     Gain,
@@ -96,6 +97,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
         result=result,
         verdicts=verdicts_in_words(result),
         transfer=result["transfer"],
+        rates=rates_in_words(result),
         sources=sources_in_words(result),
         pictures=on_pictures(result, tables),
         headline=headline,

@@ -18,6 +18,7 @@ from tools.studies.pages.findings import (
     verdicts_in_words,
 )
 from tools.studies.pages.html import render_html
+from tools.studies.pages.rates import rates_in_words
 from tools.studies.pages.tables import (
     Column,
     Line,
@@ -201,6 +202,10 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield what a study that fine-tunes tells besides its tables."""
     if not result["transfer"]:
         return
+    if rates := rates_in_words(result):
+        yield ["## Learning rates"]
+        yield [paragraph(" ".join([rates.note, *rates.warnings]))]
+        yield table(rates.table)
     headline, by_class_title = headline_in_words(result)
     if lines := on_pictures(result, lay_out(result)):
         rows = [(one.method, bold(one.difference) if one.clear else one.difference, *one[2:6]) for one in lines]

@@ -21,6 +21,8 @@ STAGES = {
     "pretrain": ("pretrain.trainer",),
     "convert": ("detection.convert.backbone_file",),
     "fine_tune": ("detection.engines.{engine}",),
+    "sweep": ("detection.engines.{engine}", "detection.fine_tune"),
+    "choice": ("tools.studies.sweep.choice",),
     "evaluate": ("detection.engines.{engine}", "detection.fine_tune"),
     "comparison": ("detection.evaluation.comparison", "detection.report.comparison"),
     "accuracy": ("pretrain.inspect.accuracy",),

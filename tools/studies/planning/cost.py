@@ -13,7 +13,11 @@ from tools.studies.planning.plan import Plan
 from tools.studies.planning.stages import Stage
 from tools.studies.records import REQUEST, Result
 
-RATES = {"pretrain": "PRETRAIN_RATE", "fine_tune": "FINE_TUNE_RATE", "evaluate": "EVALUATE_RATE"}
+RATES = {
+    **dict.fromkeys(("fine_tune", "sweep"), "FINE_TUNE_RATE"),
+    "pretrain": "PRETRAIN_RATE",
+    "evaluate": "EVALUATE_RATE",
+}
 
 
 class Estimates:
@@ -84,6 +88,6 @@ def _listed(stages: Sequence[Stage]) -> str:
         counts.setdefault(stage.kind, []).append(stage.work)
     return ", ".join(
         f"{len(works)} {kind}"
-        + (f" over {sum(works):,.0f} pictures" if kind in ("pretrain", "fine_tune") and sum(works) else "")
+        + (f" over {sum(works):,.0f} pictures" if kind in ("pretrain", "fine_tune", "sweep") and sum(works) else "")
         for kind, works in counts.items()
     )

@@ -10,16 +10,14 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from detection.config import EFFECTS as DETECTION_EFFECTS
-from detection.config import get_cfg as get_detection_cfg
 from detection.config import read_detection_config
-from detection.datasets.coco import report_name
 from pretrain.config import EFFECTS as PRETRAIN_EFFECTS
 from pretrain.config import get_cfg as get_pretrain_cfg
 from tools.studies.config import get_cfg
 from tools.studies.experiments import RANDOM, Experiment, experiments, repository_file
 from tools.studies.planning.data import StudyData, given_pictures, scenes_root
-from tools.studies.planning.networks import FINAL, ONE_PROCESS, Networks
+from tools.studies.planning.detectors import Detectors
+from tools.studies.planning.networks import Networks
 from tools.studies.planning.stages import Stage, StageBook, differing, tool, words
 
 TRAINS_NORMS = "detection/configs/voc_r50_c4_moco.yaml"  # the protocol in which checkpoints are compared
@@ -75,17 +73,17 @@ class _Planner:
             self.engine = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
         self.detection = None
         if cfg.KIND == "transfer":
-            self.detection_opts = list(map(str, cfg.DETECTION.OPTS))
-            config = repository_file(cfg.DETECTION.CONFIG)
-            self.detection = read_detection_config(config, self.detection_opts)
+            opts, config = list(map(str, cfg.DETECTION.OPTS)), repository_file(cfg.DETECTION.CONFIG)
+            self.detection = read_detection_config(config, opts)
             _check_data_named(self.detection)
             if any(one.weights == RANDOM for one in self.experiments):
                 _check_trainable(self.detection)
             largest = ["SEED", str(max(cfg.SEEDS))]  # refused where too large
-            read_detection_config(config, [*self.detection_opts, *largest])
-            self.detection_defaults = DETECTION_EFFECTS.first_values(get_detection_cfg()) | ONE_PROCESS
+            read_detection_config(config, [*opts, *largest])
         self.data = StudyData(cfg, book, self.detection)
         self.networks = Networks(cfg, book, self.data)
+        if self.detection is not None:
+            self.detectors = Detectors(cfg, book, self.data, self.detection, self.engine)
 
     def stages(self) -> list[Stage]:
         make = {
@@ -101,10 +99,16 @@ class _Planner:
     # The five kinds ---------------------------------------------------------------------------------------------------
 
     def _transfer(self) -> None:
-        runs = [
-            self._evaluate(experiment, seed, self._fine_tune(experiment, seed, self.networks.convert(experiment, seed)))
-            for experiment, seed in self._by_seed()
-        ]
+        detectors, runs = self.detectors, []
+        for experiment, seed in self._by_seed():
+            trained = detectors.fine_tune(experiment, seed, self.networks.convert(experiment, seed))
+            runs.append(detectors.evaluate(experiment, seed, trained))
+        if self.cfg.SWEEP.RATES:
+            for experiment, seed in self._by_seed():
+                backbone = self.networks.convert(experiment, seed)
+                chosen_with = self.networks.convert(experiment, self.cfg.SEEDS[0])
+                trained = detectors.fine_tune_at_own_rate(experiment, seed, backbone, chosen_with)
+                detectors.evaluate(experiment, seed, trained)
         if len(runs) > 1:
             self._comparison(runs)
 
@@ -233,60 +237,6 @@ class _Planner:
             seed=seed,
         )
 
-    def _fine_tune(self, experiment: Experiment, seed: int, backbone: Stage | None) -> Stage:
-        weights = backbone.folder / "backbone.pth" if backbone else ""
-        solver, processes = self.detection.SOLVER, self.cfg.GPUS
-        own_processes = self.engine == "detectron2" and processes > 1  # Detectron2 starts them itself
-        return self.book.add(
-            f"{experiment.name}/seed{seed}/fine_tune",
-            "fine_tune",
-            lambda folder: [
-                *tool("train_net", processes=1 if own_processes else processes),
-                *words({"--engine": self.engine, **({"--num-gpus": processes} if own_processes else {})}),
-                "--resume",
-                *self._detection_command(experiment, weights, folder, seed),
-                *words({"DATASETS.TEST": "()"}),
-            ],
-            outputs=(FINAL,),
-            inputs={
-                **DETECTION_EFFECTS.of_training(self._detection_of(experiment)),
-                "SEED": seed,
-                "engine": self.engine,
-                "processes": processes,
-                **self.data.real_scenes(),
-            },
-            defaults=self.detection_defaults,
-            parents=self.data.with_scenes(*([backbone] if backbone else [])),
-            work=solver.MAX_ITER * solver.IMS_PER_BATCH,
-            processes=processes,
-            experiment=experiment,
-            seed=seed,
-        )
-
-    def _evaluate(self, experiment: Experiment, seed: int, trained: Stage) -> Stage:
-        return self.book.add(
-            f"{experiment.name}/seed{seed}/evaluate",
-            "evaluate",
-            lambda folder: [
-                *tool("train_net"),
-                *words({"--engine": self.engine}),
-                "--eval-only",
-                *self._detection_command(experiment, trained.folder / FINAL, folder, seed),
-            ],
-            outputs=(f"inference/{report_name(self.detection.DATASETS.TEST[0])}/report.json",),
-            inputs={
-                **DETECTION_EFFECTS.of_testing(self._detection_of(experiment)),
-                "engine": self.engine,
-                **self.data.real_scenes(),
-            },
-            defaults=self.detection_defaults,
-            parents=self.data.with_scenes(trained),
-            work=self.cfg.DIGITS.TEST_SCENES or self.cfg.COST.TEST_PICTURES,
-            processes=1,
-            experiment=experiment,
-            seed=seed,
-        )
-
     def _comparison(self, runs: Sequence[Stage]) -> None:
         split = self.detection.DATASETS.TEST[0]
         methods = [self._label(run.experiment) for run in runs]
@@ -312,18 +262,6 @@ class _Planner:
         """Return the method, with model and data where the study has several of them."""
         several = len({(one.model, one.data) for one in self.experiments}) > 1
         return experiment.name.replace("/", " ") if several else experiment.method
-
-    def _detection_of(self, experiment: Experiment) -> CfgNode:
-        """Return the config of a row's fine-tuning: the study's, reading pictures as the row's backbone wants it."""
-        if not experiment.detection_opts:
-            return self.detection
-        opts = [*self.detection_opts, *experiment.detection_opts]
-        return read_detection_config(repository_file(self.cfg.DETECTION.CONFIG), opts)
-
-    def _detection_command(self, experiment: Experiment, weights: Path | str, folder: Path, seed: int) -> list[str]:
-        place = {"VOC.ROOT": self.data.scenes(), "MODEL.WEIGHTS": weights, "OUTPUT_DIR": folder, "SEED": seed}
-        file = repository_file(self.cfg.DETECTION.CONFIG)
-        return [*words({"--config-file": file}), *self.detection_opts, *experiment.detection_opts, *words(place)]
 
 
 def seeds_of(cfg: CfgNode, experiment: Experiment) -> Sequence[int]:

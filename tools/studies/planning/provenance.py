@@ -37,13 +37,19 @@ PACKAGES = (
 COMPUTED = (
     "pretrain",
     "fine_tune",
+    "sweep",
     "evaluate",
     "accuracy",
     "attack",
     "timing",
     "cam",
 )  # kinds of stages that PyTorch computes
-OF_SCENES = {"fine_tune": "DATASETS.TRAIN", "evaluate": "DATASETS.TEST", "comparison": "split"}  # kind -> input
+OF_SCENES = {
+    "fine_tune": "DATASETS.TRAIN",
+    "sweep": "sets",
+    "evaluate": "DATASETS.TEST",
+    "comparison": "split",
+}  # kind -> input
 BUILT_FOR = re.compile(r"\+(cpu|xpu|cu\d+|rocm[\d.]+)$")
 MANY_FILES = 100_000  # after which reading them is worth a word
 SETTLED_NS = 2_000_000_000  # a folder that was changed just now may change again at the same time of its clock

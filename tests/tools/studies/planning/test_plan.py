@@ -4,6 +4,7 @@ import pytest
 
 import detection.config
 import pretrain.config
+import tools.studies.planning.detectors
 import tools.studies.planning.networks
 import tools.studies.planning.plan
 import tools.studies.planning.stages
@@ -198,7 +199,7 @@ def test_make_plan__a_new_key_makes_nothing_stale(plan_of, monkeypatch):
         monkeypatch.setattr(module, "get_cfg", with_new_key(module.get_cfg))
     for module in (tools.studies.planning.plan, tools.studies.planning.networks):
         monkeypatch.setattr(module, "get_pretrain_cfg", pretrain.config.get_cfg)
-    monkeypatch.setattr(tools.studies.planning.plan, "get_detection_cfg", detection.config.get_cfg)
+    monkeypatch.setattr(tools.studies.planning.detectors, "get_detection_cfg", detection.config.get_cfg)
     assert changed_names(before, plan_of()) == set()
     set_it = plan_of(["PRETRAIN.OPTS", "['SOLVER.NEW', '1']"])
     assert "cutmix/seed0/pretrain" in changed_names(before, set_it)
