@@ -165,7 +165,8 @@ def result(plan_of):
     """Two rows at the protocol's rate, where the first is better, and at their own, where the second is."""
     plan = plan_of(EXPERIMENTS=[RANDOM, OTHER | {"METHOD": "moco"}], SWEEP=SWEEP)
     numbers = {
-        ("random", "evaluate"): 40, ("random", "evaluate_own"): 41, ("moco", "evaluate"): 30, ("moco", "evaluate_own"): 50,
+        ("random", "evaluate"): 40, ("random", "evaluate_own"): 41,
+        ("moco", "evaluate"): 30, ("moco", "evaluate_own"): 50,
     }  # fmt: skip
     results = {}
     for stage in plan.stages:
