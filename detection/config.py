@@ -236,6 +236,9 @@ RULES: dict[str, Rule] = {
     "MODEL.BACKBONE.NAME": one_of("build_resnet_backbone", "build_resnet_fpn_backbone"),
     "MODEL.BACKBONE.FREEZE_AT": Rule(lambda value: 0 <= value <= 5, "from 0 (nothing) to 5 (all stages)"),
     "MODEL.RESNETS.DEPTH": one_of(18, 34, 50, 101, 152),
+    "MODEL.RESNETS.NUM_GROUPS": MORE_THAN_0,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": MORE_THAN_0,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": MORE_THAN_0,
     "MODEL.RESNETS.NORM": one_of("FrozenBN", "BN", "SyncBN", "naiveSyncBN", "GN"),
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": MORE_THAN_0,
     "MODEL.RPN.POSITIVE_FRACTION": SHARE,
@@ -289,9 +292,10 @@ def _contradictions(cfg: CN) -> list[str]:
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN!r}; expected the smallest and the largest size, "
             "because INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
         )
-    depth, channels = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
-    if depth < 50 and channels != 64:
-        faults.append(f"MODEL.RESNETS.RES2_OUT_CHANNELS is {channels!r}; expected 64 for MODEL.RESNETS.DEPTH {depth}")
+    depth = cfg.MODEL.RESNETS.DEPTH
+    for key, value in (("RES2_OUT_CHANNELS", 64), ("NUM_GROUPS", 1)) if depth < 50 else ():
+        if (found := cfg.MODEL.RESNETS[key]) != value:
+            faults.append(f"MODEL.RESNETS.{key} is {found!r}; expected {value} for MODEL.RESNETS.DEPTH {depth}")
     late = [step for step in cfg.SOLVER.STEPS if is_number(step) and step >= cfg.SOLVER.MAX_ITER]
     if late:
         faults.append(

@@ -88,13 +88,13 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.RESNETS = CN()
     cfg.MODEL.RESNETS.DEPTH = 50
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]  # res2 to res5 for FPN
-    cfg.MODEL.RESNETS.NUM_GROUPS = 1
+    cfg.MODEL.RESNETS.NUM_GROUPS = 1  # of the 3x3 convolutions; 32 in ResNeXt-50 32x4d
     cfg.MODEL.RESNETS.NORM = "FrozenBN"
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 64
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # channels in res2; 4 in ResNeXt-50 32x4d, 128 in Wide ResNet-50-2
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True  # true for MSRA weights; torchvision-style networks stride in the 3x3
     cfg.MODEL.RESNETS.RES5_DILATION = 1
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # 128 in SwAV's RN50w2, beside 512 of res2 and 128 per group
     cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False, False, False, False]
 
     cfg.MODEL.FPN = CN()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import DropBlock2d, StochasticDepth, drop_block2d
 
 from pretrain.names import ARCHITECTURES
-
-BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from pretrain.weights.resnet import NAMED
+from pretrain.weights.torchvision_resnet import build_resnet
 
 
 def build_model(
@@ -45,15 +44,14 @@ def build_model(
         raise ValueError(f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
     if arch == "wide_resnet28_10":
         return WideResNet(28, 10, num_classes, dropout=dropout)
-    name, _, cifar = arch.partition("_")
+    name = arch.removesuffix("_cifar")
+    block = None
     if drop_block or stochastic_depth:
-        depth = int(name.removeprefix("resnet"))
-        block = RegularisedBasicBlock if depth < 50 else RegularisedBottleneck
-        model = ResNet(block, list(BLOCKS_PER_STAGE[depth]), num_classes=num_classes)
+        block = RegularisedBasicBlock if NAMED[name].basic else RegularisedBottleneck
+    model = build_resnet(NAMED[name], num_classes=num_classes, block=block)
+    if block is not None:
         _regularise(model, drop_block, drop_block_size, stochastic_depth)
-    else:
-        model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
-    if cifar:
+    if name != arch:
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as ResNet's own stem
         model.maxpool = nn.Identity()

@@ -10,6 +10,7 @@ PAIR_METHODS = ("baseline", "cutout", "mixup", "cutmix", "saliencymix")  # whose
 # torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
 ARCHITECTURES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
     "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "wide_resnet28_10",
 )  # fmt: skip
 DATASETS = ("image_folder", "cifar10", "cifar100")

@@ -169,13 +169,15 @@ def voc_root(voc_tree: VocTree) -> Path:
     return voc_tree.root
 
 
-def random_resnet(depth: int, *, seed: int = 0, num_classes: int = 10) -> dict:
-    """A ResNet in torchvision's names whose norm layers look trained: no statistic is 0 or 1."""
+def random_resnet(depth: int | str | torch.nn.Module, *, seed: int = 0, num_classes: int = 10) -> dict:
+    """A ResNet, by its depth, torchvision's name or itself, in whose norm layers no statistic is 0 or 1."""
     import torch
     import torchvision
 
     with torch.device("meta"):
-        shapes = torchvision.models.get_model(f"resnet{depth}", num_classes=num_classes).state_dict()
+        name = f"resnet{depth}" if isinstance(depth, int) else depth
+        known = isinstance(name, torch.nn.Module)
+        shapes = (name if known else torchvision.models.get_model(name, num_classes=num_classes)).state_dict()
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, value in shapes.items():

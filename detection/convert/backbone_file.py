@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.convert.card import TOOLKIT, in_rgb, make_card
+from detection.convert.card import TOOLKIT, architecture_of, in_rgb, make_card
 from pretrain.run.files import sha256
 from pretrain.weights.description import NOTHING_SAID, Preprocessing, assumptions
 from pretrain.weights.files import read_weights
@@ -103,9 +103,9 @@ def _convert(
     torchvision_state, detectron2_state = (
         (revert_state_dict(state), state) if reverse else (state, convert_state_dict(state))
     )
-    depth = check_backbone(detectron2_state)
-    card = make_card(network, depth, source=source, source_sha256=sha256(source), said=said)
-    card["assumed"] = assumptions(network, depth, said)
+    architecture = check_backbone(detectron2_state)
+    card = make_card(network, architecture, source=source, source_sha256=sha256(source), said=said)
+    card["assumed"] = assumptions(network, architecture, said)
     if card["assumed"] is not None:
         notes.append(card["assumed"])
 
@@ -194,7 +194,7 @@ def _verify(
 
     source = SourceNetwork(
         torchvision_state,
-        card["depth"],
+        architecture_of(card),
         pixel_mean=in_rgb(card, "pixel_mean"),
         pixel_std=in_rgb(card, "pixel_std"),
         channel_order=card["channel_order"],

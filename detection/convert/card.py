@@ -29,7 +29,7 @@ from pretrain.weights.description import (
     record,
     same,
 )
-from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, stage_channels
+from pretrain.weights.resnet import BLOCKS, PLAIN_WIDTH, STEM_CHANNELS, Architecture
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -48,7 +48,12 @@ CONFIG_KEYS = {
     "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
     "depth": "MODEL.RESNETS.DEPTH",
     "res2_out_channels": "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "num_groups": "MODEL.RESNETS.NUM_GROUPS",
+    "width_per_group": "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "stem_out_channels": "MODEL.RESNETS.STEM_OUT_CHANNELS",
 }
+# what cards did not say when there were only plain ResNets
+SINCE_THEN = {"num_groups": 1, "width_per_group": PLAIN_WIDTH, "stem_out_channels": STEM_CHANNELS}
 
 # what a card's values must be, whoever wrote the file
 _CARD_RULES = {
@@ -57,19 +62,21 @@ _CARD_RULES = {
     "pixel_std": THREE_NUMBERS,
     "stride_in_1x1": Rule(lambda value: isinstance(value, bool), "True or False"),
     "depth": Rule(lambda value: type(value) is int and value in BLOCKS, f"one of {', '.join(map(str, BLOCKS))}"),
-    "res2_out_channels": Rule(lambda value: type(value) is int, "a whole number"),
+    **dict.fromkeys(("res2_out_channels", *SINCE_THEN), Rule(lambda value: type(value) is int, "a whole number")),
 }
 
 
 def make_card(
     network: Network,
-    depth: int,
+    architecture: Architecture,
     *,
     source: Path,
     source_sha256: str,
     said: Preprocessing = NOTHING_SAID,
 ) -> dict[str, Any]:
-    """Return the card of ``network``, of ``depth``, in plain values that JSON and safe loading take; None = not known.
+    """Return the card of ``network``, an ``architecture``, in plain values that JSON and safe loading take.
+
+    None is what is not known.
 
     ``pixel_mean`` and ``pixel_std`` stand in the order of ``channel_order``, as Detectron2 has it.
 
@@ -78,7 +85,7 @@ def make_card(
             or accuracy, or ``said`` contradicts it or is no preprocessing.
     """
     known = inherited(network.metadata)
-    check_arch(known, depth)
+    check_arch(known, architecture)
     top1, top5 = accuracies(known)
     return {
         "tool": " ".join((TOOLKIT, package_versions((TOOLKIT,))[TOOLKIT])),
@@ -86,18 +93,29 @@ def make_card(
         "source_sha256": source_sha256,
         "source_prefix": network.prefix,
         "ema": network.ema,
-        "arch": f"resnet{depth}",
-        "depth": depth,
+        "arch": architecture.name,
+        "depth": architecture.depth,
         "num_classes": num_classes(network.state),
         "method": record(known.get("method")),
         "recipe": record(known.get("config")),  # the pretraining config, YAML
         "top1": None if network.ema else top1,  # the file's figures are those of the weights that were trained
         "top5": None if network.ema else top5,
-        **preprocessing(known, said, depth),
+        **preprocessing(known, said, architecture),
         "norm_eps": NORM_EPS,
-        "res2_out_channels": stage_channels(depth)[0],
+        **_widths(architecture),
         "verification": None,
     }
+
+
+def _widths(architecture: Architecture) -> dict[str, int]:
+    return {name: getattr(architecture, name) for name in ("res2_out_channels", *SINCE_THEN)}
+
+
+def architecture_of(card: Mapping[str, Any]) -> Architecture:
+    """Return what a card says of its network's shape."""
+    card = {**SINCE_THEN, **card}
+    widen = card["stem_out_channels"] // STEM_CHANNELS
+    return Architecture(card["depth"], card["num_groups"], card["width_per_group"], widen)
 
 
 def in_rgb(card: Mapping[str, Any], key: str) -> list[float]:
@@ -111,6 +129,7 @@ def check_card(card: Mapping[str, Any], cfg: CfgNode) -> None:
     Raises:
         ValueError: the first contradiction: config key, the card's value and the config's; or a card that lacks a key.
     """
+    card = {**SINCE_THEN, **card}
     for name, key in CONFIG_KEYS.items():
         if name not in card:
             raise ValueError(f"the backbone's card lacks {name!r}; convert it again with tools/convert_checkpoint.py")
@@ -141,7 +160,7 @@ def load_card(weights: Path | str) -> dict[str, Any] | None:
 
 def yaml_fragment(card: Mapping[str, Any], weights: Path | str) -> str:
     """Return the part of a detection config that fits the backbone."""
-    basic = card["depth"] in BASIC_DEPTHS
+    basic = architecture_of(card).basic
     return "\n".join(
         [
             "MODEL:",
@@ -151,6 +170,9 @@ def yaml_fragment(card: Mapping[str, Any], weights: Path | str) -> str:
             "  RESNETS:",
             f"    DEPTH: {card['depth']}",
             f"    STRIDE_IN_1X1: {card['stride_in_1x1']}",
+            f"    NUM_GROUPS: {card['num_groups']}",
+            f"    WIDTH_PER_GROUP: {card['width_per_group']}",
+            f"    STEM_OUT_CHANNELS: {card['stem_out_channels']}",
             f"    RES2_OUT_CHANNELS: {card['res2_out_channels']}"
             + ("  # FPN only: the C4 head's res5 is built of bottleneck blocks" if basic else ""),
             "INPUT:",
@@ -161,14 +183,14 @@ def yaml_fragment(card: Mapping[str, Any], weights: Path | str) -> str:
 
 def next_command(card: Mapping[str, Any], weights: Path | str) -> str:
     """Return the command that fine-tunes the backbone under the paper's schedule, with the keys that it needs set."""
-    config = f"detection/configs/voc_r50_{'fpn' if card['depth'] in BASIC_DEPTHS else 'c4'}_paper.yaml"
+    config = f"detection/configs/voc_r50_{'fpn' if architecture_of(card).basic else 'c4'}_paper.yaml"
     usual = {
         "channel_order": "RGB",
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
         "stride_in_1x1": False,
         "depth": 50,
-        "res2_out_channels": stage_channels(50)[0],
+        **_widths(Architecture(50)),
     }
     pairs = [f"{key} {_quoted(card[name])}" for name, key in CONFIG_KEYS.items() if not same(card[name], usual[name])]
     words = ["MODEL.WEIGHTS", shlex.quote(str(weights)), *pairs, "VOC.ROOT", "/data/VOCdevkit"]

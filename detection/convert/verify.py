@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detection.convert.card import CONFIG_KEYS, architecture_of
 from pretrain.weights.namings import check_backbone
-from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS
+from pretrain.weights.resnet import BLOCKS, Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class SourceNetwork:
 
     Args:
         state: a whole float32 ResNet in torchvision's names; the classifier is not needed.
-        depth: of the ResNet.
+        architecture: what kind of ResNet.
         pixel_mean, pixel_std: the preprocessing that it was trained with: red, green, blue, of 0..255 pixels.
         channel_order, stride_in_1x1: as the source has them; torchvision's own networks read RGB and stride in 3x3.
     """
@@ -55,14 +56,14 @@ class SourceNetwork:
     def __init__(
         self,
         state: Mapping[str, Tensor],
-        depth: int,
+        architecture: Architecture,
         *,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         channel_order: str = "RGB",
         stride_in_1x1: bool = False,
     ):
-        self.state, self.depth = state, depth
+        self.state, self.architecture = state, architecture
         self.channel_order, self.stride_in_1x1 = channel_order, stride_in_1x1
         self._mean, self._std = [value / 255 for value in pixel_mean], [value / 255 for value in pixel_std]
         self._features: dict[str, dict[str, Tensor]] = {}
@@ -87,7 +88,7 @@ class SourceNetwork:
             double = comparison != "same_tensor"
             state = self.state if comparison != "content" else self.content(self.state)
             features = _torchvision_features(
-                state, self.depth, self.normalised(double=double), stride_in_1x1=self.stride_in_1x1
+                state, self.architecture, self.normalised(double=double), stride_in_1x1=self.stride_in_1x1
             )
             for stage, values in features.items():
                 largest = float(values.abs().max())
@@ -131,8 +132,7 @@ def verify(source: SourceNetwork, converted: Mapping[str, Tensor], card: Mapping
     Raises:
         ValueError: a comparison fails, a value is no weight (`check_values`), or the card describes no such network.
     """
-    depth = check_backbone(converted)
-    _check_card(card, depth, source)
+    _check_card(card, check_backbone(converted), source)
     check_values(converted)
     return {
         "pictures": f"{PICTURES} of {WIDTH}x{HEIGHT}",
@@ -179,9 +179,9 @@ def verify_with_detectron2(
         from detectron2.modeling.backbone import build_resnet_backbone
 
     cfg = get_cfg()
-    cfg.MODEL.RESNETS.DEPTH = card["depth"]
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = card["res2_out_channels"]
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = card["stride_in_1x1"]
+    for name, key in CONFIG_KEYS.items():
+        if key.startswith("MODEL.RESNETS."):
+            cfg.merge_from_list([key, card[name]])
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGE_NAMES)
     backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
     own = backbone.state_dict()
@@ -253,30 +253,33 @@ def detectron2_features(state: Mapping[str, Tensor], card: Mapping[str, Any], im
 
     Args:
         state: float32 tensors in Detectron2's unprefixed names; used in the precision of ``images``.
-        card: gives ``depth``, ``stride_in_1x1`` and ``norm_eps``.
+        card: gives ``depth``, ``num_groups``, ``stride_in_1x1`` and ``norm_eps``.
         images: normalised float ``(B, 3, H, W)``.
     """
     import torch
     from torch.nn import functional
 
-    def convolution(name: str, inputs: Tensor, *, stride: int = 1) -> Tensor:
+    architecture = architecture_of(card)
+
+    def convolution(name: str, inputs: Tensor, *, stride: int = 1, groups: int = 1) -> Tensor:
         weight, *norm = (
             state[f"{name}.{field}"].to(inputs.dtype)
             for field in ("weight", "norm.running_mean", "norm.running_var", "norm.weight", "norm.bias")
         )
-        outputs = functional.conv2d(inputs, weight, stride=stride, padding=weight.shape[-1] // 2)
+        outputs = functional.conv2d(inputs, weight, stride=stride, padding=weight.shape[-1] // 2, groups=groups)
         return functional.batch_norm(outputs, *norm, training=False, eps=card["norm_eps"])
 
     def bottleneck(name: str, inputs: Tensor, stride: int) -> Tensor:
         stride_1x1, stride_3x3 = (stride, 1) if card["stride_in_1x1"] else (1, stride)
         hidden = functional.relu(convolution(f"{name}.conv1", inputs, stride=stride_1x1))
-        hidden = functional.relu(convolution(f"{name}.conv2", hidden, stride=stride_3x3))
+        hidden = convolution(f"{name}.conv2", hidden, stride=stride_3x3, groups=architecture.num_groups)
+        hidden = functional.relu(hidden)
         return convolution(f"{name}.conv3", hidden)
 
     def basic(name: str, inputs: Tensor, stride: int) -> Tensor:
         return convolution(f"{name}.conv2", functional.relu(convolution(f"{name}.conv1", inputs, stride=stride)))
 
-    residual = basic if card["depth"] in BASIC_DEPTHS else bottleneck
+    residual = basic if architecture.basic else bottleneck
     features = {}
     with torch.no_grad():
         hidden = functional.relu(convolution("stem.conv1", images, stride=2))
@@ -304,22 +307,20 @@ def _detectron2_input(card: Mapping[str, Any]) -> Tensor:
 
 
 def _torchvision_features(
-    state: Mapping[str, Tensor], depth: int, images: Tensor, *, stride_in_1x1: bool
+    state: Mapping[str, Tensor], architecture: Architecture, images: Tensor, *, stride_in_1x1: bool
 ) -> dict[str, Tensor]:
     import torch
-    import torchvision
+
+    from pretrain.weights.torchvision_resnet import build_resnet
 
     with torch.device("meta"):  # no time lost on random weights
-        model = torchvision.models.get_model(f"resnet{depth}", weights=None).eval()
+        model = build_resnet(architecture, stride_in_1x1=stride_in_1x1).eval()
     model.fc = torch.nn.Identity()
-    if stride_in_1x1:
-        for layer in (model.layer2, model.layer3, model.layer4):
-            layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride
     kept = {name: value.to(images.dtype) for name, value in state.items() if not name.startswith("fc.")}
     missing, unexpected = model.load_state_dict(kept, strict=False, assign=True)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise ValueError(f"torchvision's resnet{depth} lacks {missing[:3]} and does not know {unexpected[:3]}")
+        raise ValueError(f"torchvision's {architecture.name} lacks {missing[:3]} and does not know {unexpected[:3]}")
     features: dict[str, Tensor] = {}
     for stage, layer in zip(STAGE_NAMES, (model.layer1, model.layer2, model.layer3, model.layer4), strict=True):
         layer.register_forward_hook(lambda _layer, _inputs, output, stage=stage: features.update({stage: output}))
@@ -328,16 +329,17 @@ def _torchvision_features(
     return features
 
 
-def _check_card(card: Mapping[str, Any], depth: int, source: SourceNetwork) -> None:
-    if card["depth"] != depth or source.depth != depth:
+def _check_card(card: Mapping[str, Any], found: Architecture, source: SourceNetwork) -> None:
+    said = architecture_of(card)
+    if not found == said == source.architecture:
         raise ValueError(
-            f"the backbone is a ResNet-{depth}, the card says {card['depth']}, the source is a ResNet-{source.depth}"
+            f"the backbone is a {found.name}, the card says {said.name}, the source is a {source.architecture.name}"
         )
     if card["channel_order"] not in ("RGB", "BGR"):
         raise ValueError(f"channel_order is {card['channel_order']!r}; expected 'RGB' or 'BGR'")
-    if depth in BASIC_DEPTHS and card["stride_in_1x1"]:
+    if found.basic and card["stride_in_1x1"]:
         raise ValueError(
-            f"stride_in_1x1 is {card['stride_in_1x1']!r}, but the blocks of a ResNet-{depth} have no 1x1 convolution"
+            f"stride_in_1x1 is {card['stride_in_1x1']!r}, but the blocks of a {found.name} have no 1x1 convolution"
         )
 
 

@@ -22,13 +22,13 @@ from detection.config import class_names
 from detection.datasets.types import DetectionDataset
 from detection.engines.torchvision.inference import find_objects, load_weights
 from detection.engines.torchvision.model import Detector, build_model
-from detection.engines.torchvision.supported import FPN_BACKBONE, check_supported, uses_fpn
+from detection.engines.torchvision.supported import FPN_BACKBONE, architecture_of, check_supported, uses_fpn
 from detection.evaluation.detections import PictureDetections
 from detection.export.proof import Proof, compare, make_pictures, proof_config
 from pretrain.run.checkpoint import save_checkpoint
 from pretrain.run.files import atomic_write
 from pretrain.run.settings import Rule, find_faults, one_of
-from pretrain.weights.resnet import BASIC_DEPTHS
+from pretrain.weights.resnet import NAMED
 
 COMPANION = ".py"
 SOURCE = Path(__file__).with_name("faster_rcnn.py")
@@ -53,6 +53,8 @@ def faults(cfg: CfgNode, target: Path) -> list[str]:
     check_supported(cfg)
     rules = RULES if uses_fpn(cfg) else {"MODEL.BACKBONE.NAME": NO_C4}
     found = find_faults(cfg, rules, note=", which torchvision's FasterRCNN does not have")
+    if (architecture := architecture_of(cfg)).name not in NAMED:
+        found.append(f"MODEL.RESNETS is a {architecture.name}, which torchvision has no function for")
     name = target.stem
     if not name.isidentifier() or keyword.iskeyword(name):
         found.append(f"target {target}: {name}.py could not be imported; use letters, digits and underscores")
@@ -95,13 +97,14 @@ for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
 
 def describe(cfg: CfgNode, model: Detector) -> dict[str, Any]:
     """Return what ``faster_rcnn.py`` builds the detector from; ``faster_rcnn`` are keywords of torchvision's class."""
+    architecture = architecture_of(cfg)
     head, rpn, heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS
     grid = model.proposal_generator.anchors
     cells = (grid.get_buffer(f"cell{level}") + grid.offset * stride for level, stride in enumerate(grid.strides))
     return {
         "categories": ["__background__", *class_names(cfg)],
-        "resnet": f"resnet{cfg.MODEL.RESNETS.DEPTH}",
-        "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.RESNETS.DEPTH not in BASIC_DEPTHS,
+        "resnet": architecture.name,
+        "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1 and not architecture.basic,
         "fpn_channels": cfg.MODEL.FPN.OUT_CHANNELS,
         "rpn_levels": [int(level[1:]) for level in rpn.IN_FEATURES],
         "cell_anchors": [cell.tolist() for cell in cells],

@@ -202,21 +202,21 @@ def _own(path: Path, content: dict[str, Any], reading: Reading) -> Pretrained:
 def _foreign(path: Path, content: Any, reading: Reading) -> Pretrained:
     network = find_network(content, prefix=reading.prefix, ema=reading.ema)
     notes = list(network.notes)
-    depth = check_backbone(convert_state_dict(network.state))
+    architecture = check_backbone(convert_state_dict(network.state))
     known = inherited(network.metadata)
-    check_arch(known, depth)
+    check_arch(known, architecture)
     if not {"fc.weight", "fc.bias"} <= network.state.keys():
         raise ValueError("the network has no classifier of one linear layer (fc.weight, fc.bias): nothing to evaluate")
     fingerprint = sha256(path)
     release = find_release(fingerprint)
     cfg = get_cfg()
-    cfg.MODEL.ARCH = f"resnet{depth}"
+    cfg.MODEL.ARCH = architecture.name
     cfg.DATA.DECODER = "pillow"  # as whoever published accuracies of foreign weights
     said = Preprocessing(reading.pixel_mean, reading.pixel_std)
     view = {} if release is None else {name: getattr(release, name) for name in VIEW_KEYS}
     known = {**{name: view.get(name) for name in ("pixel_mean", "pixel_std")}, **known}
     for name in ("pixel_mean", "pixel_std"):
-        view[name] = tuple(preprocessing(known, said, depth)[name])
+        view[name] = tuple(preprocessing(known, said, architecture)[name])
     _set_view(cfg, reading, view)
     notes += _assumed(cfg, reading, release, known)
     weights = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pretrain.run.settings import Rule, is_number
-from pretrain.weights.resnet import BASIC_DEPTHS
+from pretrain.weights.resnet import Architecture
 
 if TYPE_CHECKING:
     from pretrain.weights.networks import Network
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # torchvision's ImageNet statistics, RGB, for pixels in 0..255
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-
 CHANNEL_ORDERS = ("RGB", "BGR")
 MAX_SHOWN = 80  # characters of a value from a file, in an error
 
@@ -49,8 +48,8 @@ class Preprocessing:
 NOTHING_SAID = Preprocessing()
 
 
-def check_arch(known: Mapping[str, Any], depth: int) -> None:
-    """Refuse a file that says that its network is another one than a plain ResNet of ``depth``.
+def check_arch(known: Mapping[str, Any], architecture: Architecture) -> None:
+    """Refuse a file that says that its network is another one than ``architecture``, which its tensors show.
 
     Raises:
         ValueError: what it says, and what its tensors are.
@@ -59,14 +58,14 @@ def check_arch(known: Mapping[str, Any], depth: int) -> None:
     if not (arch is None or isinstance(arch, str)):
         raise ValueError(f"arch in the file is {brief(arch)}; expected text")
     base = re.sub(r"^tv_|\..*$", "", arch) if arch is not None else None  # timm: tv_resnet50, resnet50.a1_in1k
-    if base not in (None, "resnet", f"resnet{depth}"):
+    if base not in (None, "resnet", architecture.name):
         raise ValueError(
-            f"the file says arch {brief(arch)}, its tensors are those of a plain resnet{depth}: networks "
+            f"the file says arch {brief(arch)}, its tensors are those of a plain {architecture.name}: networks "
             "such as resnetaa50 share the tensors but compute something else"
         )
 
 
-def assumptions(network: Network, depth: int, said: Preprocessing) -> str | None:
+def assumptions(network: Network, architecture: Architecture, said: Preprocessing) -> str | None:
     """Return a sentence on what is taken for granted of a source, or None where its file or ``said`` says it all."""
     known = inherited(network.metadata)
     whole = known.get("pixel_mean") is not None and known.get("pixel_std") is not None  # a file of this toolkit
@@ -80,7 +79,7 @@ def assumptions(network: Network, depth: int, said: Preprocessing) -> str | None
     ]
     if statistics:
         taken.append(f"with {' and '.join(statistics)}")
-    if not whole and known.get("stride_in_1x1") is None and said.stride_in_1x1 is None and depth not in BASIC_DEPTHS:
+    if not (whole or architecture.basic) and known.get("stride_in_1x1") is None and said.stride_in_1x1 is None:
         taken.append("to stride in its 3x3 convolutions (--stride-in-1x1)")
     if taken and known.get("arch") is None:
         taken.append("and to be plain (without blur pooling, for example)")
@@ -140,13 +139,13 @@ def _accuracy(known: Mapping[str, Any], percent: str, error: str, other_percent:
     return None
 
 
-def preprocessing(known: Mapping[str, Any], said: Preprocessing, depth: int) -> dict[str, Any]:
+def preprocessing(known: Mapping[str, Any], said: Preprocessing, architecture: Architecture) -> dict[str, Any]:
     """Return the four entries of a card that the file or the user says, or that are usual."""
     order, stride = said.channel_order, said.stride_in_1x1
     if order not in (None, *CHANNEL_ORDERS):
         raise ValueError(f"--channel-order is {order!r}; expected RGB or BGR")
-    if stride and depth in BASIC_DEPTHS:
-        raise ValueError(f"--stride-in-1x1, but the blocks of a ResNet-{depth} have no 1x1 convolution")
+    if stride and architecture.basic:
+        raise ValueError(f"--stride-in-1x1, but the blocks of a ResNet-{architecture.depth} have no 1x1 convolution")
     values: dict[str, Any] = {}
     for name, usual in (
         ("channel_order", "RGB"),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pretrain.weights.resnet import BLOCKS, NORM_FIELDS, STEM_CHANNELS, backbone_shapes
+from pretrain.weights.resnet import BLOCKS, NORM_FIELDS, STEM_CHANNELS, Architecture, backbone_shapes
 
 # torchvision -> Detectron2, whole parts of a name; both tables are read in both directions
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
@@ -114,8 +114,9 @@ def convert_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the backbone in Detectron2's names: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias`` and so on.
 
     Args:
-        state: a ResNet-18/34/50/101/152 in torchvision's names, without prefix; the classifier may be missing. Values
-            are anything with a ``shape``; they go into the result as they are, and ``state`` is left alone.
+        state: a ResNet-18/34/50/101/152, ResNeXt or Wide ResNet in torchvision's names, without prefix; the classifier
+            may be missing. Values are anything with a ``shape``; they go into the result as they are, and ``state`` is
+            left alone.
 
     Raises:
         ValueError: a key without a rule, a missing tensor, a wrong shape (with the reason, such as a CIFAR stem).
@@ -166,8 +167,8 @@ def recognise_depth(names: Iterable[str]) -> int:
         ValueError: no depth has these names; the nearest depth and what it lacks or does not know are named.
     """
     names = set(names)
-    nearest = min(BLOCKS, key=lambda depth: len(backbone_shapes(depth).keys() ^ names))
-    expected = backbone_shapes(nearest).keys()
+    nearest = min(BLOCKS, key=lambda depth: len(backbone_shapes(Architecture(depth)).keys() ^ names))
+    expected = backbone_shapes(Architecture(nearest)).keys()
     missing, unknown = sorted(expected - names), sorted(names - expected)
     if missing or unknown:
         faults = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has in excess", unknown)) if keys]
@@ -177,35 +178,42 @@ def recognise_depth(names: Iterable[str]) -> int:
     return nearest
 
 
-def check_backbone(state: Mapping[str, Any]) -> int:
-    """Check names and shapes of a backbone in Detectron2's unprefixed names; returns its depth.
+def check_backbone(state: Mapping[str, Any]) -> Architecture:
+    """Check names and shapes of a backbone in Detectron2's unprefixed names; returns what it is.
 
     Raises:
-        ValueError: a missing or unknown tensor, or a shape that no plain ResNet has, with the reason.
+        ValueError: a missing or unknown tensor, or a shape that no such ResNet has, with the reason.
     """
-    depth = recognise_depth(state)
-    for name, shape in backbone_shapes(depth).items():
+    architecture = _recognise(state, recognise_depth(state))
+    for name, shape in backbone_shapes(architecture).items():
         found = tuple(state[name].shape)
         if found != shape:
             raise ValueError(
-                f"{to_torchvision(name)} ({name}) has shape {found}, ResNet-{depth} needs {shape}{_reason(state, name)}"
+                f"{to_torchvision(name)} ({name}) has shape {found}, {architecture.name} needs {shape}"
+                f"{_reason(state, name)}"
             )
-    return depth
+    return architecture
+
+
+def _recognise(state: Mapping[str, Any], depth: int) -> Architecture:
+    """Return the architecture of which stem and first block have their shapes; the plain one where there is none."""
+    stem, inner = (tuple(state[name].shape) for name in ("stem.conv1.weight", "res2.0.conv2.weight"))
+    plain = Architecture(depth)
+    if plain.basic or len(stem) != 4 or len(inner) != 4 or 0 in stem + inner:
+        return plain
+    # (channels out, channels in of one group, 3, 3)
+    found = Architecture(depth, inner[0] // inner[1], inner[1], max(1, stem[0] // STEM_CHANNELS))
+    return found if found.fault() is None else plain
 
 
 def _reason(state: Mapping[str, Any], name: str) -> str:
     """Say which kind of network the first wrong shape points to; empty where it points to none in particular."""
     stem = tuple(state["stem.conv1.weight"].shape)
-    inner = tuple(state["res2.0.conv2.weight"].shape)  # (channels out, channels in of one group, 3, 3)
     if name == "stem.conv1.weight" and len(stem) == 4:
         if stem[2:] == (3, 3):
             return f": {CIFAR_STEM}"
         if stem[1] != 3:
             return f": a network for pictures of {stem[1]} channel{'s' if stem[1] > 1 else ''}; detection reads 3"
-    if len(inner) == 4 and inner[1] < inner[0]:
-        return ": grouped convolutions (ResNeXt); only plain ResNets are converted"
-    if len(inner) == 4 and inner[0] > STEM_CHANNELS:
-        return ": a Wide ResNet; only ResNets of the plain width are converted"
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pretrain.weights.resnet import BLOCKS
+from pretrain.weights.resnet import NAMED
 
 
 class Release(NamedTuple):
@@ -27,8 +27,8 @@ def find_release(sha256: str) -> Release | None:
     """Return which release a file with that SHA-256 is; torchvision puts the hash's beginning into the file's name."""
     from torchvision.models import get_model_weights
 
-    for depth in BLOCKS:
-        for weights in get_model_weights(f"resnet{depth}"):
+    for name in NAMED:
+        for weights in get_model_weights(name):
             if not sha256.startswith(weights.url.rpartition("-")[2].removesuffix(".pth")):
                 continue
             view, accuracy = weights.transforms(), weights.meta["_metrics"]["ImageNet-1K"]

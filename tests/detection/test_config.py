@@ -173,6 +173,10 @@ def test_effects__name_keys_that_exist_once():
         (["MODEL.PIXEL_STD", "[1.0, 1.0, 0.0]"], r"MODEL.PIXEL_STD is .*; expected three numbers more than 0"),
         (["MODEL.RESNETS.DEPTH", "51"], r"MODEL.RESNETS.DEPTH is 51; expected 18 or 34 or 50 or 101 or 152"),
         (["MODEL.RESNETS.DEPTH", "18"], r"RES2_OUT_CHANNELS is 256; expected 64 for MODEL.RESNETS.DEPTH 18"),
+        (
+            ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.NUM_GROUPS", "32"],
+            r"NUM_GROUPS is 32; expected 1 for MODEL.RESNETS.DEPTH 18",
+        ),
         (["DATALOADER.NUM_WORKERS", "-2"], r"NUM_WORKERS is -2; expected 0 or more, or -1: by the cores"),
         (["SOLVER.AMP.DTYPE", "half"], r"SOLVER.AMP.DTYPE is 'half'; expected one of auto, float16, bfloat16"),
         (["MODEL.DEVICE", "gpu"], r"MODEL.DEVICE is 'gpu'; expected 'cuda', 'cuda:<number>' or 'cpu'"),

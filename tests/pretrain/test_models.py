@@ -9,11 +9,25 @@ from pretrain.models import ScheduledDropBlock, build_model, set_progress
 
 @pytest.mark.parametrize("arch, millions", [
     ("resnet18", 11.69), ("resnet34", 21.80), ("resnet50", 25.56), ("resnet101", 44.55), ("resnet152", 60.19),
+    ("resnext50_32x4d", 25.03), ("resnext101_32x8d", 88.79), ("resnext101_64x4d", 83.46),
+    ("wide_resnet50_2", 68.88), ("wide_resnet101_2", 126.89),
 ])  # fmt: skip
 def test_build_model__parameter_counts(arch, millions):
     with torch.device("meta"):
         model = build_model(arch, 1000)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
+def test_build_model__is_to_the_bit_what_torchvision_builds(arch):
+    torch.manual_seed(0)
+    expected = torchvision.models.get_model(arch, weights=None, num_classes=10)
+    torch.manual_seed(0)
+    model = build_model(arch, 10)
+    assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(images), expected(images))
 
 
 def test_build_model__refuses_an_unknown_name():
@@ -31,7 +45,7 @@ def test_cifar_stem__keeps_the_resolution_until_the_second_stage(arch, side):
     assert sizes == [32, side]
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 @pytest.mark.parametrize("options", [{"drop_block": 0.3}, {"stochastic_depth": 0.5}], ids=str)
 def test_regularised__torchvisions_weights_and_answers_in_evaluation_others_in_training(arch, options):
     plain = torchvision.models.get_model(arch, weights=None, num_classes=7)

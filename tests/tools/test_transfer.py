@@ -53,8 +53,8 @@ def test_transfer__proves_writes_the_study_and_pursues_it(transfer, files, tmp_p
     )
     assert status == 0
     out = capsys.readouterr().out
-    assert f"supervised: {files}/supervised.pth, ResNet-18, 100 converted" in out
-    assert f"moco: {files}/moco v2.pth.tar, ResNet-18, 100 converted" in out
+    assert f"supervised: {files}/supervised.pth, resnet18, 100 converted" in out
+    assert f"moco: {files}/moco v2.pth.tar, resnet18, 100 converted" in out
     assert out.count("the same tensor, float32: res2 0, res3 0, res4 0, res5 0 (allowed: 0)") == 2
     names = {stage.name for stage in plans[0].stages}
     assert {f"{name}/seed{seed}/evaluate" for name in ("supervised", "moco", "random") for seed in range(3)} <= names
@@ -100,7 +100,7 @@ def test_transfer__a_row_reads_pictures_as_its_card_says(transfer, files, tmp_pa
 
 
 def test_transfer__another_depth_is_refused_with_what_fits(transfer, files):
-    with pytest.raises(ValueError, match=r"^supervised is a ResNet-18, .*DEPTH 50, .* append MODEL\.RESNETS\.DEPTH 18"):
+    with pytest.raises(ValueError, match=r"^supervised is a resnet18, .*DEPTH 50, .* append MODEL\.RESNETS\.DEPTH 18"):
         transfer(f"supervised={files}/supervised.pth", config=["--engine", "torchvision"])
 
 

@@ -6,13 +6,13 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import yaml
 from fvcore.common.config import CfgNode
 
 from detection.convert.backbone_file import convert_file
-from detection.convert.card import CONFIG_KEYS
+from detection.convert.card import CONFIG_KEYS, SINCE_THEN, architecture_of
 from detection.convert.verify import describe
 from pretrain.run.cli import one_line
 from pretrain.run.files import atomic_write
@@ -27,13 +27,13 @@ from tools.studies.planning.stages import Stage
 from tools.studies.published import published_cost
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
-OF_NETWORK = ("depth", "res2_out_channels")  # entries of a card that one table's rows share
+OF_NETWORK = ("depth", "res2_out_channels", *SINCE_THEN)  # entries of a card that one table's rows share
 # First parts of keys that are the study's
 OF_STUDY = ("TITLE", "NOTES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM", "SWEEP")
 
 
 class Card(TypedDict):
-    """What is used of the card of a backbone that is there."""
+    """What is used of the card of a backbone that is there; the first versions knew plain ResNets only."""
 
     channel_order: str
     pixel_mean: list[Finite]
@@ -41,6 +41,9 @@ class Card(TypedDict):
     stride_in_1x1: bool
     depth: int
     res2_out_channels: int
+    num_groups: NotRequired[int]
+    width_per_group: NotRequired[int]
+    stem_out_channels: NotRequired[int]
 
 
 class Given(NamedTuple):
@@ -196,14 +199,14 @@ def _card(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
     from tools.studies.runner import finished
 
     if finished([stage]):
-        return dict(read_record(stage.folder / "backbone.card.json", Card, "a card"))
+        return SINCE_THEN | dict(read_record(stage.folder / "backbone.card.json", Card, "a card"))
     conversion = convert_file(
         experiment.weights,
         folder / "backbone.pth",
         prefix=experiment.reading.get("PREFIX"),
         ema=experiment.reading.get("EMA", False),
     )
-    print(f"{experiment.name}: {experiment.weights}, ResNet-{conversion.card['depth']}, {conversion.tally()}")
+    print(f"{experiment.name}: {experiment.weights}, {conversion.card['arch']}, {conversion.tally()}")
     notes = [f"note: {note}" for note in conversion.notes]
     for line in [*notes, *describe(conversion.card["verification"]).splitlines()]:
         print(f"  {line}", flush=True)
@@ -211,14 +214,15 @@ def _card(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
 
 
 def _other_network(name: str, card: dict[str, Any], detection: CfgNode) -> list[str]:
-    wanted = {CONFIG_KEYS[entry]: card[entry] for entry in OF_NETWORK}
-    if all(get_value(detection, key) == value for key, value in wanted.items()):
+    entries = {CONFIG_KEYS[entry]: card[entry] for entry in OF_NETWORK}
+    wanted = {key: value for key, value in entries.items() if get_value(detection, key) != value}
+    if not wanted:
         return []
     built = ", ".join(f"{key} {get_value(detection, key)}" for key in wanted)
     pairs = " ".join(f"{key} {value}" for key, value in wanted.items())
     return [
-        f"{name} is a ResNet-{card['depth']}, but the detectors of this table have {built}; one table, one network: "
-        f"give checkpoints of one depth, and a config of it (or append {pairs})"
+        f"{name} is a {architecture_of(card).name}, but the detectors of this table have {built}; one table, one "
+        f"network: give checkpoints of one, and a config of it (or append {pairs})"
     ]
 
 

@@ -13,12 +13,12 @@ from fvcore.common.config import CfgNode
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.resnet import ResNet
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detection.engines.torchvision.supported import FPN_LEVELS, uses_fpn
-from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, stage_channels
+from detection.engines.torchvision.supported import FPN_LEVELS, architecture_of, uses_fpn
+from pretrain.weights import torchvision_resnet
 
 # what FREEZE_AT counts, in order
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -96,14 +96,11 @@ def norm_layer(name: str) -> Callable[[int], nn.Module]:
 
 def build_resnet(cfg: CfgNode) -> ResNet:
     """Return torchvision's ResNet of ``MODEL.RESNETS``, convolutions drawn from He's normal distribution (fan out)."""
-    depth = cfg.MODEL.RESNETS.DEPTH
-    block = BasicBlock if depth in BASIC_DEPTHS else Bottleneck
-    resnet = ResNet(block, list(BLOCKS[depth]), num_classes=1, norm_layer=norm_layer(cfg.MODEL.RESNETS.NORM))
-    if cfg.MODEL.RESNETS.STRIDE_IN_1X1 and block is Bottleneck:
-        for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
-            first = stage[0]
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-    return resnet
+    return torchvision_resnet.build_resnet(
+        architecture_of(cfg),
+        stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+        norm_layer=norm_layer(cfg.MODEL.RESNETS.NORM),
+    )
 
 
 class C4Backbone(nn.Module):
@@ -116,7 +113,7 @@ class C4Backbone(nn.Module):
         self.body = IntermediateLayerGetter(resnet, {"layer3": "res4"})
         freeze_stages(self.body, cfg.MODEL.BACKBONE.FREEZE_AT)
         self.strides = {"res4": 16}
-        self.channels = stage_channels(cfg.MODEL.RESNETS.DEPTH)[2]
+        self.channels = architecture_of(cfg).stage_channels[2]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.body(images)
@@ -136,7 +133,7 @@ class FPNBackbone(nn.Module):
         freeze_stages(self.bottom_up, cfg.MODEL.BACKBONE.FREEZE_AT)
         self.channels = cfg.MODEL.FPN.OUT_CHANNELS
         self.fpn = FeaturePyramidNetwork(
-            list(stage_channels(cfg.MODEL.RESNETS.DEPTH)), self.channels, extra_blocks=LastLevelMaxPool()
+            list(architecture_of(cfg).stage_channels), self.channels, extra_blocks=LastLevelMaxPool()
         )
         self.strides = {level: 2 ** int(level[1:]) for level in FPN_LEVELS}
 

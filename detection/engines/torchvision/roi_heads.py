@@ -20,8 +20,7 @@ from torchvision.ops import clip_boxes_to_image, roi_align
 from detection.engines.torchvision import assignment
 from detection.engines.torchvision.backbone import norm_layer
 from detection.engines.torchvision.boxes import BoxCoder, places, suppress
-from detection.engines.torchvision.supported import EXTRA_NORM_HEADS, uses_fpn
-from pretrain.weights.resnet import stage_channels
+from detection.engines.torchvision.supported import EXTRA_NORM_HEADS, architecture_of, uses_fpn
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN paper, equation 1: a box of 224 x 224 belongs to the level of stride 16
 
@@ -84,7 +83,7 @@ class Res5Features(nn.Module):
 
     def __init__(self, cfg: CfgNode, resnet: ResNet):
         super().__init__()
-        self.channels = stage_channels(cfg.MODEL.RESNETS.DEPTH)[3]
+        self.channels = architecture_of(cfg).stage_channels[3]
         self.res5 = resnet.layer4
         if cfg.MODEL.ROI_HEADS.NAME == EXTRA_NORM_HEADS:
             self.res5.add_module("norm", norm_layer(cfg.MODEL.RESNETS.NORM)(self.channels))

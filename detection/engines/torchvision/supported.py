@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from pretrain.run.settings import Rule, at_least, find_faults, is_number, refuse_faults
-from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, STEM_CHANNELS, stage_channels
+from pretrain.weights.resnet import BASIC_DEPTHS, BLOCKS, PLAIN_WIDTH, STEM_CHANNELS, Architecture
 
 C4_BACKBONE, FPN_BACKBONE = "build_resnet_backbone", "build_resnet_fpn_backbone"
 EXTRA_NORM_HEADS = "Res5ROIHeadsExtraNorm"  # MoCo's transfer recipe: a norm layer after res5
@@ -27,9 +27,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.BACKBONE.NAME": (C4_BACKBONE, FPN_BACKBONE),
     "MODEL.RESNETS.DEPTH": tuple(BLOCKS),
     "MODEL.RESNETS.NORM": NORMS,
-    "MODEL.RESNETS.NUM_GROUPS": (1,),
-    "MODEL.RESNETS.WIDTH_PER_GROUP": (64,),
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": (STEM_CHANNELS,),
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.FPN.NORM": ("",),
     "MODEL.FPN.FUSE_TYPE": ("sum",),
@@ -67,16 +64,23 @@ def uses_fpn(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME == FPN_BACKBONE
 
 
+def architecture_of(cfg: CfgNode) -> Architecture:
+    """Return what MODEL.RESNETS builds."""
+    resnets = cfg.MODEL.RESNETS
+    widen = resnets.STEM_OUT_CHANNELS // STEM_CHANNELS
+    return Architecture(resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP, widen)
+
+
 def _faults(cfg: CfgNode, rules: dict[str, Rule]) -> list[str]:
     return find_faults(cfg, rules, note=", which the torchvision engine does not support")
 
 
 def _architecture_rules(cfg: CfgNode) -> dict[str, Rule]:
-    depth, fpn = cfg.MODEL.RESNETS.DEPTH, uses_fpn(cfg)
+    fpn = uses_fpn(cfg)
     beside = f" beside MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}"
     rules = {
         "MODEL.ROI_HEADS.NAME": _choice(FPN_HEADS if fpn else C4_HEADS, beside),
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": _choice((stage_channels(depth)[0],), f" with MODEL.RESNETS.DEPTH {depth}"),
+        **_width_rules(architecture_of(cfg)),
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Rule(lambda value: not any(value), "False for every stage"),
     }
     if not fpn:
@@ -97,6 +101,28 @@ def _architecture_rules(cfg: CfgNode) -> dict[str, Rule]:
         "MODEL.ROI_BOX_HEAD.NUM_FC": Rule(at_least_1.holds, f"at least 1{beside}"),
         "MODEL.FPN.OUT_CHANNELS": at_least_1,
         "MODEL.ROI_BOX_HEAD.FC_DIM": at_least_1,
+    }
+
+
+def _width_rules(architecture: Architecture) -> dict[str, Rule]:
+    depth = f" with MODEL.RESNETS.DEPTH {architecture.depth}"
+    if architecture.basic:
+        plain = Architecture(architecture.depth)
+        stem, groups, width = (
+            _choice((value,), depth) for value in (plain.stem_out_channels, plain.num_groups, plain.width_per_group)
+        )
+    else:
+        stem = Rule(lambda value: value > 0 and value % STEM_CHANNELS == 0, f"a multiple of {STEM_CHANNELS}")
+        groups = width = at_least(1)
+        if architecture.widen > 1:
+            beside = f" with MODEL.RESNETS.STEM_OUT_CHANNELS {architecture.stem_out_channels}"
+            groups, width = _choice((1,), beside), _choice((PLAIN_WIDTH * architecture.widen,), beside)
+            depth += f" and{beside.removeprefix(' with')}"
+    return {
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": stem,
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": _choice((architecture.res2_out_channels,), depth),
     }
 
 

@@ -7,11 +7,13 @@ import torch
 import torchvision
 
 from detection.convert.backbone_file import convert_file
-from detection.convert.card import load_card
+from detection.convert.card import load_card, yaml_fragment
 from pretrain.run.files import sha256
 from pretrain.weights.description import Preprocessing
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import convert_state_dict
+from pretrain.weights.resnet import Architecture
+from pretrain.weights.torchvision_resnet import build_resnet
 
 
 @pytest.fixture
@@ -117,6 +119,43 @@ def test_convert_file__every_tensor_loads_into_a_detectron2_detector(suffix, arc
             place = f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
         assert torch.equal(loaded[place], value), place
     assert len(expected) == 265
+
+
+@pytest.mark.parametrize("name, widths", [
+    ("resnext50_32x4d", (32, 4, 256, 64)),
+    ("wide_resnet50_2", (1, 128, 256, 64)),
+    ("resnet50w2", (1, 128, 512, 128)),
+])  # fmt: skip
+def test_convert_file__other_widths_are_proved_and_detectron2_builds_them_from_the_yaml(
+    name, widths, random_resnet, tmp_path
+):
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    with torch.device("meta"):
+        widened = build_resnet(Architecture(50, 1, 128, widen=2))
+    torch.save(random_resnet(widened if name == "resnet50w2" else name), tmp_path / "source.pth")
+    conversion = convert_file(tmp_path / "source.pth", tmp_path / "backbone.pth")
+    zero = {"res2": 0, "res3": 0, "res4": 0, "res5": 0}
+    card = conversion.card
+    assert card["verification"]["same_tensor"] == zero
+    assert card["verification"]["detectron2"] == {"loaded": 265, "of": 265, **zero}
+    assert card["arch"] == name
+    entries = ("num_groups", "width_per_group", "res2_out_channels", "stem_out_channels")
+    assert tuple(card[entry] for entry in entries) == widths
+
+    (tmp_path / "detector.yaml").write_text(yaml_fragment(card, tmp_path / "backbone.pth"))
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "detector.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    detector = build_model(cfg)
+    DetectionCheckpointer(detector).load(cfg.MODEL.WEIGHTS)
+    loaded = detector.state_dict()
+    for key, value in read_weights(tmp_path / "backbone.pth")["model"].items():
+        place = f"roi_heads.{key}" if key.startswith("res5.") else f"backbone.{key}"
+        assert torch.equal(loaded[place], value), place
 
 
 def test_convert_file__safetensors(resnet18, tmp_path):

@@ -15,10 +15,13 @@ from detection.convert.card import (
 )
 from pretrain.weights.description import Preprocessing, assumptions
 from pretrain.weights.networks import find_network
+from pretrain.weights.resnet import Architecture
 
 
 def card_of(content, tmp_path, depth=18, **kwargs):
-    return make_card(find_network(content, **kwargs), depth, source=tmp_path / "source.pth", source_sha256="ab" * 32)
+    return make_card(
+        find_network(content, **kwargs), Architecture(depth), source=tmp_path / "source.pth", source_sha256="ab" * 32
+    )
 
 
 @pytest.fixture
@@ -116,7 +119,9 @@ def test_make_card__what_is_only_recorded_never_breaks_the_card(value, resnet18,
 
 def said_card(state, tmp_path, depth=18, **said):
     network = find_network(state)
-    return make_card(network, depth, source=tmp_path / "s.pth", source_sha256="", said=Preprocessing(**said))
+    return make_card(
+        network, Architecture(depth), source=tmp_path / "s.pth", source_sha256="", said=Preprocessing(**said)
+    )
 
 
 def test_make_card__what_the_user_says(resnet18, tmp_path):
@@ -160,23 +165,23 @@ def test_make_card__refuses_what_the_file_contradicts(said, message, resnet18, t
 
 def test_assumptions__name_what_nobody_said(resnet18):
     bare, named = find_network(resnet18), find_network({"model": resnet18, "arch": "resnet18"})
-    note = assumptions(bare, 50, Preprocessing())
+    note = assumptions(bare, Architecture(50), Preprocessing())
     assert note == (
         "the source has no card: taken to read RGB (--channel-order), with mean 123.675 116.28 103.53 (--pixel-mean) "
         "and std 58.395 57.12 57.375 (--pixel-std), to stride in its 3x3 convolutions (--stride-in-1x1), and to be "
         "plain (without blur pooling, for example); its tensors cannot show that"
     )
-    assert "--stride-in-1x1" not in assumptions(bare, 18, Preprocessing())
-    assert "plain" not in assumptions(named, 50, Preprocessing())
-    assert "--pixel-mean" not in assumptions(bare, 50, Preprocessing(pixel_mean=(1, 2, 3)))
-    assert assumptions(named, 18, Preprocessing((1, 2, 3), (4, 5, 6), "RGB")) is None
+    assert "--stride-in-1x1" not in assumptions(bare, Architecture(18), Preprocessing())
+    assert "plain" not in assumptions(named, Architecture(50), Preprocessing())
+    assert "--pixel-mean" not in assumptions(bare, Architecture(50), Preprocessing(pixel_mean=(1, 2, 3)))
+    assert assumptions(named, Architecture(18), Preprocessing((1, 2, 3), (4, 5, 6), "RGB")) is None
 
 
 @pytest.mark.parametrize("place", ["top", "card"])
 def test_assumptions__none_where_the_file_says_it(place, resnet18):
     says = {"arch": "resnet18", "pixel_mean": [1.0, 2.0, 3.0], "pixel_std": [4.0, 5.0, 6.0]}
     network = find_network({"model": resnet18, **(says if place == "top" else {"card": says})})
-    assert assumptions(network, 50, Preprocessing()) is None
+    assert assumptions(network, Architecture(50), Preprocessing()) is None
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "tv_resnet18", "resnet18.a1_in1k", "resnet"])
@@ -202,10 +207,13 @@ def test_check_card__accepts_what_explain_prints(card, fitting_cfg):
             "WEIGHTS": "out/backbone.pth",
             "PIXEL_MEAN": card["pixel_mean"],
             "PIXEL_STD": card["pixel_std"],
-            "RESNETS": {"DEPTH": 18, "STRIDE_IN_1X1": False, "RES2_OUT_CHANNELS": 64},
+            "RESNETS": {
+                "DEPTH": 18, "STRIDE_IN_1X1": False, "RES2_OUT_CHANNELS": 64,
+                "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "STEM_OUT_CHANNELS": 64,
+            },
         },
         "INPUT": {"FORMAT": "RGB"},
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -225,11 +233,29 @@ def test_check_card__accepts_what_explain_prints(card, fitting_cfg):
             r"MODEL\.RESNETS\.DEPTH is 50 in the config, .* says 18; set MODEL\.RESNETS\.DEPTH 18",
         ),
         ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, r"RES2_OUT_CHANNELS is 256 in the config, .* says 64"),
+        (
+            "MODEL.RESNETS.NUM_GROUPS",
+            32,
+            r"NUM_GROUPS is 32 in the config, .* says 1; set MODEL\.RESNETS\.NUM_GROUPS 1",
+        ),
+        ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, r"WIDTH_PER_GROUP is 4 in the config, .* says 64"),
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 128, r"STEM_OUT_CHANNELS is 128 in the config, .* says 64"),
     ],
 )
 def test_check_card__names_key_and_both_values(key, value, message, card, fitting_cfg):
     fitting_cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
+        check_card(card, fitting_cfg)
+
+
+@pytest.mark.parametrize("name, key", [
+    ("num_groups", "NUM_GROUPS"), ("width_per_group", "WIDTH_PER_GROUP"), ("stem_out_channels", "STEM_OUT_CHANNELS"),
+])  # fmt: skip
+def test_check_card__a_card_of_the_time_when_there_were_only_plain_resnets(name, key, card, fitting_cfg):
+    plain = card.pop(name)
+    check_card(card, fitting_cfg)
+    fitting_cfg.MODEL.RESNETS[key] = 2 * plain
+    with pytest.raises(ValueError, match=rf"{key} is {2 * plain} in the config, .* says {plain};"):
         check_card(card, fitting_cfg)
 
 
@@ -252,6 +278,7 @@ def test_check_card__an_incomplete_card(card, fitting_cfg):
         ("depth", "18"),
         ("depth", True),
         ("res2_out_channels", 64.5),
+        ("num_groups", True),
     ],
 )
 def test_check_card__a_value_of_another_type(key, value, card, fitting_cfg):

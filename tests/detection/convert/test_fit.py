@@ -4,11 +4,12 @@ import torch
 from detection.config import get_cfg
 from detection.convert.fit import read_model_file
 from pretrain.weights.namings import convert_state_dict
-from pretrain.weights.resnet import backbone_shapes
+from pretrain.weights.resnet import Architecture, backbone_shapes
 
 
 def backbone(depth, prefix="", heads=""):
-    return {(heads if name.startswith("res5.") else prefix) + name: torch.zeros(1) for name in backbone_shapes(depth)}
+    names = backbone_shapes(Architecture(depth))
+    return {(heads if name.startswith("res5.") else prefix) + name: torch.zeros(1) for name in names}
 
 
 @pytest.fixture

@@ -24,6 +24,10 @@ pytest.importorskip(
 )
 
 EXTRA_NORM = {"MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
+DEEP = {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
+RESNEXT = {**DEEP, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 4}
+WIDE = {**DEEP, "MODEL.RESNETS.WIDTH_PER_GROUP": 128}
+WIDENED = {**WIDE, "MODEL.RESNETS.RES2_OUT_CHANNELS": 512, "MODEL.RESNETS.STEM_OUT_CHANNELS": 128}
 UNUSUAL = {  # one value away from the default for as many keys as possible
     "MODEL.ANCHOR_GENERATOR.SIZES": [[20.5, 31], [40, 70], [90, 150], [180, 240]],
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.4, 1.3]],
@@ -116,8 +120,21 @@ def make_twins(make_config, calibrate, samples) -> Callable[..., tuple[Detector,
         ("c4", {}),
         ("c4", {"MODEL.RESNETS.STRIDE_IN_1X1": True, **EXTRA_NORM}),
         ("jwyang", {}),
+        ("fpn", RESNEXT),
+        ("c4", WIDE),
+        ("fpn", WIDENED),
     ],
-    ids=["fpn", "fpn-bn", "fpn-unusual", "c4", "c4-unusual", "jwyang"],
+    ids=[
+        "fpn",
+        "fpn-bn",
+        "fpn-unusual",
+        "c4",
+        "c4-unusual",
+        "jwyang",
+        "fpn-resnext",
+        "c4-wide",
+        "fpn-widened",
+    ],
 )
 @torch.no_grad()
 def test_detections__are_equal(make_twins, samples, kind, changes):
@@ -142,8 +159,22 @@ def test_detections__are_equal(make_twins, samples, kind, changes):
         ("c4", {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 500}),  # more than there are anchors
         ("c4", {"MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.BACKBONE.FREEZE_AT": 0, **EXTRA_NORM}),
         pytest.param("jwyang", {}, marks=pytest.mark.slow),
+        ("c4", RESNEXT),
+        ("fpn", WIDE),
+        ("c4", WIDENED),
     ],
-    ids=["fpn", "fpn-bn", "fpn-bn-unfrozen", "fpn-unusual", "c4", "c4-moco", "jwyang"],
+    ids=[
+        "fpn",
+        "fpn-bn",
+        "fpn-bn-unfrozen",
+        "fpn-unusual",
+        "c4",
+        "c4-moco",
+        "jwyang",
+        "c4-resnext",
+        "fpn-wide",
+        "c4-widened",
+    ],
 )
 def test_training__is_equal(make_twins, samples, kind, changes):
     from detectron2.utils.events import EventStorage
@@ -184,9 +215,13 @@ def test_training__is_equal(make_twins, samples, kind, changes):
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-@pytest.mark.parametrize("kind, depth", [("c4", 101), ("fpn", 34)])
-def test_state_dict__has_the_same_keys_and_shapes(make_config, kind, depth, norm):
-    cfg = make_config(kind, {"MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.NORM": norm})
+@pytest.mark.parametrize("kind, changes", [
+    ("c4", {"MODEL.RESNETS.DEPTH": 101}), ("fpn", {"MODEL.RESNETS.DEPTH": 34}),
+    ("c4", {**RESNEXT, "MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.WIDTH_PER_GROUP": 8}),
+    ("fpn", {**WIDE, "MODEL.RESNETS.DEPTH": 101}),
+])  # fmt: skip
+def test_state_dict__has_the_same_keys_and_shapes(make_config, kind, changes, norm):
+    cfg = make_config(kind, {**changes, "MODEL.RESNETS.NORM": norm})
     ours, reference = build_model(cfg).detectron2_state_dict(), build_detectron2(cfg).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {
         name: tensor.shape for name, tensor in reference.items()

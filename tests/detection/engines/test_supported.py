@@ -15,9 +15,12 @@ REFUSED = [
     ("fpn", "MODEL.RESNETS.DEPTH", 26, "18 or 34 or 50"),
     ("c4", "MODEL.RESNETS.DEPTH", 26, "18 or 34 or 50"),
     ("fpn", "MODEL.RESNETS.NORM", "GN", "'FrozenBN' or 'BN'"),
-    ("fpn", "MODEL.RESNETS.NUM_GROUPS", 32, "1"),
-    ("fpn", "MODEL.RESNETS.WIDTH_PER_GROUP", 128, "64"),
-    ("fpn", "MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "64"),
+    ("fpn", "MODEL.RESNETS.NUM_GROUPS", 32, "1 with MODEL.RESNETS.DEPTH 18"),
+    ("c4", "MODEL.RESNETS.NUM_GROUPS", 0, "at least 1"),
+    ("fpn", "MODEL.RESNETS.WIDTH_PER_GROUP", 128, "64 with MODEL.RESNETS.DEPTH 18"),
+    ("c4", "MODEL.RESNETS.WIDTH_PER_GROUP", 0, "at least 1"),
+    ("fpn", "MODEL.RESNETS.STEM_OUT_CHANNELS", 128, "64 with MODEL.RESNETS.DEPTH 18"),
+    ("c4", "MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "a multiple of 64"),
     ("fpn", "MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "64 with MODEL.RESNETS.DEPTH 18"),
     ("c4", "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "256 with MODEL.RESNETS.DEPTH 50"),
     ("c4", "MODEL.RESNETS.RES5_DILATION", 2, "1"),
@@ -74,6 +77,24 @@ def test_check_supported__names_key_value_and_what_is_supported(make_config, kin
     message = f"^{key} is .* which the torchvision engine does not support; expected {expected}"
     with pytest.raises(ValueError, match=message):
         check_supported(make_config(kind, {key: value}))
+
+
+WIDENED = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 128,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 512,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 128,
+}
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("MODEL.RESNETS.NUM_GROUPS", 32, "1 with MODEL.RESNETS.STEM_OUT_CHANNELS 128"),
+    ("MODEL.RESNETS.WIDTH_PER_GROUP", 64, "128 with MODEL.RESNETS.STEM_OUT_CHANNELS 128"),
+    ("MODEL.RESNETS.RES2_OUT_CHANNELS", 256, "512 with MODEL.RESNETS.DEPTH 50 and MODEL.RESNETS.STEM_OUT_CHANNELS 128"),
+])  # fmt: skip
+def test_check_supported__widths_of_a_widened_network_go_together(make_config, key, value, expected):
+    check_supported(make_config("c4", WIDENED))
+    with pytest.raises(ValueError, match=f"^{key} is {value}, which .* expected {expected}"):
+        check_supported(make_config("c4", {**WIDENED, key: value}))
 
 
 def test_check_supported__every_choice_is_tested():

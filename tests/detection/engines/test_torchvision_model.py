@@ -15,7 +15,7 @@ from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.rpn import AnchorGrid
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.weights.namings import convert_state_dict
-from pretrain.weights.resnet import backbone_shapes
+from pretrain.weights.resnet import Architecture, backbone_shapes
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 FULL_SIZE_C4 = {
@@ -36,7 +36,7 @@ def c4_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of R50-C4 on the 20 VOC classes (facts: Detectron2's own state dict)."""
     shapes = {
         f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": shape
-        for name, shape in backbone_shapes(50).items()
+        for name, shape in backbone_shapes(Architecture(50)).items()
     }
     for name, shape in {
         "proposal_generator.rpn_head.conv": (1024, 1024, 3, 3),
@@ -51,7 +51,7 @@ def c4_shapes() -> dict[str, tuple[int, ...]]:
 
 def fpn_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of R50-FPN on the 20 VOC classes."""
-    shapes = {f"backbone.bottom_up.{name}": shape for name, shape in backbone_shapes(50).items()}
+    shapes = {f"backbone.bottom_up.{name}": shape for name, shape in backbone_shapes(Architecture(50)).items()}
     heads = {
         "proposal_generator.rpn_head.conv": (256, 256, 3, 3),
         "proposal_generator.rpn_head.objectness_logits": (3, 256, 1, 1),

@@ -5,9 +5,15 @@ import pytest
 import torch
 import torchvision
 
-from pretrain.weights.namings import convert_state_dict, count_dropped, recognise_depth, revert_state_dict
+from pretrain.weights.namings import (
+    check_backbone,
+    convert_state_dict,
+    count_dropped,
+    recognise_depth,
+    revert_state_dict,
+)
 from pretrain.weights.networks import DETECTRON2, TORCHVISION, find_network
-from pretrain.weights.resnet import BLOCKS, backbone_shapes
+from pretrain.weights.resnet import BLOCKS, NAMED, Architecture, backbone_shapes
 
 
 def meta_resnet(name):
@@ -70,30 +76,61 @@ def test_convert_state_dict__drops_a_head_inside_the_network_by_a_named_rule(key
 def test_dropped__no_rule_drops_a_part_of_a_backbone():
     """Nor a part under a head's name that lies inside a layer, nor a name that only begins like a head's."""
     for depth in BLOCKS:
-        names = set(backbone_shapes(depth)) | set(revert_state_dict(backbone_as_tensors(depth)))
+        names = set(backbone_shapes(Architecture(depth))) | set(revert_state_dict(backbone_as_tensors(depth)))
         assert count_dropped(names) == {}
     assert count_dropped([f"layer1.0.{key}" for key in HEADS] + [f"res2.0.{key}" for key in HEADS]) == {}
     assert count_dropped(["projection_heads.weight", "prototypes", "queue3x", "classifier", "xprojector.0"]) == {}
 
 
 def backbone_as_tensors(depth):
-    return {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(depth).items()}
+    return {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(Architecture(depth)).items()}
 
 
-@pytest.mark.parametrize("depth", BLOCKS)
-def test_backbone_shapes__are_those_of_detectron2(depth):
+WIDENED = (Architecture(50, 1, 128, widen=2), Architecture(50, 1, 256, widen=4), Architecture(50, 1, 320, widen=5))
+
+
+@pytest.mark.parametrize("architecture", [*NAMED.values(), *WIDENED], ids=lambda architecture: architecture.name)
+def test_backbone_shapes__are_those_of_detectron2(architecture):
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone import build_resnet_backbone
 
     cfg = get_cfg()
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.MODEL.RESNETS.DEPTH = architecture.depth
+    cfg.MODEL.RESNETS.NUM_GROUPS = architecture.num_groups
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = architecture.width_per_group
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if architecture.depth < 50 else 256 * architecture.widen
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64 * architecture.widen
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     with torch.device("meta"):
         state = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == dict(backbone_shapes(depth))
+    assert {name: tuple(value.shape) for name, value in state.items()} == dict(backbone_shapes(architecture))
+    assert check_backbone(state) == architecture  # found again by its tensors alone
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_check_backbone__the_name_is_torchvisions(name):
+    assert check_backbone(convert_state_dict(meta_resnet(name))).name == name
+
+
+@pytest.mark.parametrize("architecture, name", [
+    (Architecture(101, 32, 16), "resnext101_32x16d"), (Architecture(50, 1, 128, 2), "resnet50w2"),
+    (Architecture(50, 1, 96), "wide_resnet50_1.5"),
+])  # fmt: skip
+def test_architecture__names_of_what_torchvision_has_not(architecture, name):
+    assert (architecture.name, architecture.fault()) == (name, None)
+
+
+@pytest.mark.parametrize("architecture, message", [
+    (Architecture(26), r"no ResNet-26; depths are 18, 34"),
+    (Architecture(18, 32, 4), r"the blocks of a ResNet-18 have neither groups nor another width than 64"),
+    (Architecture(50, 0), r"fewer than one group or channel"),
+    (Architecture(50, 32, 4, widen=2), r"2 times as many channels go with one group of 128"),
+])  # fmt: skip
+def test_backbone_shapes__of_no_network(architecture, message):
+    with pytest.raises(ValueError, match=message):
+        backbone_shapes(architecture)
 
 
 def without(key):
@@ -130,7 +167,7 @@ def reshaped(key, *shape):
         (
             reshaped("layer1.0.bn1.bias", 63),
             r"layer1\.0\.bn1\.bias \(res2\.0\.conv1\.norm\.bias\) has shape \(63,\), "
-            r"ResNet-18 needs \(64,\)",
+            r"resnet18 needs \(64,\)",
         ),
         (reshaped("conv1.weight", 64, 3, 3, 3), "a CIFAR stem"),
         (
@@ -141,9 +178,9 @@ def reshaped(key, *shape):
             reshaped("conv1.weight", 64, 4, 7, 7),
             r"needs \(64, 3, 7, 7\): a network for pictures of 4 channels; detection",
         ),
-        (reshaped("conv1.weight", 64, 3, 5, 5), r"has shape \(64, 3, 5, 5\), ResNet-18 needs \(64, 3, 7, 7\)$"),
-        (reshaped("conv1.weight", 32, 3, 7, 7), r"has shape \(32, 3, 7, 7\), ResNet-18 needs \(64, 3, 7, 7\)$"),
-        (reshaped("conv1.weight", 64, 3), r"has shape \(64, 3\), ResNet-18 needs \(64, 3, 7, 7\)$"),
+        (reshaped("conv1.weight", 64, 3, 5, 5), r"has shape \(64, 3, 5, 5\), resnet18 needs \(64, 3, 7, 7\)$"),
+        (reshaped("conv1.weight", 32, 3, 7, 7), r"has shape \(32, 3, 7, 7\), resnet18 needs \(64, 3, 7, 7\)$"),
+        (reshaped("conv1.weight", 64, 3), r"has shape \(64, 3\), resnet18 needs \(64, 3, 7, 7\)$"),
     ],
 )
 def test_convert_state_dict__refuses(break_it, message):
@@ -153,10 +190,25 @@ def test_convert_state_dict__refuses(break_it, message):
         convert_state_dict(state)
 
 
-@pytest.mark.parametrize("name, reason", [("wide_resnet50_2", "a Wide ResNet"), ("resnext50_32x4d", "grouped")])
-def test_convert_state_dict__refuses_other_networks_with_the_reason(name, reason):
-    with pytest.raises(ValueError, match=reason):
-        convert_state_dict(meta_resnet(name))
+@pytest.mark.parametrize(
+    "name, key, shape, message",
+    [
+        (
+            "resnext50_32x4d",
+            "layer2.0.conv2.weight",
+            (256, 256, 3, 3),
+            r"\(256, 256, 3, 3\), resnext50_32x4d needs \(256, 8",
+        ),
+        ("wide_resnet50_2", "layer4.1.conv1.weight", (512, 2048, 1, 1), r"wide_resnet50_2 needs \(1024, 2048, 1, 1\)"),
+        ("resnet50", "layer1.0.conv2.weight", (64, 65, 3, 3), r"\(64, 65, 3, 3\), resnet50 needs \(64, 64, 3, 3\)"),
+        ("resnet50", "conv1.weight", (128, 3, 7, 7), r"\(128, 3, 7, 7\), resnet50 needs \(64, 3, 7, 7\)"),
+    ],
+)
+def test_convert_state_dict__refuses_a_tensor_of_another_network(name, key, shape, message):
+    state = meta_resnet(name)
+    state[key] = torch.empty(shape, device="meta")
+    with pytest.raises(ValueError, match=message):
+        convert_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +242,7 @@ def test_revert_state_dict__refuses_an_unknown_key():
 
 @pytest.mark.parametrize("depth", BLOCKS)
 def test_recognise_depth__from_names_alone(depth):
-    assert recognise_depth(backbone_shapes(depth)) == depth
+    assert recognise_depth(backbone_shapes(Architecture(depth))) == depth
 
 
 def fuzz(state, other, rng):
@@ -248,5 +300,7 @@ def test_find_network__ten_thousand_fuzzed_key_sets_load_whole_or_not_at_all():
             outcomes["refused"] += 1
             continue
         outcomes["converted"] += 1
-        assert {name: tuple(value.shape) for name, value in converted.items()} == dict(backbone_shapes(18))
+        assert {name: tuple(value.shape) for name, value in converted.items()} == dict(
+            backbone_shapes(Architecture(18))
+        )
     assert min(outcomes.values()) > 500, outcomes
