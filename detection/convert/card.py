@@ -28,6 +28,7 @@ from pretrain.weights.description import (
     preprocessing,
     record,
     same,
+    usual_reading,
 )
 from pretrain.weights.resnet import BLOCKS, PLAIN_WIDTH, STEM_CHANNELS, Architecture
 
@@ -74,9 +75,7 @@ def make_card(
     source_sha256: str,
     said: Preprocessing = NOTHING_SAID,
 ) -> dict[str, Any]:
-    """Return the card of ``network``, an ``architecture``, in plain values that JSON and safe loading take.
-
-    None is what is not known.
+    """Return the card of ``network``, an ``architecture``, in plain values for JSON and safe loading; None = not known.
 
     ``pixel_mean`` and ``pixel_std`` stand in the order of ``channel_order``, as Detectron2 has it.
 
@@ -100,7 +99,7 @@ def make_card(
         "recipe": record(known.get("config")),  # the pretraining config, YAML
         "top1": None if network.ema else top1,  # the file's figures are those of the weights that were trained
         "top5": None if network.ema else top5,
-        **preprocessing(known, said, architecture),
+        **preprocessing(known, said, architecture, usual_reading(network)),
         "norm_eps": NORM_EPS,
         **_widths(architecture),
         "verification": None,

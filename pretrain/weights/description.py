@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 # torchvision's ImageNet statistics, RGB, for pixels in 0..255
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+TORCHVISIONS_READING = {
+    "channel_order": "RGB",
+    "pixel_mean": PIXEL_MEAN,
+    "pixel_std": PIXEL_STD,
+    "stride_in_1x1": False,
+}
+
 CHANNEL_ORDERS = ("RGB", "BGR")
 MAX_SHOWN = 80  # characters of a value from a file, in an error
 
@@ -67,14 +74,14 @@ def check_arch(known: Mapping[str, Any], architecture: Architecture) -> None:
 
 def assumptions(network: Network, architecture: Architecture, said: Preprocessing) -> str | None:
     """Return a sentence on what is taken for granted of a source, or None where its file or ``said`` says it all."""
-    known = inherited(network.metadata)
+    known, usual = inherited(network.metadata), usual_reading(network)
     whole = known.get("pixel_mean") is not None and known.get("pixel_std") is not None  # a file of this toolkit
     taken = []
     if not whole and known.get("channel_order") is None and said.channel_order is None:
         taken.append("to read RGB (--channel-order)")
     statistics = [
-        f"{name[6:]} {' '.join(map(str, values))} (--{name.replace('_', '-')})"
-        for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD))
+        f"{name[6:]} {' '.join(map(str, usual[name]))} (--{name.replace('_', '-')})"
+        for name in ("pixel_mean", "pixel_std")
         if known.get(name) is None and getattr(said, name) is None
     ]
     if statistics:
@@ -86,6 +93,12 @@ def assumptions(network: Network, architecture: Architecture, said: Preprocessin
     if not taken:
         return None
     return f"the source has no card: taken {', '.join(taken)}; its tensors cannot show that"
+
+
+def usual_reading(network: Network) -> dict[str, Any]:
+    """Return how a network reads pictures as long as nobody says otherwise: as its program does, else torchvision's."""
+    of_program = {} if network.program is None else network.program._asdict()
+    return {name: of_program.get(name) or value for name, value in TORCHVISIONS_READING.items()}
 
 
 def accuracies(known: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -139,7 +152,12 @@ def _accuracy(known: Mapping[str, Any], percent: str, error: str, other_percent:
     return None
 
 
-def preprocessing(known: Mapping[str, Any], said: Preprocessing, architecture: Architecture) -> dict[str, Any]:
+def preprocessing(
+    known: Mapping[str, Any],
+    said: Preprocessing,
+    architecture: Architecture,
+    usual: Mapping[str, Any] = TORCHVISIONS_READING,
+) -> dict[str, Any]:
     """Return the four entries of a card that the file or the user says, or that are usual."""
     order, stride = said.channel_order, said.stride_in_1x1
     if order not in (None, *CHANNEL_ORDERS):
@@ -147,12 +165,7 @@ def preprocessing(known: Mapping[str, Any], said: Preprocessing, architecture: A
     if stride and architecture.basic:
         raise ValueError(f"--stride-in-1x1, but the blocks of a ResNet-{architecture.depth} have no 1x1 convolution")
     values: dict[str, Any] = {}
-    for name, usual in (
-        ("channel_order", "RGB"),
-        ("pixel_mean", PIXEL_MEAN),
-        ("pixel_std", PIXEL_STD),
-        ("stride_in_1x1", False),
-    ):
+    for name, otherwise in usual.items():
         of_user, of_file = getattr(said, name), known.get(name)
         option = f"--{name.replace('_', '-')}"
         if name.startswith("pixel"):
@@ -160,7 +173,7 @@ def preprocessing(known: Mapping[str, Any], said: Preprocessing, architecture: A
             of_file = None if of_file is None else _three_numbers(of_file, name, f"{name} in the file is")
         if of_user is not None and of_file is not None and not same(of_user, of_file):
             raise ValueError(f"{option} says {of_user!r}, the file {of_file!r}")
-        values[name] = next(value for value in (of_user, of_file, usual) if value is not None)
+        values[name] = next(value for value in (of_user, of_file, otherwise) if value is not None)
     for name in ("pixel_mean", "pixel_std"):
         values[name] = list(values[name])[:: 1 if values["channel_order"] == "RGB" else -1]
     return values

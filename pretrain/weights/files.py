@@ -21,6 +21,9 @@ from pretrain.run.unpickling.plain import Call, PlainUnpickler, UnsafeTypeError,
 TORCH, PICKLE, SAFETENSORS = "torch", "pickle", "safetensors"
 _TORCH_LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, little-endian
 
+# the modules of which DeepMind's BYOL release names classes; its program pickles with dill
+_JAX_PROGRAM = re.compile(r"(byol|dill|haiku|jax|jaxlib)\..+")
+
 
 def read_weights(path: Path | str) -> Any:
     """Return the file's content: usually a dict of tensors, or one of plain values and such dicts; on the CPU.
@@ -206,6 +209,14 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 
 
 def _unsafe(path: Path, what: str) -> str:
+    if _JAX_PROGRAM.fullmatch(what):
+        return (
+            f"{path} holds a {what}: a pickle of a JAX program, such as DeepMind's BYOL, never unpickled here. "
+            "Its ResNet pads as TensorFlow does (SAME, more on one side), so that torchvision's with its weights sees "
+            "shifted windows. Take a BYOL trained with PyTorch (solo-learn, lightly, mmselfsup); to compare this one "
+            "even so, convert it with ssl-transfer's download_and_prepare_models.py, which needs jax, haiku and dill "
+            "(github.com/linusericsson/ssl-transfer), and give the file that it writes"
+        )
     path = path.absolute()  # the line works wherever it is pasted, and no name looks like an option
     script = Path(__file__).with_name("safe_copy.py")
     line = " ".join(map(_quoted, (sys.executable or "python", script, path, f"{path}.safe.pth")))

@@ -35,6 +35,7 @@ TRAINING_ONLY = {
     "predictor": r"predictor\..+",  # MoCo v3, SimSiam
     "classifier": r"classifier\..+",  # trained beside the network, on its features
     "queue": r"queue2?(_ptr)?",  # MoCo's negatives; DenseCL has two queues
+    "fpn": r"fpn_(lateral|output)[2-5]\..+",  # ReSim trains a feature pyramid on the network
 }
 
 # rule name -> pattern of the whole key, in either naming

@@ -1,8 +1,8 @@
 """Find the ResNet in what a weights file holds.
 
 A file may hold several networks (MoCo's query and key encoder, a network and its moving average), each under a prefix.
-Prefixes are found by matching whole sets of keys, never by stripping strings. Where several match, the rules written in
-this file decide and say so; without a rule it is the user's choice.
+Prefixes are found by matching whole sets of keys, never by stripping strings. Where several match, the rules of
+`layouts` decide and say so; without a rule it is the user's choice.
 """
 
 from __future__ import annotations
@@ -13,29 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pretrain.weights.namings import CIFAR_STEM, TRAINING_ONLY, convert_state_dict, revert_state_dict
+from pretrain.weights.layouts import (
+    LIGHTLYS_ANCHOR,
+    NUMBERED_ANCHOR,
+    Program,
+    by_name,
+    dropping_rule,
+    left_for,
+    program_of,
+)
+from pretrain.weights.namings import CIFAR_STEM, convert_state_dict, count_dropped, revert_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # A dict of this name holds the moving average of the weights: ours, torchvision's reference script, timm.
 EMA_NAMES = ("ema", "model_ema", "state_dict_ema")
-
-# (taken, left, why), each the end of a prefix: where both match, the first is converted
-PREFERRED = (
-    ("encoder_q.", "encoder_k.", "MoCo trains encoder_q, and encoder_k is its moving average"),
-    ("base_encoder.", "momentum_encoder.", "MoCo v3 trains base_encoder, and momentum_encoder is its moving average"),
-)
-
-# rule name -> pattern of keys beside a network that are dropped on purpose
-DROPPED_BESIDE = {
-    **{name: re.compile(rf"(module\.|model\.)*({pattern})") for name, pattern in TRAINING_ONLY.items()},
-    "n_averaged": re.compile(r"n_averaged"),  # the counter of torch.optim.swa_utils.AveragedModel
-    "detector": re.compile(  # the rest of a Faster R-CNN around its backbone
-        r"proposal_generator\..+|roi_heads\.(box_head|box_predictor|res5\.norm)\..+|backbone\.fpn_(lateral|output)\d\..+"
-        r"|pixel_mean|pixel_std"
-    ),
-}
 
 MAX_METADATA = 16  # numbers in a tensor that stands for a plain value
 MAX_DEPTH, MAX_DICTS = 32, 10_000  # of the dicts in a file; real ones have some hundreds, five deep
@@ -81,6 +74,7 @@ class Network:
         ema: whether these are averaged weights.
         beside: rule -> number of keys beside the network that the rule drops.
         notes: sentences for the user, one for each rule that decided something.
+        program: whose file it is, where its keys show a program that normalises pictures in its own way.
         metadata: those of `METADATA` that stand at the top of the file, 0-d tensors as numbers.
     """
 
@@ -89,6 +83,7 @@ class Network:
     ema: bool
     beside: dict[str, int]
     notes: tuple[str, ...]
+    program: Program | None
     metadata: dict[str, Any]
 
 
@@ -100,7 +95,7 @@ def find_network(
     Args:
         naming: whose names its keys have.
         prefix: take the network under this prefix, given with or without the names of the nested dicts, and drop what
-            lies beside it. Without it the rules of this module decide.
+            lies beside it. Without it the rules of `layouts` decide.
         ema: take averaged weights instead of the trained ones.
 
     Raises:
@@ -123,7 +118,12 @@ def find_network(
         match, notes = _choose(whole, ema=ema)
     others = [other for other in candidates if other.fault is None and other is not match]
     beside = _count_beside(match, others, explicit=prefix is not None)
-    return Network(match.state(), match.full_prefix, match.ema, beside, tuple(notes), _metadata(content))
+    if match.numbered:
+        notes.append("its children have numbers for names, as nn.Sequential(*resnet.children()) gives them")
+    program = program_of(count_dropped(match.keys))
+    if program is not None:
+        notes.append(f"its heads are those of {program.title}")
+    return Network(match.state(), match.full_prefix, match.ema, beside, tuple(notes), program, _metadata(content))
 
 
 def as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
@@ -161,6 +161,7 @@ class _Match:
     prefix: str
     keys: dict[str, str]  # key without prefix -> key in the holder
     holder: Mapping[str, Any]
+    numbered: bool = False  # whether the children of the network have numbers for names
     fault: str | None = None
 
     @property
@@ -196,11 +197,20 @@ def _tensor_dicts(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         waiting += [(f"{place}{name}.", value, depth + 1) for name, value in reversed(holder.items())]
 
 
+def _prefixes(holder: Mapping[str, Any], anchor: str) -> list[str]:
+    """Return what stands before ``anchor`` in the keys that end in it, whole names with their dots."""
+    ends = f".{anchor}"
+    return [key.removesuffix(anchor) for key in holder if key == anchor or key.endswith(ends)]
+
+
 def _matches(place: str, holder: Mapping[str, Any], naming: Naming) -> Iterator[_Match]:
-    for anchor in holder:
-        prefix = anchor[: -len(naming.anchor)]
-        if not anchor.endswith(naming.anchor) or (prefix and not prefix.endswith(".")):
-            continue
+    for match in _named(place, holder, naming):
+        match.fault = _fault(match, naming)
+        yield match
+
+
+def _named(place: str, holder: Mapping[str, Any], naming: Naming) -> Iterator[_Match]:
+    for prefix in _prefixes(holder, naming.anchor):
         keys = {
             key[len(prefix) :]: key
             for key in holder
@@ -209,9 +219,9 @@ def _matches(place: str, holder: Mapping[str, Any], naming: Naming) -> Iterator[
         if naming is DETECTRON2 and prefix.endswith(C4_BACKBONE) and not any(key.startswith("res5.") for key in keys):
             heads = prefix[: -len(C4_BACKBONE)] + C4_RES5
             keys |= {key[len(heads) :]: key for key in holder if re.match(re.escape(heads) + r"res5\.[0-9]", key)}
-        match = _Match(place, prefix, keys, holder)
-        match.fault = _fault(match, naming)
-        yield match
+        yield _Match(place, prefix, keys, holder)
+    for prefix in _prefixes(holder, NUMBERED_ANCHOR) if naming is TORCHVISION else ():
+        yield _Match(place, prefix, by_name(holder.keys(), prefix), holder, numbered=True)
 
 
 def _fault(match: _Match, naming: Naming) -> str | None:
@@ -228,9 +238,7 @@ def _fault(match: _Match, naming: Naming) -> str | None:
 def _nearest_fault(candidates: list[_Match], holders: list[tuple[str, Mapping[str, Any]]], naming: Naming) -> str:
     for place, holder in holders:
         for key, value in holder.items():
-            if not key.endswith("conv1.weight") or key.replace("conv1", "conv2") in holder:
-                continue  # with a second convolution beside it, it is the first of several
-            if tuple(getattr(value, "shape", ()))[1:] == (3, 3, 3):
+            if _is_stem(key, holder) and tuple(getattr(value, "shape", ()))[1:] == (3, 3, 3):
                 return f"{place}{key} has shape {tuple(value.shape)}: {CIFAR_STEM}"
     if candidates:
         nearest = max(candidates, key=lambda match: len(match.keys))
@@ -248,6 +256,13 @@ def _nearest_fault(candidates: list[_Match], holders: list[tuple[str, Mapping[st
     )
 
 
+def _is_stem(key: str, holder: Mapping[str, Any]) -> bool:
+    """Return whether ``key`` is the first convolution of a network, and not of several that a stem consists of."""
+    if key.endswith("conv1.weight"):
+        return key.replace("conv1", "conv2") not in holder
+    return key.endswith("0.weight") and f"{key.removesuffix('0.weight')}{LIGHTLYS_ANCHOR}" in holder
+
+
 def _choose(whole: list[_Match], *, ema: bool) -> tuple[_Match, list[str]]:
     notes = []
     pool = [match for match in whole if match.ema == ema]
@@ -263,11 +278,12 @@ def _choose(whole: list[_Match], *, ema: bool) -> tuple[_Match, list[str]]:
             if ema
             else "trained weights taken; the file also holds averaged ones, which --ema takes"
         )
-    for taken, left, why in PREFERRED:
-        rivals = {match.full_prefix[: -len(taken)] + left for match in pool if match.prefix.endswith(taken)}
-        if rivals & {match.full_prefix for match in pool}:
-            pool = [match for match in pool if match.full_prefix not in rivals]
-            notes.append(f"{taken} taken rather than {left}: {why}")
+    left = {place: why for match in pool for place, why in left_for(match.full_prefix).items()}
+    notes += dict.fromkeys(left[match.full_prefix] for match in pool if match.full_prefix in left)
+    pool = [match for match in pool if match.full_prefix not in left]
+    if len(pool) > 1 and all(_same_tensors(pool[0], other) for other in pool[1:]):
+        notes.append(f"{_offer(pool)}, which hold the same tensors")
+        pool = pool[:1]
     if len(pool) > 1:
         raise ValueError(f"several whole networks and no rule to choose by; {_offer(pool)}; name one with --prefix")
     if pool[0].full_prefix:
@@ -279,8 +295,18 @@ def _offer(matches: list[_Match]) -> str:
     return "found " + (", ".join(match.title for match in matches) if matches else "no network at all")
 
 
-def _dropping_rule(key: str) -> str | None:
-    return next((name for name, pattern in DROPPED_BESIDE.items() if pattern.fullmatch(key)), None)
+def _same_tensors(match: _Match, other: _Match) -> bool:
+    mine, theirs = match.state(), other.state()
+    return mine.keys() == theirs.keys() and all(_is_equal(mine[key], theirs[key]) for key in mine)
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    import numpy as np
+    import torch
+
+    if all(isinstance(one, torch.Tensor) and one.layout == torch.strided and not one.is_meta for one in (value, other)):
+        return value.dtype == other.dtype and torch.equal(value, other)
+    return all(isinstance(one, np.ndarray) for one in (value, other)) and np.array_equal(value, other)
 
 
 def _count_beside(match: _Match, others: list[_Match], *, explicit: bool) -> dict[str, int]:
@@ -288,7 +314,7 @@ def _count_beside(match: _Match, others: list[_Match], *, explicit: bool) -> dic
     owner = {key: f"{other.prefix}*" for other in others if other.holder is match.holder for key in other.keys.values()}
     counts: Counter[str] = Counter()
     for key in match.holder.keys() - set(match.keys.values()):
-        rule = "outside --prefix" if explicit else owner.get(key) or _dropping_rule(key)
+        rule = "outside --prefix" if explicit else owner.get(key) or dropping_rule(key)
         if rule is None:
             raise ValueError(
                 f"no rule for the key {key!r} beside the network under {match.full_prefix!r}; "

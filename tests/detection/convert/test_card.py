@@ -177,6 +177,28 @@ def test_assumptions__name_what_nobody_said(resnet18):
     assert assumptions(named, Architecture(18), Preprocessing((1, 2, 3), (4, 5, 6), "RGB")) is None
 
 
+@pytest.fixture
+def swav(resnet18):
+    """A file of SwAV's program, which divides by its own std: .228 .224 .225 of 0..1."""
+    heads = {"projection_head.0.weight": torch.zeros(2), "prototypes.weight": torch.zeros(2)}
+    state = {key: value for key, value in resnet18.items() if not key.startswith("fc.")} | heads
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+def test_make_card__swav_brings_its_std(swav, tmp_path):
+    card = card_of(swav, tmp_path)
+    assert (card["pixel_mean"], card["pixel_std"]) == ([123.675, 116.28, 103.53], [58.14, 57.12, 57.375])
+    assert "std 58.14 57.12 57.375 (--pixel-std)" in assumptions(find_network(swav), Architecture(18), Preprocessing())
+    said = said_card(swav, tmp_path, pixel_std=(58.395, 57.12, 57.375), channel_order="BGR")  # the user knows better
+    assert (said["pixel_mean"], said["pixel_std"]) == ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395])
+
+
+@pytest.mark.parametrize("head", ["projection_head", "prototypes"])
+def test_make_card__one_of_its_heads_alone_is_not_swavs(head, swav, tmp_path):
+    others = {key: value for key, value in swav.items() if head in key or not key.startswith(("module.p",))}
+    assert card_of(others, tmp_path)["pixel_std"] == [58.395, 57.12, 57.375]
+
+
 @pytest.mark.parametrize("place", ["top", "card"])
 def test_assumptions__none_where_the_file_says_it(place, resnet18):
     says = {"arch": "resnet18", "pixel_mean": [1.0, 2.0, 3.0], "pixel_std": [4.0, 5.0, 6.0]}
