@@ -19,6 +19,7 @@ from pretrain.names import (
     PLACEMENTS,
     PRECISIONS,
     SALIENCIES,
+    SCHEDULES,
     SCOPES,
     STYLES,
 )
@@ -112,10 +113,16 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.BASE_LR = 0.1  # at BATCH_SIZE; not scaled automatically
     cfg.SOLVER.STEPS = (75, 150, 225)  # epochs after which the learning rate is multiplied by GAMMA
     cfg.SOLVER.GAMMA = 0.1
+    cfg.SOLVER.SCHEDULE = "steps"  # by STEPS and GAMMA; "cosine": after the warm-up to 0, a step after each epoch
     cfg.SOLVER.WARMUP_ITERS = 0  # iterations over which the learning rate grows linearly from 0
+    cfg.SOLVER.WARMUP_EPOCHS = 0  # epochs over which it grows from WARMUP_FACTOR times itself, a step after each epoch
+    cfg.SOLVER.WARMUP_FACTOR = 0.01  # WARMUP_EPOCHS only: of the first epoch
     cfg.SOLVER.MOMENTUM = 0.9
     cfg.SOLVER.NESTEROV = True
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None  # of the weights and biases of normalisation layers; None is WEIGHT_DECAY
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = None  # of other biases; None is WEIGHT_DECAY
+    cfg.SOLVER.LABEL_SMOOTHING = 0.0  # share of every label, mixed or not, that goes to all classes alike
     cfg.SOLVER.EMA_DECAY = 0.0  # of the averaged weights, per iteration (0.9999, say); 0: none are kept
     return cfg
 
@@ -132,6 +139,9 @@ def _crop_scale(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(map(is_number, value)) and 0 < value[0] <= value[1] <= 1
 
 
+DECAY_OF_SOME = Rule(
+    lambda value: value is None or NOT_NEGATIVE.holds(value), "None (as other weights) or a finite number of at least 0"
+)
 RULES: dict[str, Rule] = {
     "MODEL.ARCH": one_of(*ARCHITECTURES),
     "MODEL.DROPOUT": SHARE_BELOW_1,
@@ -170,9 +180,15 @@ RULES: dict[str, Rule] = {
     "SOLVER.BASE_LR": above(0),
     "SOLVER.STEPS": Rule(_increasing_epochs, "increasing epochs"),
     "SOLVER.GAMMA": above(0),
+    "SOLVER.SCHEDULE": one_of(*SCHEDULES),
     "SOLVER.WARMUP_ITERS": at_least(0),
+    "SOLVER.WARMUP_EPOCHS": at_least(0),
+    "SOLVER.WARMUP_FACTOR": Rule(lambda value: is_number(value) and 0 < value <= 1, "above 0 and at most 1"),
     "SOLVER.MOMENTUM": NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
+    "SOLVER.WEIGHT_DECAY_NORM": DECAY_OF_SOME,
+    "SOLVER.WEIGHT_DECAY_BIAS": DECAY_OF_SOME,
+    "SOLVER.LABEL_SMOOTHING": SHARE_BELOW_1,
     "SOLVER.EMA_DECAY": SHARE_BELOW_1,
     "PRECISION": one_of(*PRECISIONS),
     "SEED": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to 2**63 - 1"),
@@ -214,6 +230,16 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(f"COMPILE does not work with MIXING.METHOD {method}; set COMPILE False")
     if cfg.DATA.DOWNLOAD and cfg.DATA.DATASET == "image_folder":
         faults.append("DATA.DOWNLOAD is for DATA.DATASET cifar10 and cifar100; image folders cannot be downloaded")
+    if min(cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WARMUP_ITERS) > 0:
+        faults.append(
+            f"SOLVER.WARMUP_EPOCHS is {cfg.SOLVER.WARMUP_EPOCHS} and SOLVER.WARMUP_ITERS {cfg.SOLVER.WARMUP_ITERS}; a "
+            "run has one warm-up, set the other to 0"
+        )
+    if 0 < cfg.SOLVER.EPOCHS <= cfg.SOLVER.WARMUP_EPOCHS:
+        faults.append(
+            f"SOLVER.WARMUP_EPOCHS is {cfg.SOLVER.WARMUP_EPOCHS}, but the run has SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}; "
+            "expected less"
+        )
     if method == "saliencymix" and cfg.MIXING.SALIENCY == "basnet" and not cfg.MIXING.BASNET_WEIGHTS:
         faults.append("MIXING.SALIENCY is basnet, but MIXING.BASNET_WEIGHTS is empty; expected a path")
     if method == "saliencymix" and cfg.MIXING.SALIENCY == "official" and cfg.MIXING.RESOLUTION:

@@ -20,6 +20,7 @@ from pretrain.mixing.manifold_mixup import ManifoldMixup
 from pretrain.mixing.saliencymix import SaliencyMix
 from pretrain.models import build_model, set_progress
 from pretrain.run.processes import Processes
+from pretrain.solver import build_optimizer
 
 
 class Learner:
@@ -39,20 +40,13 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).requires_grad_(False) if cfg.SOLVER.EMA_DECAY else None
         self.prepare = Preparation(cfg, device)
         self.mixing = build_mixing(cfg, num_classes)
-        self._objective: nn.Module = Objective(self.network, self.prepare)
+        self._objective: nn.Module = Objective(self.network, self.prepare, cfg.SOLVER.LABEL_SMOOTHING)
         if cfg.COMPILE:
             self._compile(processes)
         if processes.size > 1:
             device_ids = [device.index] if device.type == "cuda" else None
             self._objective = DistributedDataParallel(self._objective, device_ids=device_ids)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=cfg.SOLVER.BASE_LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            nesterov=cfg.SOLVER.NESTEROV,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            fused=True if device.type == "cuda" else None,  # a few kernels, and float16 then waits for no number
-        )
+        self.optimizer = build_optimizer(cfg, self.network, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.PRECISION == "float16")
         if self.averaged is not None:
             pairs = list(zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True))
@@ -135,15 +129,16 @@ class Learner:
 
 
 class Objective(nn.Module):
-    """What a step differentiates: normalisation, network and mean cross-entropy."""
+    """What a step differentiates: normalisation, network and mean cross-entropy with smoothed labels."""
 
-    def __init__(self, network: nn.Module, prepare: Preparation):
+    def __init__(self, network: nn.Module, prepare: Preparation, label_smoothing: float):
         super().__init__()
-        self.network, self.prepare = network, prepare
+        self.network, self.prepare, self.label_smoothing = network, prepare, label_smoothing
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return a scalar of 0..255 pictures ``(B, 3, S, S)`` on the device and class numbers or probabilities."""
-        return functional.cross_entropy(self.network(self.prepare.normalise(images)), targets)
+        logits = self.network(self.prepare.normalise(images))
+        return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
 
 class Preparation:

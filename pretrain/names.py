@@ -19,6 +19,7 @@ DECODERS = ("opencv", "pillow")
 INTERPOLATIONS = ("bilinear", "bicubic")
 SHEET_SUFFIXES = (".png", ".jpg")  # of contact sheets
 PRECISIONS = ("float32", "bfloat16", "float16")
+SCHEDULES = ("steps", "cosine")  # of the learning rate
 
 # Where the patch is cut from and where it is pasted (paper, section 3.4).
 STYLES = {

@@ -25,6 +25,7 @@ from pretrain.run.lock import locked_folder
 from pretrain.run.processes import Processes, explained_memory, join_processes, num_workers
 from pretrain.run.run_folder import MetricsWriter, write_config
 from pretrain.run_state import BEST, check_space, drop_old, load_weights, restore, run_state
+from pretrain.solver import learning_rate
 
 LESS_MEMORY = "lower SOLVER.BATCH_SIZE, or raise SOLVER.ACCUMULATION, which computes the same batch in parts"
 NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "saliencymix")
@@ -292,13 +293,6 @@ def batches_of(
     """Return the loaded batches of ``order``."""
     pin = processes.device.type == "cuda"
     return Batches(pictures, order, unreadable, num_workers=num_workers(cfg.DATA.NUM_WORKERS), pin_memory=pin)
-
-
-def learning_rate(cfg: CfgNode, iteration: int, epoch_iters: int) -> float:
-    """Return the learning rate of the 0-based ``iteration``: linear warm-up, times GAMMA from each step epoch on."""
-    warmup = min(1.0, (iteration + 1) / cfg.SOLVER.WARMUP_ITERS) if cfg.SOLVER.WARMUP_ITERS else 1.0
-    passed = sum(iteration >= step * epoch_iters for step in cfg.SOLVER.STEPS)
-    return cfg.SOLVER.BASE_LR * warmup * cfg.SOLVER.GAMMA**passed
 
 
 def finite_mean(losses: Tensor, done: int) -> float:

@@ -32,7 +32,7 @@ READ_ONLY_BY = {
     "MODEL.STOCHASTIC_DEPTH_PROB": ("*_stochastic_depth",),
     "MIXING.PROB": (*MIXERS, "*_cutout"), "MIXING.ALPHA": MIXERS, "MIXING.CUTOUT_SIZE": ("*_cutout",),
     **{f"MIXING.{key}": ("*_saliencymix",) for key in ("SALIENCY", "STYLE", "SCOPE", "PLACEMENT", "RESOLUTION")},
-    "MIXING.BASNET_WEIGHTS": (), "SEED": (),
+    "SOLVER.WARMUP_FACTOR": (), "MIXING.BASNET_WEIGHTS": (), "SEED": (),
 }  # fmt: skip
 # Of detection those that the protocols of the field differ in, or that its papers state.
 PROTOCOL = {

@@ -235,16 +235,6 @@ def test_train__a_checkpoint_between_evaluations_claims_no_accuracy(config):
     assert state["evaluated"]["iteration"] == 9
 
 
-@pytest.mark.parametrize("iteration, expected", [
-    (0, 0.05), (1, 0.1),  # warm-up over two iterations, the second at full rate
-    (5, 0.1), (6, 0.01),  # STEPS (2, 3) with epochs of 3 iterations
-    (9, 0.001),
-])  # fmt: skip
-def test_learning_rate__table(iteration, expected):
-    cfg = load_pretrain_config(None, ["SOLVER.STEPS", "(2, 3)", "SOLVER.WARMUP_ITERS", "2"])
-    assert trainer.learning_rate(cfg, iteration, epoch_iters=3) == pytest.approx(expected)
-
-
 def test_train__a_non_finite_loss_stops_with_iteration_and_losses(config, tmp_path):
     message = r"the loss of iteration \d+ is (nan|inf).*try a lower SOLVER\.BASE_LR"
     with pytest.raises(FloatingPointError, match=message):
