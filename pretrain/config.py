@@ -75,14 +75,17 @@ def get_cfg() -> CfgNode:
     cfg.DATA.MAX_UNREADABLE = 20  # pictures that may be unreadable; one more stops the run with the list
     cfg.DATA.NUM_WORKERS = -1  # loading processes; 0 loads in the training process. Results do not depend on it
     cfg.DATA.IMAGE_SIZE = 224  # side of the square that the network sees, pixels
+    cfg.DATA.TRAIN_SIZE = 0  # the same in training; 0: IMAGE_SIZE
     cfg.DATA.EVAL_RESIZE = 256  # shorter side before the centre crop of evaluation, pixels
     cfg.DATA.EVAL_INTERPOLATION = "bilinear"  # of that resizing: one of INTERPOLATIONS
     cfg.DATA.CROP = "resized"  # of training: "resized" (any part and size), "padded" (shifted by up to PADDING), "none"
     cfg.DATA.CROP_SCALE = (0.08, 1.0)  # resized: share of the picture's area that a crop covers
     cfg.DATA.PADDING = 4  # padded: black pixels put around the picture
     cfg.DATA.FLIP_PROB = 0.5  # of a horizontal flip
+    cfg.DATA.TRIVIAL_AUGMENT = False  # torchvision's TrivialAugmentWide: one change of shape or colours, after the flip
     cfg.DATA.COLOR_JITTER = 0.4  # brightness, contrast and saturation each within 1 +- this; 0: off
     cfg.DATA.PCA_LIGHTING = 0.1  # std of the colour shift along ImageNet's RGB principal axes; 0: off
+    cfg.DATA.ERASE_PROB = 0.0  # of torchvision's RandomErasing: a box of 2 to 33 % gets the mean colour, before mixing
     cfg.DATA.PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
     cfg.DATA.PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -162,6 +165,7 @@ RULES: dict[str, Rule] = {
     "DATA.MAX_UNREADABLE": at_least(0),
     "DATA.NUM_WORKERS": Rule(lambda value: value >= -1, "-1 (the cores left beside training) or at least 0"),
     "DATA.IMAGE_SIZE": at_least(1),
+    "DATA.TRAIN_SIZE": at_least(0),
     "DATA.EVAL_RESIZE": at_least(1),
     "DATA.EVAL_INTERPOLATION": one_of(*INTERPOLATIONS),
     "DATA.CROP": one_of(*CROPS),
@@ -170,6 +174,7 @@ RULES: dict[str, Rule] = {
     "DATA.FLIP_PROB": SHARE,
     "DATA.COLOR_JITTER": NOT_NEGATIVE,
     "DATA.PCA_LIGHTING": NOT_NEGATIVE,
+    "DATA.ERASE_PROB": SHARE,
     "DATA.PIXEL_MEAN": Rule(_three_numbers, "three numbers, red, green and blue"),
     "DATA.PIXEL_STD": Rule(
         lambda value: _three_numbers(value) and min(value) > 0, "three numbers above 0, red, green and blue"
@@ -230,6 +235,9 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         faults.append(f"COMPILE does not work with MIXING.METHOD {method}; set COMPILE False")
     if cfg.DATA.DOWNLOAD and cfg.DATA.DATASET == "image_folder":
         faults.append("DATA.DOWNLOAD is for DATA.DATASET cifar10 and cifar100; image folders cannot be downloaded")
+    mean = cfg.DATA.PIXEL_MEAN
+    if cfg.DATA.ERASE_PROB and _three_numbers(mean) and not 0 <= min(mean) <= max(mean) <= 255:
+        faults.append(f"DATA.ERASE_PROB paints with DATA.PIXEL_MEAN, which is {mean}; expected levels within 0 and 255")
     if min(cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WARMUP_ITERS) > 0:
         faults.append(
             f"SOLVER.WARMUP_EPOCHS is {cfg.SOLVER.WARMUP_EPOCHS} and SOLVER.WARMUP_ITERS {cfg.SOLVER.WARMUP_ITERS}; a "

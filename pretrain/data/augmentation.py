@@ -1,8 +1,12 @@
-"""What happens to a single picture on its way into a batch: crop, flip, colours. It stays 8-bit all the way.
+"""What happens to a picture on its way into a batch: crop, flip, colours, an erased box. It stays 8-bit all the way.
 
 Colours change here, before mixing, so that saliency sees the picture that the network will see; normalisation is the
 trainer's last step before the network. Colours that leave 0..255 are clamped and rounded to whole levels; the authors'
 code changes them in floating point and clamps nothing.
+
+The order is that of torchvision's reference (references/classification/presets.py), which erases last and before it
+mixes. It writes zeros into the normalised picture; here the box gets what lies nearest, PIXEL_MEAN in whole levels, as
+Cutout's does: within half a level of zero. So saliency sees an erased box too, as a plain patch with edges.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ _PCA_VECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.81
 
 
 def train_transform(cfg: CfgNode) -> v2.Compose:
-    """Picture of any size, PIL or ``uint8 (3, H, W)`` -> augmented ``uint8 (3, S, S)``, S being DATA.IMAGE_SIZE."""
-    size = cfg.DATA.IMAGE_SIZE
+    """Picture of any size, PIL or ``uint8 (3, H, W)`` -> augmented ``uint8 (3, S, S)``, S being ``train_size``."""
+    size = train_size(cfg)
     if cfg.DATA.CROP == "resized":
         steps: list[v2.Transform] = [v2.RandomResizedCrop(size, scale=cfg.DATA.CROP_SCALE, antialias=True)]
     else:
@@ -33,17 +37,26 @@ def train_transform(cfg: CfgNode) -> v2.Compose:
             steps.append(v2.RandomCrop(size, padding=cfg.DATA.PADDING))
     if cfg.DATA.FLIP_PROB:
         steps.append(v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB))
+    if cfg.DATA.TRIVIAL_AUGMENT:
+        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
     if cfg.DATA.COLOR_JITTER:
         strength = cfg.DATA.COLOR_JITTER
         steps.append(ColorJitter(brightness=strength, contrast=strength, saturation=strength))
     steps.append(v2.PILToTensor())
     if cfg.DATA.PCA_LIGHTING:
         steps.append(PcaLighting(cfg.DATA.PCA_LIGHTING))
+    if cfg.DATA.ERASE_PROB:
+        steps.append(v2.RandomErasing(cfg.DATA.ERASE_PROB, value=[round(level) for level in cfg.DATA.PIXEL_MEAN]))
     return v2.Compose(steps)
 
 
+def train_size(cfg: CfgNode) -> int:
+    """Return the side of a training picture in pixels."""
+    return cfg.DATA.TRAIN_SIZE or cfg.DATA.IMAGE_SIZE
+
+
 def eval_transform(cfg: CfgNode) -> v2.Compose:
-    """Picture as above -> the centre ``uint8 (3, S, S)`` of the picture resized to DATA.EVAL_RESIZE."""
+    """Picture as above -> the centre of the picture resized to DATA.EVAL_RESIZE, with S being DATA.IMAGE_SIZE."""
     interpolation = v2.InterpolationMode(cfg.DATA.EVAL_INTERPOLATION)
     return v2.Compose(
         [

@@ -48,6 +48,8 @@ def tiny_net(monkeypatch, tiny_run):
     *(["PRECISION", precision, "SOLVER.EMA_DECAY", decay]
       for precision in ("float32", "bfloat16", "float16") for decay in ("0.0", "0.9")),
     *(["MIXING.METHOD", method] for method in METHODS),
+    *(["SOLVER.LABEL_SMOOTHING", "0.1", "SOLVER.WEIGHT_DECAY_NORM", "0", "MIXING.METHOD", method]
+      for method in ("baseline", "saliencymix")),
 ], ids=" ".join)  # fmt: skip
 def test_step__never_waits_for_the_gpu(opts, request):
     if opts[1] not in IN_BLOCKS:
@@ -158,17 +160,18 @@ def test_restore__a_run_goes_on_where_another_device_began_it(tmp_path, monkeypa
     """Both parts take the kernels of their own device, and a scaler that has scaled nothing yet has no more to say."""
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _device: torch.get_rng_state())
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _device: torch.set_rng_state(state))
-    cfg = load_pretrain_config(None, ["PRECISION", precision])
+    opts = ["PRECISION", precision, "SOLVER.WEIGHT_DECAY_NORM", "0"]
+    cfg = load_pretrain_config(None, opts)
     evaluated = {"metrics": {}, "ema_metrics": {}, "iteration": 0, "best_top1_error": 1.0}
     with pretended_cuda():
         for place in (first, then):
             processes = Processes(torch.device(place))
-            one = make_learner("PRECISION", precision, processes=processes)
+            one = make_learner(*opts, processes=processes)
             if place == then:
                 state = load_checkpoint(tmp_path / "a.pth")
                 assert restore(state, tmp_path / "a.pth", cfg, one, ["a"], processes) == 1
             take_step(one)
-            assert [group["fused"] for group in one.optimizer.param_groups] == [True if place == "cuda" else None]
+            assert [group["fused"] for group in one.optimizer.param_groups] == [True if place == "cuda" else None] * 2
             state = run_state(cfg, one, ["a"], processes, iteration=1, epoch_iters=1, evaluated=evaluated)
             save_checkpoint(on_cpu(state), tmp_path / "a.pth")
 

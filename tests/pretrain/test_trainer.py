@@ -19,6 +19,12 @@ from pretrain.names import METHODS
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.run.lock import locked_folder
 
+MODERN = [
+    "SOLVER.SCHEDULE", "cosine", "SOLVER.WARMUP_EPOCHS", "1", "SOLVER.LABEL_SMOOTHING", "0.1",
+    "SOLVER.WEIGHT_DECAY_NORM", "0", "SOLVER.WEIGHT_DECAY_BIAS", "0.1", "SOLVER.EMA_DECAY", "0.5",
+    "DATA.TRIVIAL_AUGMENT", "True", "DATA.ERASE_PROB", "0.5", "DATA.TRAIN_SIZE", "12",
+]  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def tiny_net(monkeypatch, tiny_run):
@@ -71,14 +77,16 @@ def assert_equal_states(one, other):
     momenta = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in (one, other)]
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
     assert torch.equal(one["rng"][0]["cpu"], other["rng"][0]["cpu"])
+    assert all(torch.equal(value, other["ema"][key]) for key, value in one.get("ema", {}).items())
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
-def test_train__stopped_and_resumed_ends_bit_equal(config, monkeypatch, num_workers):
-    whole = config("whole")
+@pytest.mark.parametrize("opts", [[], MODERN], ids=["default", "modern"])
+def test_train__stopped_and_resumed_ends_bit_equal(config, monkeypatch, num_workers, opts):
+    whole = config("whole", *opts)
     trainer.train(whole, resume=False)  # 4 epochs of 3 iterations
 
-    broken = config("broken", "DATA.NUM_WORKERS", num_workers)
+    broken = config("broken", *opts, "DATA.NUM_WORKERS", num_workers)
     step, steps = torch.optim.SGD.step, []
 
     def dying_step(self, *args, **kwargs):
@@ -94,6 +102,7 @@ def test_train__stopped_and_resumed_ends_bit_equal(config, monkeypatch, num_work
     metrics = trainer.train(broken, resume=True)
 
     assert_equal_states(final(whole), final(broken))
+    assert len(final(whole)["optimizer"]["param_groups"]) == (3 if opts else 1)
     assert metrics == final(whole)["evaluated"]["metrics"]
     lines = [json.loads(line) for line in Path(broken.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
@@ -164,8 +173,7 @@ def test_train__stopped_and_resumed_is_exact_in_every_mode(config, tiny_run, opt
     assert_equal_states(final(whole), final(broken))
     assert final(whole)["scaler"] == final(broken)["scaler"]
     assert bool(final(whole)["scaler"]) == (opts[1] == "float16")
-    if "SOLVER.EMA_DECAY" in opts:
-        assert all(torch.equal(value, final(broken)["ema"][key]) for key, value in final(whole)["ema"].items())
+    assert ("ema" in final(whole)) == ("SOLVER.EMA_DECAY" in opts)
 
 
 def test_train__half_precision_is_close_to_full(config):

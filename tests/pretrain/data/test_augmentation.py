@@ -1,12 +1,14 @@
-"""The colours of training pictures: torchvision's to the bit, and lighting by its formula."""
+"""Training pictures: torchvision's colours and its reference pipeline to the bit, and lighting by its formula."""
 
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from pretrain.config import load_pretrain_config
 from pretrain.data import augmentation
-from pretrain.data.augmentation import ColorJitter, PcaLighting
+from pretrain.data.augmentation import ColorJitter, PcaLighting, train_transform
+from pretrain.learner import Preparation
 
 
 def pictures(count=24):
@@ -49,3 +51,40 @@ def test_pca_lighting__adds_whole_levels_and_saturates(std):
         before = picture.clone()
         assert torch.equal(drawn(PcaLighting(std), picture, seed).double(), expected)
         assert torch.equal(picture, before)
+
+
+def reference_preset(cfg):
+    """torchvision's references/classification/presets.py, with ta_wide and random_erase: normalised floats come out."""
+    mean, std = ([level / 255 for level in levels] for levels in (cfg.DATA.PIXEL_MEAN, cfg.DATA.PIXEL_STD))
+    steps = [
+        v2.RandomResizedCrop(cfg.DATA.TRAIN_SIZE, antialias=True),
+        v2.RandomHorizontalFlip(0.5),
+        v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+        v2.RandomErasing(p=0.3),
+    ]
+    return v2.Compose(steps)
+
+
+@pytest.mark.parametrize("decoder", ["opencv", "pillow"])
+def test_train_transform__is_torchvisions_reference_preset(decoder):
+    """The same draws: equal pictures, but for the box, which has the nearest whole levels to its zeros."""
+    keys = {
+        "DATA.TRAIN_SIZE": 12, "DATA.TRIVIAL_AUGMENT": True, "DATA.ERASE_PROB": 0.3, "DATA.COLOR_JITTER": 0,
+        "DATA.PCA_LIGHTING": 0,
+    }  # fmt: skip
+    cfg = load_pretrain_config(None, [str(item) for pair in keys.items() for item in pair])
+    ours, theirs, normalise = train_transform(cfg), reference_preset(cfg), Preparation(cfg, torch.device("cpu"))
+    grey = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None].expand(3, 12, 12)
+    boxes = 0
+    for seed, picture in enumerate(pictures(60)):
+        picture = v2.functional.to_pil_image(picture) if decoder == "pillow" else picture
+        changed, expected = drawn(ours, picture, seed), drawn(theirs, picture, seed)
+        box = expected == 0  # no level is: the means are none
+        boxes += box.any().item()
+        assert (changed.dtype, changed.shape) == (torch.uint8, (3, 12, 12))
+        assert torch.equal(changed[box], grey[box])
+        torch.testing.assert_close(normalise(changed)[~box], expected[~box], rtol=1e-5, atol=1e-5)
+    assert 10 < boxes < 30

@@ -15,6 +15,7 @@ from pretrain.data.augmentation import PcaLighting
 from pretrain.data.batches import Batches, Unreadable, load_splits
 from pretrain.data.sampling import TrainBatches
 
+DRAWN = ["DATA.TRIVIAL_AUGMENT", "True", "DATA.ERASE_PROB", "0.5", "DATA.TRAIN_SIZE", "12"]
 CONFIGS = Path(__file__).resolve().parents[3] / "pretrain" / "configs"
 
 
@@ -37,8 +38,14 @@ def test_load_splits__classes_and_8_bit_pictures(image_folder):
     assert failures == []
 
 
-def test_pictures__an_item_depends_on_its_seed_alone_and_leaves_the_global_generator(image_folder):
-    train, _ = load_splits(config(image_folder))
+def test_load_splits__training_pictures_may_have_a_size_of_their_own(image_folder):
+    train, val = load_splits(config(image_folder, "DATA.TRAIN_SIZE", "12"))
+    assert (train[0, 5].image.shape, val[0, 5].image.shape) == ((3, 12, 12), (3, 16, 16))
+
+
+@pytest.mark.parametrize("opts", [[], DRAWN], ids=["default", "drawn"])
+def test_pictures__an_item_depends_on_its_seed_alone_and_leaves_the_global_generator(image_folder, opts):
+    train, _ = load_splits(config(image_folder, *opts))
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = train[3, 7][0]
@@ -48,8 +55,9 @@ def test_pictures__an_item_depends_on_its_seed_alone_and_leaves_the_global_gener
     assert not torch.equal(train[3, 8][0], first)
 
 
-def test_loader__workers_change_nothing(image_folder):
-    train, _ = load_splits(config(image_folder))
+@pytest.mark.parametrize("opts", [[], DRAWN], ids=["default", "drawn"])
+def test_loader__workers_change_nothing(image_folder, opts):
+    train, _ = load_splits(config(image_folder, *opts))
     one, two = (
         take(train, TrainBatches(len(train), 5, seed=3, start=1, stop=5), num_workers=workers) for workers in (0, 2)
     )
