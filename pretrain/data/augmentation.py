@@ -35,6 +35,12 @@ def train_transform(cfg: CfgNode) -> v2.Compose:
         steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]  # nothing to do for CIFAR's 32 x 32
         if cfg.DATA.CROP == "padded":
             steps.append(v2.RandomCrop(size, padding=cfg.DATA.PADDING))
+    return v2.Compose([*steps, *after_crop(cfg).transforms])
+
+
+def after_crop(cfg: CfgNode) -> v2.Compose:
+    """Return what ``train_transform`` does to a picture that has its size already."""
+    steps: list[v2.Transform] = []
     if cfg.DATA.FLIP_PROB:
         steps.append(v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB))
     if cfg.DATA.TRIVIAL_AUGMENT:

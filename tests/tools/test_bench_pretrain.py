@@ -57,13 +57,18 @@ def test_bench_pretrain__reports_data_step_and_both(load_tool, small_network, ca
     assert "% of the ceiling" in out
 
 
-def test_bench_pretrain__the_reference_makes_the_augmentations_of_the_config(tmp_path):
-    cfg = load_pretrain_config(None, ["DATA.IMAGE_SIZE", "32", "DATA.FLIP_PROB", "1.0"])
+@pytest.mark.parametrize("opts", [
+    ["DATA.IMAGE_SIZE", "32"],
+    ["DATA.TRAIN_SIZE", "32", "DATA.TRIVIAL_AUGMENT", "True", "DATA.ERASE_PROB", "1.0"],
+])  # fmt: skip
+def test_bench_pretrain__the_reference_makes_the_augmentations_of_the_config(tmp_path, opts):
+    cfg = load_pretrain_config(None, [*opts, "DATA.FLIP_PROB", "1.0"])
     path = str(next(pretrain.make_pictures(tmp_path, 2).rglob("*.jpg")))
     contenders = pretrain.Contenders(cfg).loaders
     torch.manual_seed(0)
     theirs = contenders["the same, 8-bit"](path)
     torch.manual_seed(0)
+    assert theirs.shape == (3, 32, 32)
     assert torch.equal(theirs, contenders["DATA.DECODER pillow"](path))  # the same draws, and Pillow on both sides
 
 

@@ -22,6 +22,7 @@ from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.solver import MixedPrecision, build_optimizer
 from detection.samples import Sample
 from pretrain.config import load_pretrain_config
+from pretrain.data.augmentation import train_size
 from pretrain.run.cli import Progress
 from pretrain.run.processes import select_device
 from pretrain.saliency import FUNCTIONS
@@ -72,7 +73,7 @@ def benchmark(
         device = select_device(cfg.DEVICE)
         report = {
             "environment": {**environment(), **settings_of(cfg), "gpu": gpu_name(device), "device": str(device)},
-            "saliency": measure_saliency(cfg.SOLVER.BATCH_SIZE, cfg.DATA.IMAGE_SIZE, device, rounds),
+            "saliency": measure_saliency(cfg.SOLVER.BATCH_SIZE, train_size(cfg), device, rounds),
             "mixing": measure_mixing(cfg, device, rounds, iterations),
             "run": measure_run(cfg, rounds * iterations),
         }

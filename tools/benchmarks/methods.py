@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from pretrain.config import load_pretrain_config
+from pretrain.data.augmentation import train_size
 from pretrain.data.batches import Unreadable, load_splits
 from pretrain.learner import Learner
 from pretrain.mixing.manifold_mixup import ManifoldMixup
@@ -25,6 +26,7 @@ from tools.benchmarks.timing import Seconds, environment, quartiles, take_turns
 # What must be equal, besides DATA.*, for the methods alone to make the difference.
 SHARED_KEYS = (
     "MODEL.ARCH", "MODEL.DROPOUT", "SOLVER.BATCH_SIZE", "SOLVER.ACCUMULATION", "SOLVER.EMA_DECAY",
+    "SOLVER.LABEL_SMOOTHING", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS",
     "DEVICE", "PRECISION", "CHANNELS_LAST", "COMPILE",
 )  # fmt: skip
 LEARNING_RATE = 0.001  # takes as long as any other, and keeps the weights finite on noise
@@ -141,7 +143,7 @@ def benchmark(runs: Mapping[str, CfgNode], rounds: int, iterations: int) -> dict
         "reference": reference,
         "arch": cfg.MODEL.ARCH,
         "batch_size": cfg.SOLVER.BATCH_SIZE,
-        "image_size": cfg.DATA.IMAGE_SIZE,
+        "image_size": train_size(cfg),
         "precision": cfg.PRECISION,
         "device": str(device),
         "data": cfg.DATA.ROOT or "one batch of noise",
@@ -220,7 +222,7 @@ def noise(cfg: CfgNode, classes: int) -> tuple[Tensor, Tensor]:
     What a picture shows does not change what mixing it costs.
     """
     generator = torch.Generator().manual_seed(0)
-    count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, cfg.DATA.IMAGE_SIZE
+    count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, train_size(cfg)
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, classes, (count,), generator=generator)
 

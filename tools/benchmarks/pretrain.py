@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pretrain.config import load_pretrain_config
-from pretrain.data.augmentation import PcaLighting, train_transform
+from pretrain.data.augmentation import after_crop, train_size, train_transform
 from pretrain.data.batches import Unreadable, load_splits
 from pretrain.data.decoding import read_picture
 from pretrain.data.sources import ClassFolders
@@ -94,7 +94,7 @@ class Contenders:
     """
 
     def __init__(self, cfg: CfgNode):
-        self._size = cfg.DATA.IMAGE_SIZE
+        self._size = train_size(cfg)
         mean, std = ([value / 255 for value in values] for values in (cfg.DATA.PIXEL_MEAN, cfg.DATA.PIXEL_STD))
         floats = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.crop = v2.RandomResizedCrop(self._size, scale=cfg.DATA.CROP_SCALE, antialias=True)
@@ -132,19 +132,6 @@ class Contenders:
             box = (left * across, top * down, min(right, file.size[0]), min(bottom, file.size[1]))  # min: rounding
             picture = file.convert("RGB").resize((self._size,) * 2, Image.Resampling.BILINEAR, box=box)
         return self._after_crop(picture)
-
-
-def after_crop(cfg: CfgNode) -> v2.Compose:
-    """Return what torchvision does to a cropped PIL picture for the augmentation of ``cfg``; a tensor comes out."""
-    strength = cfg.DATA.COLOR_JITTER
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(cfg.DATA.FLIP_PROB),
-            v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength),  # none where 0
-            v2.PILToTensor(),
-            *([PcaLighting(cfg.DATA.PCA_LIGHTING)] if cfg.DATA.PCA_LIGHTING else []),
-        ]
-    )
 
 
 def pillow(path: str) -> Image.Image:
@@ -211,7 +198,7 @@ def measure_mixing(cfg: CfgNode, rounds: int, iterations: int) -> dict[str, floa
     difference in percent of the step with CutMix.
     """
     device = select_device(cfg.DEVICE)
-    count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, cfg.DATA.IMAGE_SIZE
+    count, side = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION, train_size(cfg)
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 1000, (count,), device=device)
 
@@ -273,7 +260,7 @@ def synthetic_steps(cfg: CfgNode, iterations: int) -> Callable[[], None]:
     learner = Learner(cfg, 1000, Processes(device))
     learner.network.train()
     size = cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATION
-    images = torch.randint(0, 256, (size, 3, cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (size, 3, train_size(cfg), train_size(cfg)), dtype=torch.uint8)
     labels = torch.randint(0, 1000, (size,))
     if device.type == "cuda":
         images, labels = images.pin_memory(), labels.pin_memory()
