@@ -67,7 +67,7 @@ def train(cfg: CfgNode, *, resume: bool) -> dict[str, float]:
 def chosen_convolutions(device: torch.device) -> Iterator[None]:
     """On a GPU, let cuDNN try its algorithms on each new shape and keep the fastest; afterwards it is as it was.
 
-    Training has one shape, evaluation that of the last batch besides.
+    Training has one shape, evaluation one too (another, if DATA.TRAIN_SIZE is set) and that of the last batch besides.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"

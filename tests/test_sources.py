@@ -11,6 +11,7 @@ import yaml
 
 from detection.config import read_detection_config
 from pretrain.config import EFFECTS, load_pretrain_config
+from pretrain.names import METHODS
 from pretrain.run.settings import plain_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,7 @@ CONFIGS = [
 ]
 
 # Of pretraining every key that decides about the weights has a source, in the configs that read it; SEED is no recipe.
+BY_STEPS = ("cifar*", "imagenet_r101_*", *(f"imagenet_r50_{method}" for method in METHODS))
 MIXERS = ("*_mixup", "*_cutmix", "*_saliencymix")
 READ_ONLY_BY = {
     "DATA.CROP_SCALE": ("imagenet_*",), "DATA.PADDING": ("cifar*plus_*",),
@@ -32,7 +34,8 @@ READ_ONLY_BY = {
     "MODEL.STOCHASTIC_DEPTH_PROB": ("*_stochastic_depth",),
     "MIXING.PROB": (*MIXERS, "*_cutout"), "MIXING.ALPHA": MIXERS, "MIXING.CUTOUT_SIZE": ("*_cutout",),
     **{f"MIXING.{key}": ("*_saliencymix",) for key in ("SALIENCY", "STYLE", "SCOPE", "PLACEMENT", "RESOLUTION")},
-    "SOLVER.WARMUP_FACTOR": (), "MIXING.BASNET_WEIGHTS": (), "SEED": (),
+    "SOLVER.STEPS": BY_STEPS, "SOLVER.GAMMA": BY_STEPS, "SOLVER.WARMUP_FACTOR": ("*_modern_*",),
+    "MIXING.BASNET_WEIGHTS": (), "SEED": (),
 }  # fmt: skip
 # Of detection those that the protocols of the field differ in, or that its papers state.
 PROTOCOL = {
@@ -65,7 +68,7 @@ def stated(half, name):
     return [
         (key, value, group["source"])
         for group in SOURCES[half]
-        if any(fnmatch(name, pattern) for pattern in patterns_of(group))
+        if any(fnmatch(name, pattern) for pattern in patterns_of(group)) and not fnmatch(name, group.get("but", ""))
         for key, value in group["values"].items()
     ]
 
@@ -99,4 +102,4 @@ def test_sources__every_pattern_names_a_config_and_every_group_its_place(half):
     names = [path.stem for one, path in CONFIGS if one == half]
     patterns = {pattern for group in SOURCES[half] for pattern in patterns_of(group)}
     assert {pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)} == set()
-    assert all(group.keys() == {"configs", "source", "values"} and group["source"] for group in SOURCES[half])
+    assert all(group.keys() - {"but"} == {"configs", "source", "values"} and group["source"] for group in SOURCES[half])

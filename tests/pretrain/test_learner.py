@@ -140,7 +140,7 @@ def test_side_stream__the_computation_waits_for_the_copy_and_keeps_it(monkeypatc
 @pytest.mark.slow  # the compiler takes about half a minute
 def test_step__compiled_is_one_graph_in_training_and_one_in_evaluation(monkeypatch, tiny_run):
     monkeypatch.setattr(learner, "build_model", lambda arch, classes, **options: tiny_run.StatelessNet(classes))
-    opts = ("MIXING.METHOD", "saliencymix")
+    opts = ("MIXING.METHOD", "saliencymix", "SOLVER.LABEL_SMOOTHING", "0.1", "SOLVER.WEIGHT_DECAY_NORM", "0")
     eager, compiled = make_learner(*opts), make_learner("COMPILE", "True", *opts)
     losses = {}
     for one in (eager, compiled):
