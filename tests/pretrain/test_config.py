@@ -204,6 +204,8 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["DATA.ERASE_PROB", "1.1"], r"DATA\.ERASE_PROB is 1\.1; expected within 0 and 1"),
     (["DATA.ERASE_PROB", "0.1", "DATA.PIXEL_MEAN", "(-1.0, 0.0, 0.0)"],
      r"ERASE_PROB paints with DATA\.PIXEL_MEAN, which is \(-1\.0, 0\.0, 0\.0\); expected levels within 0 and 255"),
+    (["DATA.ERASE_PROB", "0.1", "DATA.PIXEL_MEAN", "(0.0, 0.0, 255.5)"],
+     r"ERASE_PROB paints with DATA\.PIXEL_MEAN, which is \(0\.0, 0\.0, 255\.5\); expected levels within 0 and 255"),
     (["SOLVER.LABEL_SMOOTHING", "1.0"], r"SOLVER\.LABEL_SMOOTHING is 1\.0; expected at least 0 and below 1"),
     (["SOLVER.LABEL_SMOOTHING", "-0.1"], r"SOLVER\.LABEL_SMOOTHING is -0\.1; expected at least 0 and below 1"),
     (["SOLVER.SCHEDULE", "linear"], r"SOLVER\.SCHEDULE is 'linear'; expected one of steps, cosine"),
