@@ -15,7 +15,10 @@ from pretrain.names import (
     DATASETS,
     DECODERS,
     INTERPOLATIONS,
+    LABELS,
     METHODS,
+    PATCH_OF_METHOD,
+    PATCHES,
     PLACEMENTS,
     PRECISIONS,
     SALIENCIES,
@@ -100,11 +103,17 @@ def get_cfg() -> CfgNode:
     cfg.MIXING = CfgNode()
     cfg.MIXING.METHOD = "baseline"  # one of METHODS
     cfg.MIXING.PROB = 1.0  # share of batches that are mixed
-    cfg.MIXING.ALPHA = 1.0  # lambda ~ Beta(ALPHA, ALPHA)
+    cfg.MIXING.ALPHA = 1.0  # lambda ~ Beta(ALPHA, ALPHA); nothing to resizemix, which has sizes of its own
     cfg.MIXING.CUTOUT_SIZE = 0  # cutout only: side of the square, pixels; 0: half of the picture's shorter side
     cfg.MIXING.SALIENCY = "fine_grained"  # saliencymix only, as are the keys below
     cfg.MIXING.BASNET_WEIGHTS = ""  # SALIENCY basnet only: path of the published basnet.pth
     cfg.MIXING.STYLE = "salient_to_corresponding"  # where the patch is cut and pasted (paper, section 3.4)
+    # Where the patch comes from, one of PATCHES: "uniform", a place that is drawn, "resized", the whole picture made
+    # smaller (ResizeMix), or a style; empty: STYLE.
+    cfg.MIXING.PATCH = ""
+    # The label's shares: "area", or of the saliency that is seen of both pictures the sum ("absolute") or the part of
+    # each picture's own ("relative"); metrics.json counts pictures without any, which get those of the area.
+    cfg.MIXING.LABEL = "area"
     cfg.MIXING.SCOPE = "image"  # a box per "image" (the paper's equations) or per "batch" (the authors' code)
     cfg.MIXING.PLACEMENT = "clip"  # at the border "clip" the patch (the authors' code) or "shift" it inside
     cfg.MIXING.RESOLUTION = 0  # side at which the saliency is computed, pixels; 0: the picture's own
@@ -157,6 +166,10 @@ RULES: dict[str, Rule] = {
     "MIXING.CUTOUT_SIZE": at_least(0),
     "MIXING.SALIENCY": one_of(*SALIENCIES),
     "MIXING.STYLE": one_of(*STYLES),
+    "MIXING.PATCH": Rule(
+        lambda value: value in ("", *PATCHES), f"empty (what METHOD and STYLE say) or one of {', '.join(PATCHES)}"
+    ),
+    "MIXING.LABEL": one_of(*LABELS),
     "MIXING.SCOPE": one_of(*SCOPES),
     "MIXING.PLACEMENT": one_of(*PLACEMENTS),
     "MIXING.RESOLUTION": Rule(lambda value: value == 0 or value >= 2, "0 (the picture's own) or at least 2 pixels"),
@@ -248,11 +261,37 @@ def _contradictions(cfg: CfgNode) -> list[str]:
             f"SOLVER.WARMUP_EPOCHS is {cfg.SOLVER.WARMUP_EPOCHS}, but the run has SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}; "
             "expected less"
         )
+    faults += _patch_contradictions(cfg)
     if method == "saliencymix" and cfg.MIXING.SALIENCY == "basnet" and not cfg.MIXING.BASNET_WEIGHTS:
         faults.append("MIXING.SALIENCY is basnet, but MIXING.BASNET_WEIGHTS is empty; expected a path")
     if method == "saliencymix" and cfg.MIXING.SALIENCY == "official" and cfg.MIXING.RESOLUTION:
         faults.append(
             f"MIXING.RESOLUTION is {cfg.MIXING.RESOLUTION}, but MIXING.SALIENCY official reads the bytes of the full "
             "picture; set it to 0"
+        )
+    return faults
+
+
+def _patch_contradictions(cfg: CfgNode) -> list[str]:
+    """Return what is wrong with PATCH and LABEL beside METHOD and STYLE: nothing where they are at their defaults."""
+    method, patch, label, style = (cfg.MIXING[key] for key in ("METHOD", "PATCH", "LABEL", "STYLE"))
+    faults = []
+    if method != "saliencymix":
+        own = PATCH_OF_METHOD.get(method)
+        is_named = f"{method} is the name of PATCH {own} with LABEL area" if own else f"{method} has no such key"
+        way = "set MIXING.METHOD saliencymix, which takes any PATCH and LABEL"
+        if patch not in ("", own):
+            faults.append(f"MIXING.PATCH is {patch}, but MIXING.METHOD {is_named}; {way}")
+        if label != "area":
+            faults.append(f"MIXING.LABEL is {label}, but MIXING.METHOD {is_named}; {way}")
+        return faults
+    if patch and style not in (get_cfg().MIXING.STYLE, patch):
+        faults.append(
+            f"MIXING.STYLE is {style}, but MIXING.PATCH {patch}: both say where the patch is; set one of them"
+        )
+    if (patch, label) == ("resized", "relative"):
+        faults.append(
+            "MIXING.LABEL relative has no meaning for MIXING.PATCH resized: all that is salient in the resized picture "
+            "is seen, however small it is; set LABEL area or absolute"
         )
     return faults

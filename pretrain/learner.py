@@ -77,9 +77,16 @@ class Learner:
             self._average()
         return torch.stack(losses).sum()
 
+    def take_area_labels(self) -> Tensor | None:
+        """Return ``int64 ()``, how many labels since the last call were of the area for want of saliency; None where no
+        label asks for saliency."""
+        if isinstance(self.mixing, SaliencyMix) and self.mixing.label != "area":
+            return self.mixing.take_area_labels()
+        return None
+
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         mix, move = self.mixing, self.prepare.move
-        if isinstance(mix, SaliencyMix) and (mix.scope, mix.saliency_name) == ("batch", "official"):
+        if isinstance(mix, SaliencyMix) and (mix.scope, mix.saliency_name, mix.label) == ("batch", "official", "area"):
             # The map of one or two pictures, in hundreds of small steps: before the batch goes to a GPU.
             check_batch(images, labels)
             draws = mix.draw(len(images))
@@ -181,6 +188,8 @@ def build_mixing(cfg: CfgNode, num_classes: int) -> nn.Module | None:
             "saliency": cfg.MIXING.SALIENCY,
             "saliency_options": _saliency_options(cfg),
             "style": cfg.MIXING.STYLE,
+            "patch": cfg.MIXING.PATCH or None,
+            "label": cfg.MIXING.LABEL,
             "scope": cfg.MIXING.SCOPE,
             "placement": cfg.MIXING.PLACEMENT,
             "resolution": cfg.MIXING.RESOLUTION or None,

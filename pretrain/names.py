@@ -4,9 +4,11 @@ No import here, so that a wrong name is refused before anything heavy is loaded 
 """
 
 METHODS = (
-    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "saliencymix",
+    "baseline", "cutout", "mixup", "manifold_mixup", "cutmix", "dropblock", "stochastic_depth", "resizemix",
+    "saliencymix",
 )  # fmt: skip
-PAIR_METHODS = ("baseline", "cutout", "mixup", "cutmix", "saliencymix")  # whose pictures of a pair can be shown
+# Whose pictures of a pair can be shown.
+PAIR_METHODS = ("baseline", "cutout", "mixup", "cutmix", "resizemix", "saliencymix")
 # torchvision's, the same with CIFAR's 3x3 stem, and the wide network of the paper's CIFAR rows.
 ARCHITECTURES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -29,6 +31,11 @@ STYLES = {
     "nonsalient_to_salient": ("nonsalient", "salient"),
     "nonsalient_to_nonsalient": ("nonsalient", "nonsalient"),
 }
+# Where the patch comes from: a place that is drawn, the whole picture made smaller, or one of the styles. METHOD
+# saliencymix takes any of them, with any of LABELS; two other methods are the names of one.
+PATCHES = ("uniform", "resized", *STYLES)
+PATCH_OF_METHOD = {"cutmix": "uniform", "resizemix": "resized"}
+LABELS = ("area", "absolute", "relative")  # the share of pixels, or of saliency that is seen
 SCOPES = ("image", "batch")
 PLACEMENTS = ("clip", "shift")
 # fine_grained is the detector of the authors' code, background_subtraction follows the one that the paper names.

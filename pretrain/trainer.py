@@ -28,7 +28,7 @@ from pretrain.run_state import BEST, check_space, drop_old, load_weights, restor
 from pretrain.solver import learning_rate
 
 LESS_MEMORY = "lower SOLVER.BATCH_SIZE, or raise SOLVER.ACCUMULATION, which computes the same batch in parts"
-NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "saliencymix")
+NEEDS_PARTNERS = ("mixup", "manifold_mixup", "cutmix", "resizemix", "saliencymix")
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,9 @@ def _train(cfg: CfgNode, *, resume: bool, processes: Processes) -> dict[str, flo
                         "eta_seconds": progress.seconds_left(),
                         "unreadable_pictures": len(unreadable.reasons),
                     }
+                    area_labels = learner.take_area_labels()
+                    if area_labels is not None:
+                        values["area_labels"] = int(processes.sum(area_labels))
                     if writer:
                         writer.write(done, values)
                     shown = {"loss": mean_loss, "lr": lr}

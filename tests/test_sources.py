@@ -32,8 +32,9 @@ READ_ONLY_BY = {
     "DATA.CROP_SCALE": ("imagenet_*",), "DATA.PADDING": ("cifar*plus_*",),
     "MODEL.DROP_BLOCK_PROB": ("*_dropblock",), "MODEL.DROP_BLOCK_SIZE": ("*_dropblock",),
     "MODEL.STOCHASTIC_DEPTH_PROB": ("*_stochastic_depth",),
-    "MIXING.PROB": (*MIXERS, "*_cutout"), "MIXING.ALPHA": MIXERS, "MIXING.CUTOUT_SIZE": ("*_cutout",),
-    **{f"MIXING.{key}": ("*_saliencymix",) for key in ("SALIENCY", "STYLE", "SCOPE", "PLACEMENT", "RESOLUTION")},
+    "MIXING.PROB": (*MIXERS, "*_cutout", "*_resizemix"), "MIXING.ALPHA": MIXERS, "MIXING.CUTOUT_SIZE": ("*_cutout",),
+    **{f"MIXING.{key}": ("*_saliencymix",)
+       for key in ("SALIENCY", "STYLE", "PATCH", "LABEL", "SCOPE", "PLACEMENT", "RESOLUTION")},
     "SOLVER.STEPS": BY_STEPS, "SOLVER.GAMMA": BY_STEPS, "SOLVER.WARMUP_FACTOR": ("*_modern_*",),
     "MIXING.BASNET_WEIGHTS": (), "SEED": (),
 }  # fmt: skip

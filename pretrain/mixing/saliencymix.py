@@ -1,4 +1,4 @@
-"""SaliencyMix (Uddin et al. 2020): a patch around the most salient pixel of one picture, pasted into another."""
+"""A patch of one picture, pasted into another: SaliencyMix (Uddin et al. 2020), and what differs in patch or label."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.mixing.labels import check_alpha, check_batch, check_choice, check_probability, to_soft_labels
-from pretrain.names import PLACEMENTS, SCOPES, STYLES
+from pretrain.mixing.patches import Patches, clipped, extremes, kept_share, paste, shifted
+from pretrain.mixing.shares import kept_by_saliency
+from pretrain.names import LABELS, PATCHES, PLACEMENTS, SCOPES, STYLES
 from pretrain.saliency import make_saliency
-from pretrain.saliency.batches import constant
 
 
 class Draws(NamedTuple):
@@ -20,27 +21,10 @@ class Draws(NamedTuple):
     mix: bool  # False: the batch passes unmixed
     partners: Tensor  # int64 (B,): picture b receives its patch from picture partners[b]; a random permutation
     lam: Tensor  # float64 (B,) or (1,): the share of the host picture that is asked for, before rounding and clipping
+    centres: Tensor | None = None  # float64 (B, 2) or (1, 2), in [0, 1): of patches at no salient place, in sides
 
 
-class Patches(NamedTuple):
-    """Where each patch is cut and pasted: ``int64 (B,)`` or ``(1,)`` tensors on one device.
-
-    A patch has the rows [top, top + height) and the columns [left, left + width).
-    """
-
-    source_top: Tensor
-    source_left: Tensor
-    target_top: Tensor
-    target_left: Tensor
-    height: Tensor
-    width: Tensor
-    moved: bool  # False: the target place is the source place
-
-    def to(self, device: torch.device) -> Patches:
-        """Return the patches on ``device``, without waiting for it."""
-        if self.height.device == device:
-            return self
-        return Patches(*torch.stack(self[:-1]).to(device, non_blocking=True), self.moved)
+SCALES = (0.1, 0.8)  # of a shrunk picture's sides: "alpha" and "beta" in every config of ResizeMix's authors
 
 
 class SaliencyMix(nn.Module):
@@ -58,8 +42,16 @@ class SaliencyMix(nn.Module):
     cuts it at the borders (the authors' code: half sides, so that odd sides lose a pixel; pixel falls on pixel where
     the patch moves), ``"shift"`` moves it inside and keeps it whole, which the paper's sentence allows too.
 
+    ``patch``: one of ``PATCHES``, where the patch comes from; ``style`` where it is None. ``uniform`` is CutMix's, a
+    place that is drawn. ``resized`` is ResizeMix's (Qin et al. 2020, as their code has it): the whole picture, its
+    sides scaled by one factor a batch, uniform in ``SCALES``, nearest neighbour; around a pixel that is drawn, and
+    always shifted inside. Nothing depends on ``alpha`` then; ``scope`` says whether the place is one for all.
+    ``label``: ``"area"``, or the shares of saliency ``"absolute"`` and ``"relative"`` (``kept_by_saliency``), of each
+    picture by itself, whatever the ``scope``. ``relative`` has no meaning for ``resized``: all that is salient in the
+    donor is seen, so that it had half of the label at least, however small it is.
+
     Beside its result a call needs the memory of one chunk of the saliency function and, for a pixel of the batch, four
-    bytes of saliency and one of mask. Nothing waits for a GPU.
+    bytes of saliency and one of mask; for a label by saliency eight more. Nothing waits for a GPU.
     """
 
     def __init__(
@@ -74,6 +66,8 @@ class SaliencyMix(nn.Module):
         style: str = "salient_to_corresponding",
         scope: str = "image",
         placement: str = "clip",
+        patch: str | None = None,
+        label: str = "area",
     ):
         super().__init__()
         check_alpha(alpha)
@@ -81,8 +75,15 @@ class SaliencyMix(nn.Module):
         check_choice("style", style, STYLES)
         check_choice("scope", scope, SCOPES)
         check_choice("placement", placement, PLACEMENTS)
+        self.patch = style if patch is None else patch
+        check_choice("patch", self.patch, PATCHES)
+        check_choice("label", label, LABELS)
+        if (self.patch, label) == ("resized", "relative"):
+            raise ValueError("label 'relative' has no meaning for patch 'resized'; expected 'area' or 'absolute'")
         self.num_classes, self.alpha, self.p = num_classes, float(alpha), float(p)
-        self.style, self.scope, self.placement = style, scope, placement
+        self.scope, self.label = scope, label
+        self.placement = "shift" if self.patch == "resized" else placement
+        self._area_labels = torch.zeros((), dtype=torch.int64)
         self.saliency_name = saliency if isinstance(saliency, str) else getattr(saliency, "__name__", repr(saliency))
         self.saliency = make_saliency(saliency, resolution=resolution, **(saliency_options or {}))
 
@@ -106,103 +107,82 @@ class SaliencyMix(nn.Module):
         soft_labels = to_soft_labels(labels, self.num_classes)
         if not draws.mix:
             return images, soft_labels
-        patches = (patches or self.locate(images, draws)).to(images.device)
+        maps = None if self.label == "area" else self.saliency(images)
+        patches = (patches or self.locate(images, draws, maps)).to(images.device)
         partners = draws.partners.to(images.device, non_blocking=True)
-        kept = kept_share(patches, *images.shape[-2:])[:, None]
+        if maps is None:
+            kept = kept_share(patches, *images.shape[-2:])
+        else:
+            kept, by_area = kept_by_saliency(self.label, maps, partners, patches)
+            self._area_labels = self._area_labels + by_area
+        kept = kept[:, None]
         return paste(images, partners, patches), soft_labels * kept + soft_labels[partners] * (1 - kept)
+
+    def take_area_labels(self) -> Tensor:
+        """Return ``int64 ()``, how many labels were of the area for want of saliency, and count from nothing again."""
+        counted, self._area_labels = self._area_labels, torch.zeros((), dtype=torch.int64)
+        return counted
 
     def draw(self, count: int) -> Draws:
         """Draw what is random for a batch of ``count`` pictures."""
         mix = torch.rand(()).item() < self.p
         partners = torch.randperm(count)
-        concentration = torch.tensor(self.alpha, dtype=torch.float64)
-        shares = torch.distributions.Beta(concentration, concentration).sample((1 if self.scope == "batch" else count,))
-        return Draws(mix, partners, shares)
+        num_places = 1 if self.scope == "batch" else count
+        if self.patch == "resized":
+            low, high = SCALES
+            shares = 1 - (low + (high - low) * torch.rand(1, dtype=torch.float64)) ** 2
+        else:
+            concentration = torch.tensor(self.alpha, dtype=torch.float64)
+            shares = torch.distributions.Beta(concentration, concentration).sample((num_places,))
+        centres = None if self.patch in STYLES else torch.rand(num_places, 2, dtype=torch.float64)
+        return Draws(mix, partners, shares, centres)
 
-    def locate(self, images: Tensor, draws: Draws) -> Patches:
-        """Return the patches that ``draws`` asks for in ``images``, on their device.
+    def locate(self, images: Tensor, draws: Draws, maps: Tensor | None = None) -> Patches:
+        """Return the patches that ``draws`` asks for in ``images``: on their device, or on the CPU where no map is
+        asked. ``maps``: the saliency of ``images`` where it is known.
 
         With scope ``"batch"`` one or two maps are all there is to do: cheaper before the batch goes to a GPU, where
         ``mix_as`` takes the patches.
         """
         height, width = images.shape[-2:]
         root = (1 - draws.lam).sqrt()
-        sides = torch.stack([(height * root).long(), (width * root).long()]).to(images.device, non_blocking=True)
-        partners = draws.partners.to(images.device, non_blocking=True)
-
-        cut, pasted = STYLES[self.style]
-        moved = pasted != "corresponding"
-        if self.scope == "image":
-            source_maps = target_maps = self.saliency(images)
+        sides = torch.stack([(height * root).long(), (width * root).long()])
+        if self.patch in STYLES:
+            sides = sides.to(images.device, non_blocking=True)
+            source, target = self._anchors(images, draws, maps)
         else:
-            source_maps = self.saliency(images[partners[:1]])
-            target_maps = self.saliency(images[:1]) if moved else source_maps
-        source = extremes(source_maps, cut)
-        if self.scope == "image":
-            source = source[partners]
-        target = extremes(target_maps, pasted) if moved else source
+            sides = sides.expand(-1, len(draws.centres))
+            source = target = (draws.centres * torch.tensor([height, width])).long()
 
-        place = _clipped if self.placement == "clip" else _shifted
+        place = clipped if self.placement == "clip" else shifted
         source_top, target_top, rows = place(source[:, 0], target[:, 0], sides[0], height)
         source_left, target_left, cols = place(source[:, 1], target[:, 1], sides[1], width)
-        return Patches(source_top, source_left, target_top, target_left, rows, cols, moved)
+        if self.patch == "resized":
+            nothing = torch.zeros_like(rows)
+            return Patches(nothing, nothing, target_top, target_left, rows, cols, True, root.item())
+        return Patches(source_top, source_left, target_top, target_left, rows, cols, target is not source)
+
+    def _anchors(self, images: Tensor, draws: Draws, maps: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ``int64 (B, 2)`` or ``(1, 2)``, the pixels that chose the places of cut and paste: one tensor where
+        these are the same."""
+        cut, pasted = STYLES[self.patch]
+        partners = draws.partners.to(images.device, non_blocking=True)
+
+        def of_maps(pictures: Tensor | slice) -> Tensor:
+            return self.saliency(images[pictures]) if maps is None else maps[pictures]
+
+        if self.scope == "batch":
+            source = extremes(of_maps(partners[:1]), cut)
+            return source, source if pasted == "corresponding" else extremes(of_maps(slice(1)), pasted)
+        maps = of_maps(slice(None))
+        pixels = extremes(maps, cut)
+        source = pixels[partners]
+        if pasted == "corresponding":
+            return source, source
+        return source, pixels if pasted == cut else extremes(maps, pasted)
 
     def extra_repr(self) -> str:
         return (
             f"num_classes={self.num_classes}, alpha={self.alpha}, p={self.p}, saliency={self.saliency_name}, "
-            f"style={self.style}, scope={self.scope}, placement={self.placement}"
+            f"patch={self.patch}, scope={self.scope}, placement={self.placement}, label={self.label}"
         )
-
-
-def extremes(maps: Tensor, which: str) -> Tensor:
-    """Return ``int64 (B, 2)``, row and column of the largest (``salient``) or smallest (``nonsalient``) value of each
-    ``(B, H, W)`` map: the first in reading order among equals."""
-    flat = maps.flatten(1)
-    index = flat.argmax(1) if which == "salient" else flat.argmin(1)
-    return torch.stack([index // maps.shape[2], index % maps.shape[2]], dim=1)
-
-
-def _clipped(source: Tensor, target: Tensor, side: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return first source position, first target position and extent along an axis of ``length`` pixels: ``side // 2``
-    pixels to both sides of the two anchors, as far as both pictures reach."""
-    half = side // 2
-    before = half.minimum(source).minimum(target)
-    after = half.minimum(length - source).minimum(length - target)
-    return source - before, target - before, before + after
-
-
-def _shifted(source: Tensor, target: Tensor, side: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_clipped``, but all ``side`` pixels, moved inside where they would stick out."""
-    last = length - side
-    return (source - side // 2).clamp(min=0).minimum(last), (target - side // 2).clamp(min=0).minimum(last), side
-
-
-def kept_share(patches: Patches, height: int, width: int) -> Tensor:
-    """Return ``float32``, for each patch the share of its host picture that is left: from the pasted area, never the
-    share that was drawn."""
-    left = (height * width - patches.height * patches.width).float()
-    return left / constant(height * width, left.device)
-
-
-def paste(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
-    """Return ``images``, ``uint8 (B, C, H, W)``, with the patch of picture ``partners[b]`` pasted into picture b.
-
-    The result is a new tensor.
-    """
-    count, channels, height, width = images.shape
-    row = torch.arange(height, device=images.device) - patches.target_top[:, None]  # (B, H), counted in the patch
-    col = torch.arange(width, device=images.device) - patches.target_left[:, None]  # (B, W)
-    inside_rows = (row >= 0) & (row < patches.height[:, None])
-    inside_cols = (col >= 0) & (col < patches.width[:, None])
-    if patches.moved:
-        source_row = (row + patches.source_top[:, None]).clamp_(0, height - 1).expand(count, -1)
-        source_col = (col + patches.source_left[:, None]).clamp_(0, width - 1).expand(count, -1)
-        plane = partners[:, None] * channels + torch.arange(channels, device=images.device)  # (B, C)
-        rows = plane[:, :, None] * height + source_row[:, None]  # (B, C, H) into all rows of all pictures
-        donors = images.reshape(-1, width).index_select(0, rows.flatten()).view_as(images)
-        donors = donors.gather(3, source_col[:, None, None].expand(-1, channels, height, -1))
-    else:
-        donors = images.index_select(0, partners)
-    # host ^ ((donor ^ host) & mask): on a CPU several times as fast as torch.where with a mask for all channels.
-    mask = (inside_rows[:, None, :, None] & inside_cols[:, None, None, :]).to(torch.uint8).neg_()  # 0 or 255
-    return donors.bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)

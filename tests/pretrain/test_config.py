@@ -224,6 +224,18 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["MIXING.SALIENCY", "bar"], r"MIXING\.SALIENCY is 'bar'; expected one of fine_grained, .*, basnet"),
     (["MIXING.SCOPE", "pixel"], r"MIXING\.SCOPE is 'pixel'; expected one of image, batch"),
     (["MIXING.PLACEMENT", "x"], r"MIXING\.PLACEMENT is 'x'; expected one of clip, shift"),
+    (["MIXING.PATCH", "salient"], r"MIXING\.PATCH is 'salient'; expected empty \(.*\) or one of uniform, resized, sal"),
+    (["MIXING.LABEL", "pixels"], r"MIXING\.LABEL is 'pixels'; expected one of area, absolute, relative"),
+    (["MIXING.METHOD", "cutmix", "MIXING.PATCH", "resized"],
+     r"PATCH is resized, but MIXING\.METHOD cutmix is the name of PATCH uniform with LABEL area; set .* saliencymix"),
+    (["MIXING.METHOD", "resizemix", "MIXING.LABEL", "absolute"],
+     r"LABEL is absolute, but MIXING\.METHOD resizemix is the name of PATCH resized with LABEL area"),
+    (["MIXING.METHOD", "mixup", "MIXING.LABEL", "relative"], r"LABEL is relative, but MIXING\.METHOD mixup has no su"),
+    (["MIXING.PATCH", "uniform"], r"PATCH is uniform, but MIXING\.METHOD baseline has no such key"),
+    (["MIXING.METHOD", "saliencymix", "MIXING.PATCH", "uniform", "MIXING.STYLE", "salient_to_salient"],
+     r"MIXING\.STYLE is salient_to_salient, but MIXING\.PATCH uniform: both say where the patch is"),
+    (["MIXING.METHOD", "saliencymix", "MIXING.PATCH", "resized", "MIXING.LABEL", "relative"],
+     r"MIXING\.LABEL relative has no meaning for MIXING\.PATCH resized: .*; set LABEL area or absolute"),
     (["MIXING.METHOD", "saliencymix", "MIXING.SALIENCY", "basnet"], r"MIXING\.BASNET_WEIGHTS is empty"),
     (["SEED", str(2**63)], r"SEED is 9223372036854775808; expected a whole number from 0 to 2\*\*63 - 1"),
 ])  # fmt: skip
@@ -238,6 +250,13 @@ def test_configs__load_and_name_a_command_that_exists(path):
     head = path.read_text()
     assert "# run: python tools/" in head
     assert "expected" in head
+
+
+@pytest.mark.parametrize("opts", ["METHOD cutmix PATCH uniform", "METHOD resizemix PATCH resized LABEL area",
+    "METHOD saliencymix STYLE salient_to_salient PATCH salient_to_salient LABEL relative",
+    "METHOD saliencymix PATCH resized LABEL absolute"])  # fmt: skip
+def test_load_pretrain_config__takes_what_does_not_contradict_itself(opts):
+    load_pretrain_config(None, [f"MIXING.{word}" if word.isupper() else word for word in opts.split()])
 
 
 def test_check_same_run__names_every_changed_key_and_lets_paths_differ():

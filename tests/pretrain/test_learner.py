@@ -19,7 +19,7 @@ from pretrain.run_state import restore, run_state
 from tests.pretended_cuda import pretended_cuda
 
 IN_BLOCKS = ("dropblock", "stochastic_depth")  # these need a ResNet
-METHODS = ("cutout", "mixup", "manifold_mixup", "cutmix", "saliencymix", *IN_BLOCKS)
+METHODS = ("cutout", "mixup", "manifold_mixup", "cutmix", "resizemix", "saliencymix", *IN_BLOCKS)
 
 
 def make_learner(*opts, processes=SINGLE_CPU_PROCESS):
@@ -80,6 +80,28 @@ def test_step__the_official_map_of_one_picture_is_made_before_the_copy(tiny_net,
     here = make_learner(*opts, "MIXING.SCOPE", "batch")
     torch.manual_seed(2)
     assert take_step(here).item() == losses[1]
+
+
+def test_step__counts_labels_by_area_and_waits_for_nobody(tiny_net):
+    """The label by saliency where the box is one for the batch, and the map is that of the official code, too."""
+    opts = ["MIXING.METHOD", "saliencymix", "MIXING.LABEL", "absolute"]
+    flat = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), a_batch()[1]
+    for scope, saliency in (("image", "fine_grained"), ("batch", "official")):
+        with pretended_cuda() as device:
+            where = Processes(torch.device("cuda"))
+            one = make_learner(*opts, "MIXING.SCOPE", scope, "MIXING.SALIENCY", saliency, processes=where)
+            take_step(one)
+            one.take_area_labels()
+            device.forget()
+            take_step(one)
+            one.step([flat, flat], lr=0.1, progress=0.5)
+            assert not device.waits
+            counted = one.take_area_labels()
+            assert counted.device.type == "cuda"
+            if saliency == "fine_grained":  # the official map reads bytes, of which a flat picture has several
+                assert counted.item() == 8
+            assert one.take_area_labels() == 0
+    assert make_learner("MIXING.METHOD", "saliencymix").take_area_labels() is None
 
 
 def test_step__the_average_takes_two_launches(tiny_net):

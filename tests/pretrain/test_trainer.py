@@ -18,6 +18,8 @@ from pretrain.config import load_pretrain_config
 from pretrain.names import METHODS
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.run.lock import locked_folder
+from pretrain.run.run_folder import read_metrics
+from pretrain.saliency import FUNCTIONS
 
 MODERN = [
     "SOLVER.SCHEDULE", "cosine", "SOLVER.WARMUP_EPOCHS", "1", "SOLVER.LABEL_SMOOTHING", "0.1",
@@ -158,6 +160,19 @@ def test_evaluate_checkpoint__reproduces_the_logged_error_exactly(config):
 def test_train__every_method_trains(config, method):
     metrics = trainer.train(config("run", "MIXING.METHOD", method, "MIXING.PROB", "1.0"), resume=False)
     assert math.isfinite(metrics["loss"])
+
+
+def test_train__says_how_many_labels_are_of_the_area(config, monkeypatch):
+    """Of a tiny run's pictures, every one is taken for flat: all labels of an interval, then all of the next."""
+    monkeypatch.setitem(FUNCTIONS, "fine_grained", lambda images: torch.zeros_like(images[:, 0]).float())
+    opts = ["MIXING.METHOD", "saliencymix", "LOG_PERIOD", "2", "MIXING.PROB", "1.0"]
+    by_area, by_saliency = config("area", *opts), config("absolute", *opts, "MIXING.LABEL", "absolute")
+    for cfg in (by_area, by_saliency):
+        trainer.train(cfg, resume=False)
+    assert not any("area_labels" in line for line in read_metrics(by_area.OUTPUT_DIR))
+    counts = [line["area_labels"] for line in read_metrics(by_saliency.OUTPUT_DIR) if "loss" in line]
+    assert counts == [2 * by_saliency.SOLVER.BATCH_SIZE] * len(counts)
+    assert len(counts) > 1
 
 
 @pytest.mark.parametrize("opts", [

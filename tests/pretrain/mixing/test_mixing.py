@@ -300,7 +300,7 @@ def test_manifold_mixup__refuses_a_compiled_network():
 
 
 IMAGES, LABELS = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])
-BATCH_METHODS = ("saliencymix", "cutout", "cutmix", "mixup")
+BATCH_METHODS = ("saliencymix", "resizemix", "cutout", "cutmix", "mixup")
 
 
 @pytest.mark.parametrize("method", BATCH_METHODS)
@@ -343,7 +343,11 @@ def test_mixing__needs_num_classes_for_class_numbers():
     ({"placement": "wrap"}, "unknown placement 'wrap'; known: clip, shift"),
     ({"saliency": "sobel"}, "unknown saliency 'sobel'; known: fine_grained"),
     ({"resolution": 0}, "resolution must be at least 2 pixels, but got 0"),
-    ({"colour": "red"}, "method 'saliencymix' has no option 'colour'; known: placement, res"),
+    ({"colour": "red"}, "method 'saliencymix' has no option 'colour'; known: label, patch, placement, res"),
+    ({"patch": "salient"}, "unknown patch 'salient'; known: uniform, resized, salient_to_corresponding, "),
+    ({"label": "pixels"}, "unknown label 'pixels'; known: area, absolute, relative"),
+    ({"patch": "resized", "label": "relative"}, "label 'relative' has no meaning for patch 'resized'; expected 'area'"),
+    ({"method": "resizemix", "scope": "batch"}, "method 'resizemix' has no option 'scope'; known: none"),
     ({"method": "cutout", "size": 0}, "size must be at least 1 pixel, but got 0"),
     ({"method": "cutout", "fill": (1, 2)}, r"fill must be three values in 0..255, but got \(1, 2\)"),
     ({"method": "manifold_mixup", "layers": ()}, "layers must name at least one submodule"),

@@ -8,8 +8,9 @@ from torch import nn
 
 from pretrain.mixing import make_mixing
 from pretrain.mixing.manifold_mixup import ManifoldMixup
-from pretrain.mixing.saliencymix import SaliencyMix, kept_share
-from pretrain.names import PLACEMENTS, SALIENCIES, SCOPES, STYLES
+from pretrain.mixing.patches import kept_share
+from pretrain.mixing.saliencymix import SaliencyMix
+from pretrain.names import LABELS, PATCHES, PLACEMENTS, SALIENCIES, SCOPES, STYLES
 from tests.pretended_cuda import pretended_cuda
 
 OWN = tuple(name for name in SALIENCIES if name != "basnet")  # those that need no file
@@ -36,7 +37,7 @@ def check_equal_without_a_wait(mix: nn.Module) -> None:
         assert torch.equal(one[1], other[1].held)
 
 
-@pytest.mark.parametrize("method", ["cutout", "mixup", "cutmix", "saliencymix"])
+@pytest.mark.parametrize("method", ["cutout", "mixup", "cutmix", "resizemix", "saliencymix"])
 def test_every_method__the_results_of_the_cpu_without_a_wait(method):
     check_equal_without_a_wait(make_mixing(method, num_classes=3))
 
@@ -46,6 +47,14 @@ def test_every_method__the_results_of_the_cpu_without_a_wait(method):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_saliencymix__every_combination_without_a_wait(style, scope, placement):
     check_equal_without_a_wait(SaliencyMix(3, style=style, scope=scope, placement=placement))
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_saliencymix__every_patch_and_label_without_a_wait(patch, label, scope):
+    if (patch, label) != ("resized", "relative"):
+        check_equal_without_a_wait(SaliencyMix(3, patch=patch, label=label, scope=scope))
 
 
 @pytest.mark.parametrize("saliency", OWN)
@@ -71,15 +80,18 @@ def test_manifold_mixup__the_results_of_the_cpu_without_a_wait():
     assert torch.equal(found_labels.held, expected_labels)
 
 
-def test_saliencymix__few_kernels_for_256_pictures(caplog):
-    mix = SaliencyMix(3)
+@pytest.mark.parametrize(
+    "options, most", [({}, 300), ({"label": "relative"}, 360), ({"patch": "resized"}, 30)], ids=str
+)
+def test_saliencymix__few_kernels_for_256_pictures(options, most, caplog):
+    mix = SaliencyMix(3, **options)
     images, labels = batch(256, 224, 224)
     with caplog.at_level(logging.ERROR), pretended_cuda() as device:
         images, labels = images.to("cuda"), labels.to("cuda")
         mix(images[:2], labels[:2])
         device.forget()
         mix(images, labels)
-        assert sum(device.launches.values()) <= 300  # and no compiler knows the pretended device
+        assert sum(device.launches.values()) <= most  # and no compiler knows the pretended device
         assert not device.waits
 
 
