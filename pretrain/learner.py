@@ -86,7 +86,7 @@ class Learner:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         mix, move = self.mixing, self.prepare.move
-        if isinstance(mix, SaliencyMix) and (mix.scope, mix.saliency_name, mix.label) == ("batch", "official", "area"):
+        if isinstance(mix, SaliencyMix) and (mix.scope, mix.saliency_name) == ("batch", "official"):
             # The map of one or two pictures, in hundreds of small steps: before the batch goes to a GPU.
             check_batch(images, labels)
             draws = mix.draw(len(images))

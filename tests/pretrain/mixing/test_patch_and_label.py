@@ -46,11 +46,12 @@ def test_inside_and_outside__plain_loops_over_random_boxes():
 
 
 def test_inside_and_outside__the_rest_is_not_what_rounding_leaves():
-    map_ = torch.zeros(1, 8, 8, dtype=torch.float64)
-    map_[0, 2:5, 3:6] = torch.rand(3, 3, dtype=torch.float64)
-    inside, outside = inside_and_outside(map_, *torch.tensor([[2], [3], [3], [3]]))
-    assert inside > 0
-    assert outside == 0
+    torch.manual_seed(0)
+    maps = torch.zeros(50, 24, 24, dtype=torch.float64)
+    maps[:, 2:19, 3:22] = torch.rand(50, 17, 19, dtype=torch.float64)
+    inside, outside = inside_and_outside(maps, *torch.tensor([[2], [3], [17], [19]]).expand(-1, 50))
+    assert (inside > 0).all()
+    assert (outside == 0).all()
 
 
 # Host, donor, where it is cut, the host's share by hand, and how many of the three pictures have the area's.
