@@ -4,6 +4,7 @@
 Examples:
   python tools/show_mixing.py --output sheet.png
   python tools/show_mixing.py --input cat.jpg dog.jpg --targets 1 --styles all --share 0.6 --output figure4.png
+  python tools/show_mixing.py --patches uniform salient_to_corresponding --labels relative --output labels.png
   python tools/show_mixing.py --methods saliencymix cutmix mixup cutout --saliency fine_grained official --targets 1 \\
     --output comparison.png
 """
@@ -33,18 +34,23 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.share is not None and not 0 <= args.share <= 1:
         raise ValueError(f"--share must be in 0..1, but got {args.share}")
 
-    from pretrain.inspect.contact_sheet import load_pictures, rows_of_each, write_sheet
-    from pretrain.names import STYLES
+    from pretrain.inspect.contact_sheet import difference, furthest, load_pictures, rows_of_each, write_sheet
+    from pretrain.mixing.labels import check_choice
+    from pretrain.names import LABELS, STYLES
     from pretrain.saliency import FUNCTIONS
 
     names, images = load_pictures(args.input, args.size)
     if args.targets is not None and not 1 <= args.targets <= len(images):
         raise ValueError(f"--targets must be in 1..{len(images)}, the number of pictures, but got {args.targets}")
+    styles = list(STYLES) if args.styles == ["all"] else args.styles
+    for style in styles:
+        check_choice("style", style, STYLES)
     rows = rows_of_each(
         args.methods,
         images,
         saliencies=list(FUNCTIONS) if args.saliency == ["all"] else args.saliency,
-        styles=list(STYLES) if args.styles == ["all"] else args.styles,
+        patches=args.patches or styles,
+        labels=list(LABELS) if args.labels == ["all"] else args.labels,
         num_targets=args.targets,
         seed=args.seed,
         share=args.share,
@@ -56,6 +62,12 @@ def main(argv: list[str] | None = None) -> int | None:
     )
     write_sheet(rows, names, images, output)
     print(f"{output}: {len(rows)} mixed pictures")
+    if (most := furthest(rows)) is not None:
+        row = rows[most]
+        print(
+            f"label and area differ most in row {most + 1}, {names[row.source]} in {names[row.target]}: the label says "
+            f"{row.weights[row.target]:.2f} {names[row.target]}, the area {row.area:.2f} ({difference(row):+.2f})"
+        )
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:
@@ -71,7 +83,11 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     parser.add_argument("--size", type=int, default=224, help="pixels a side that the pictures are brought to")
     parser.add_argument("--targets", type=int, metavar="N", help="show only the first N pictures as targets")
     parser.add_argument(
-        "--methods", nargs="+", default=["saliencymix"], metavar="NAME", help="saliencymix, cutmix, mixup, cutout"
+        "--methods",
+        nargs="+",
+        default=["saliencymix"],
+        metavar="NAME",
+        help="saliencymix, cutmix, resizemix, mixup, cutout",
     )
     parser.add_argument(
         "--saliency",
@@ -92,10 +108,21 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
         help="salient_to_corresponding, salient_to_salient, salient_to_nonsalient, "
         "nonsalient_to_salient, nonsalient_to_nonsalient; or all",
     )
+    parser.add_argument(
+        "--patches",
+        nargs="+",
+        metavar="NAME",
+        help="where SaliencyMix's patches come from, instead of --styles: uniform, resized, or a style",
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=["area"], metavar="NAME", help="area, absolute, relative; or all, for each patch"
+    )
     parser.add_argument("--scope", default="image", help="image or batch")
     parser.add_argument("--placement", default="clip", help="clip or shift")
     parser.add_argument("--alpha", type=float, default=1.0, help="of the Beta distribution that shares are drawn from")
-    parser.add_argument("--share", type=float, help="part of the target that SaliencyMix keeps, instead of drawing it")
+    parser.add_argument(
+        "--share", type=float, help="part of the target that is kept by SaliencyMix and ResizeMix, not drawn"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="FILE.png|jpg")
     return parser.parse_args(argv)

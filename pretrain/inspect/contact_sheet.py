@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretrain.mixing import make_mixing
-from pretrain.mixing.saliencymix import SaliencyMix, extremes
+from pretrain.mixing.patches import extremes, kept_share
+from pretrain.mixing.saliencymix import SaliencyMix
 from pretrain.names import STYLES
 from pretrain.run.files import atomic_write
 from pretrain.run.pictures import pictures_in, read_picture
@@ -47,6 +49,7 @@ class Row(NamedTuple):
     target: int
     mixed: Tensor  # uint8 (3, H, W)
     weights: list[float]  # the label, a share of each picture
+    area: float | None = None  # the target's share of the pixels, where the label is not of the area
     source_box: PatchBox | None = None
     target_box: PatchBox | None = None
     source_map: Marked | None = None
@@ -86,8 +89,8 @@ def load_pictures(paths: Sequence[Path | str], size: int) -> tuple[list[str], Te
 def rows_of(method: str, images: Tensor, *, seed: int, share: float | None = None, **options: Any) -> list[Row]:
     """Return a row for every picture as the target, its neighbour before it in ``images`` as the source.
 
-    ``options`` go to ``make_mixing``. ``share`` is the part of the target that SaliencyMix is asked to keep; it is
-    drawn where it is ``None``. Each picture is a class of its own.
+    ``options`` go to ``make_mixing``. ``share`` is the part of the target that SaliencyMix or ResizeMix is asked to
+    keep; it is drawn where it is ``None``. Each picture is a class of its own.
     """
     mix = make_mixing(method, num_classes=len(images), **options)
     if mix is None or method == "manifold_mixup":
@@ -102,7 +105,7 @@ def rows_of(method: str, images: Tensor, *, seed: int, share: float | None = Non
     for target, (weight, box) in enumerate(zip(weights.tolist(), boxes, strict=True)):
         # CutMix cuts where it pastes; Cutout's square comes from nowhere.
         source, source_box = (None, None) if method == "cutout" else ((target - 1) % len(images), box)
-        rows.append(Row(method, source, target, mixed[target], weight, source_box, box))
+        rows.append(Row(method, source, target, mixed[target], weight, None, source_box, box))
     return rows
 
 
@@ -111,7 +114,8 @@ def rows_of_each(
     images: Tensor,
     *,
     saliencies: Sequence[str],
-    styles: Sequence[str],
+    patches: Sequence[str],
+    labels: Sequence[str] = ("area",),
     num_targets: int | None = None,
     seed: int,
     share: float | None = None,
@@ -119,7 +123,7 @@ def rows_of_each(
     basnet_checkpoint: Path | str | None = None,
     **options: Any,
 ) -> list[Row]:
-    """Return ``rows_of`` each of ``methods`` in turn, of SaliencyMix once for every saliency and style.
+    """Return ``rows_of`` each of ``methods`` in turn, of SaliencyMix once for every saliency, patch and label.
 
     ``num_targets``: only the first so many pictures are targets; None: all. ``alpha`` is that of the methods that draw
     a share. ``basnet_checkpoint`` is for the saliency of that name, ``options`` are for SaliencyMix alone.
@@ -128,23 +132,35 @@ def rows_of_each(
     for method in methods:
         if method != "saliencymix":
             drawn = {} if method == "cutout" else {"alpha": alpha}
-            rows += rows_of(method, images, seed=seed, **drawn)[:num_targets]
+            rows += rows_of(method, images, seed=seed, share=share, **drawn)[:num_targets]
             continue
-        for saliency in saliencies:
+        for saliency, patch, label in itertools.product(saliencies, patches, labels):
             own = {"checkpoint": basnet_checkpoint} if saliency == "basnet" and basnet_checkpoint else {}
-            for style in styles:
-                rows += rows_of(
-                    method,
-                    images,
-                    seed=seed,
-                    share=share,
-                    alpha=alpha,
-                    saliency=saliency,
-                    saliency_options=own,
-                    style=style,
-                    **options,
-                )[:num_targets]
+            rows += rows_of(
+                method,
+                images,
+                seed=seed,
+                share=share,
+                alpha=alpha,
+                saliency=saliency,
+                saliency_options=own,
+                patch=patch,
+                label=label,
+                **options,
+            )[:num_targets]
     return rows
+
+
+def furthest(rows: Sequence[Row]) -> int | None:
+    """Return the number of the row whose label differs most from the share of pixels, the first among equals; None
+    where no label is of anything else."""
+    differing = [number for number, row in enumerate(rows) if row.area is not None]
+    return max(differing, key=lambda number: abs(difference(rows[number])), default=None)
+
+
+def difference(row: Row) -> float:
+    """Return how much more of the target the label of ``row`` has than the pixels, where it is not of these."""
+    return row.weights[row.target] - row.area
 
 
 def _replaced(mix: nn.Module, shape: Sequence[int], seed: int) -> list[PatchBox | None]:
@@ -171,26 +187,38 @@ def _saliencymix_rows(mix: SaliencyMix, images: Tensor, share: float | None) -> 
         draws = draws._replace(lam=torch.full_like(draws.lam, share))
     mixed, weights = mix.mix_as(images, torch.arange(count), draws)
     patches = mix.locate(images, draws)
-    fields = [field.expand(count).tolist() for field in patches[:6]]
-    maps = mix.saliency(images)
-    cut, pasted = STYLES[mix.style]
-    cut_at = extremes(maps, cut).tolist()
-    paste_at = extremes(maps, pasted).tolist() if patches.moved else None
+    areas = kept_share(patches, *images.shape[-2:]).expand(count).tolist()
+    boxes = [field.expand(count).tolist() for field in patches[:6]]
+    maps = mix.saliency(images) if mix.patch in STYLES or mix.label != "area" else None
+    cut, pasted = STYLES.get(mix.patch, (None, None))
 
+    def marked(picture: int, which: str | None) -> Marked | None:
+        if maps is None:
+            return None
+        chosen = [tuple(extremes(maps[picture : picture + 1], which)[0].tolist())] if which else []
+        return Marked(maps[picture], chosen)
+
+    title = [mix.patch.replace("_to_", " to "), f"{mix.scope}, {mix.placement}"]
+    if maps is not None:
+        title.insert(0, mix.saliency_name)
+    if mix.label != "area":
+        title.append(f"label {mix.label}")
     rows = []
     for target, source in enumerate(draws.partners.tolist()):
-        source_top, source_left, target_top, target_left, height, width = (field[target] for field in fields)
+        source_top, source_left, target_top, target_left, height, width = (field[target] for field in boxes)
+        shown = (height, width) if patches.scale is None else images.shape[-2:]
         rows.append(
             Row(
-                f"{mix.saliency_name}\n{mix.style.replace('_to_', ' to ')}\n{mix.scope}, {mix.placement}",
+                "\n".join(title),
                 source,
                 target,
                 mixed[target],
                 weights[target].tolist(),
-                PatchBox(source_top, source_left, height, width),
+                None if mix.label == "area" else areas[target],
+                PatchBox(source_top, source_left, *shown),
                 PatchBox(target_top, target_left, height, width),
-                Marked(maps[source], [tuple(cut_at[source])]),
-                Marked(maps[target], [tuple(paste_at[target])] if paste_at else []),
+                marked(source, cut),
+                marked(target, pasted if pasted != "corresponding" else None),
             )
         )
     return rows
@@ -199,12 +227,15 @@ def _saliencymix_rows(mix: SaliencyMix, images: Tensor, share: float | None) -> 
 def write_sheet(rows: Sequence[Row], names: Sequence[str], images: Tensor, path: Path | str) -> None:
     """Draw ``rows`` under one another and write the sheet to ``path`` (PNG), whole or not at all.
 
-    Red marks the place of the cut and the pixel that chose it, blue the place of the paste.
+    Red marks the place of the cut and the pixel that chose it, blue the place of the paste. Above the mixed picture
+    stands the label, beside it the shares of pixels where it is not of these; bold where the two differ most.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    title_inches, header_inches = 1.6, 0.5
+    most = furthest(rows)
+    caption_lines = 1 if most is None else 2
+    title_inches, header_inches = 1.6, 0.35 + 0.15 * caption_lines
     width = title_inches + len(COLUMNS) * CELL_INCHES
     height = header_inches + len(rows) * (CELL_INCHES + 0.25)
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
@@ -225,16 +256,14 @@ def write_sheet(rows: Sequence[Row], names: Sequence[str], images: Tensor, path:
             axis.set_axis_off()
         if number == 0:
             for axis, column in zip(axes, COLUMNS, strict=True):
-                axis.set_title(column, fontsize=11, pad=16)
+                axis.set_title(column, fontsize=11, pad=5 + 11 * caption_lines)
         axes[0].text(-0.06, 0.5, row.title, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
         if row.source is not None:
             show_picture(axes[0], images[row.source], names[row.source], row.source_box, CUT_COLOUR)
         _show_map(axes[1], row.source_map, CUT_COLOUR)
         show_picture(axes[2], images[row.target], names[row.target], row.target_box, PASTE_COLOUR)
         _show_map(axes[3], row.target_map, PASTE_COLOUR)
-        shares = {row.target: row.weights[row.target], row.source: 1 - row.weights[row.target]}
-        label = " + ".join(f"{share:.2f} {names[picture]}" for picture, share in shares.items() if picture is not None)
-        show_picture(axes[4], row.mixed, label, None, PASTE_COLOUR)
+        show_picture(axes[4], row.mixed, _label(row, names), None, PASTE_COLOUR, bold=number == most)
     save_figure(figure, path)
 
 
@@ -244,12 +273,23 @@ def save_figure(figure: Any, path: Path | str) -> None:
         figure.savefig(file, format=Path(path).suffix.lower().removeprefix("."))
 
 
-def show_picture(axis: Any, picture: Tensor, caption: str, box: PatchBox | None, colour: str) -> None:
+def _label(row: Row, names: Sequence[str]) -> str:
+    shares = {row.target: row.weights[row.target], row.source: 1 - row.weights[row.target]}
+    label = " + ".join(f"{share:.2f} {names[picture]}" for picture, share in shares.items() if picture is not None)
+    if row.area is None:
+        return label
+    return f"{label}\narea {row.area:.2f} + {1 - row.area:.2f}, label {difference(row):+.2f}"
+
+
+def show_picture(
+    axis: Any, picture: Tensor, caption: str, box: PatchBox | None, colour: str, *, bold: bool = False
+) -> None:
     """Draw ``uint8 (3, H, W)`` on a matplotlib axis, the caption above it and ``box`` outlined."""
     from matplotlib.patches import Rectangle
 
     axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axis.text(0.5, 1.02, caption, transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5)
+    weight = "bold" if bold else "normal"
+    axis.text(0.5, 1.02, caption, transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5, weight=weight)
     if box is not None and box.height and box.width:
         # imshow puts the centre of pixel (0, 0) at the origin, so that its border is half a pixel before.
         corner = (box.left - 0.5, box.top - 0.5)

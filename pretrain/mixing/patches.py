@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pretrain.saliency.batches import constant
 
@@ -36,9 +35,9 @@ class Patches(NamedTuple):
 def extremes(maps: Tensor, which: str) -> Tensor:
     """Return ``int64 (B, 2)``, row and column of the largest (``salient``) or smallest (``nonsalient``) value of each
     ``(B, H, W)`` map: the first in reading order among equals."""
-    flat = maps.flatten(1)
-    index = flat.argmax(1) if which == "salient" else flat.argmin(1)
-    return torch.stack([index // maps.shape[2], index % maps.shape[2]], dim=1)
+    lines, index = (maps.amax(2), Tensor.argmax) if which == "salient" else (maps.amin(2), Tensor.argmin)
+    row = index(lines, 1)  # a line's extreme first: several times as fast as to look for the place in the whole map
+    return torch.stack([row, index(maps[torch.arange(len(maps), device=maps.device), row], 1)], dim=1)
 
 
 def clipped(source: Tensor, target: Tensor, side: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,10 +95,15 @@ def paste(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
 
 def _paste_shrunk(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
     count, channels, height, width = images.shape
-    if min(int(height * patches.scale), int(width * patches.scale)) == 0:
-        return images.clone()
-    small = functional.interpolate(images, scale_factor=patches.scale)[partners]  # nearest neighbour
-    row = patches.target_top[:, None] + torch.arange(small.shape[2], device=images.device)
-    col = patches.target_left[:, None] + torch.arange(small.shape[3], device=images.device)
-    place = (row[:, :, None] * width + col[:, None, :]).flatten(1)[:, None].expand(count, channels, -1)
-    return images.flatten(2).scatter(2, place, small.flatten(2)).view_as(images)
+    row, col = (torch.arange(int(side * patches.scale), device=images.device) for side in (height, width))
+
+    def nearest(position: Tensor, length: int) -> Tensor:
+        """As ``functional.interpolate`` has it, which takes several times as long on a CPU."""
+        return (position.float() * (1 / patches.scale)).long().clamp_(max=length - 1)
+
+    plane = partners[:, None] * channels + torch.arange(channels, device=images.device)  # (B, C)
+    rows = (plane[:, :, None] * height + nearest(row, height)).flatten()  # into all rows of all pictures
+    donors = images.reshape(-1, width).index_select(0, rows).gather(1, nearest(col, width).expand(len(rows), -1))
+    place = (patches.target_top[:, None] + row)[:, :, None] * width + (patches.target_left[:, None] + col)[:, None, :]
+    place = place.flatten(1)[:, None].expand(count, channels, -1)
+    return images.flatten(2).scatter(2, place, donors.view(count, channels, -1)).view_as(images)

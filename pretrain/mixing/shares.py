@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,6 @@ def kept_by_saliency(label: str, maps: Tensor, partners: Tensor, patches: Patche
     saliency, the share is that of the area.
     """
     count, height, width = maps.shape
-    exact = maps.double()
     target_top, target_left, source_top, source_left, rows, cols = (
         field.expand(count)
         for field in (
@@ -31,31 +32,30 @@ def kept_by_saliency(label: str, maps: Tensor, partners: Tensor, patches: Patche
             patches.width,
         )
     )
-    hidden, host = inside_and_outside(exact, target_top, target_left, rows, cols)
-    host_total = hidden + host
+    boxes = [(target_top, target_left, rows, cols)]  # of the pictures as hosts
     if patches.scale is None:
         receiver = partners.argsort()  # of the patch of each picture
-        boxes = (field[receiver] for field in (source_top, source_left, rows, cols))
-        inside, outside = inside_and_outside(exact, *boxes)
-        donor, donor_total = inside[partners], (inside + outside)[partners]
-    else:
-        donor_total = host_total[partners]
-        donor = donor_total * (rows * cols) / (height * width)
+        boxes.append(tuple(field[receiver] for field in (source_top, source_left, rows, cols)))
+    inside, outside = inside_and_outside(maps.double(), boxes)
+    host, total = outside[:, 0], inside[:, 0] + outside[:, 0]
+    donor_total = total[partners]
+    donor = inside[partners, 1] if patches.scale is None else donor_total * (rows * cols) / (height * width)
     if label == "relative":
         # 0 / 0 is no number, and no number is above 0
-        host, donor = host / host_total, donor / donor_total
+        host, donor = host / total, donor / donor_total
     seen = host + donor
     known = seen > 0
     share = torch.where(known, host / seen, kept_share(patches, height, width))
     return share.float(), (~known).sum()
 
 
-def inside_and_outside(maps: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(B,)`` sums of ``(B, H, W)`` maps over the box of each and over the rest, in the type of ``maps``.
+def inside_and_outside(maps: Tensor, boxes: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return ``(B, N)`` sums of ``(B, H, W)`` maps over each of N boxes and over the rest, in the type of ``maps``.
 
-    The rest is added up by itself: without any saliency it is zero, not what rounding leaves of a difference.
+    A box is ``(top, left, height, width)``, ``int64 (B,)`` each. The rest is added up by itself: without any saliency
+    it is zero, not what rounding leaves of a difference.
     """
-    rows, cols = span(top, height, maps.shape[1]), span(left, width, maps.shape[2])
-    beside = torch.bmm(maps, torch.stack([cols, ~cols], dim=2).to(maps.dtype))  # (B, H, 2): in the columns, not in them
-    inside = (beside[..., 0] * rows).sum(1)
-    return inside, (beside[..., 1] * rows).sum(1) + (beside.sum(2) * ~rows).sum(1)
+    rows = torch.stack([span(top, height, maps.shape[1]) for top, _, height, _ in boxes], dim=2)  # (B, H, N)
+    cols = torch.stack([span(left, width, maps.shape[2]) for _, left, _, width in boxes], dim=2)  # (B, W, N)
+    within, beside = torch.bmm(maps, torch.cat([cols, ~cols], dim=2).to(maps.dtype)).chunk(2, dim=2)  # (B, H, N)
+    return (within * rows).sum(1), (beside + within * ~rows).sum(1)

@@ -1,5 +1,7 @@
 """tools/show_mixing.py: the sheet it writes, and refusals in words."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,18 @@ def test_show_mixing__every_style_and_method(show_mixing, pictures, tmp_path, ca
     assert {path.name for path in tmp_path.iterdir()} == {*(path.name for path in pictures), "sheet.png", "sheet.jpg"}
 
 
+def test_show_mixing__says_where_label_and_area_differ_most(show_mixing, pictures, tmp_path, capsys):
+    arguments = ["--input", *map(str, pictures), "--size", "24", "--output", str(tmp_path / "sheet.png")]
+    assert not show_mixing([*arguments, "--patches", "uniform", "salient_to_salient", "--labels", "all"])
+    *_, sheet, most = capsys.readouterr().out.splitlines()
+    assert sheet.endswith("18 mixed pictures")  # 3 targets x 2 patches x 3 labels
+    assert re.fullmatch(
+        r"label and area differ most in row \d+, picture\d in picture\d: the label says 0\.\d\d picture\d, "
+        r"the area 0\.\d\d \([+-]0\.\d\d\)",
+        most,
+    )
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--output", "sheet.gif"], r"sheet\.gif: the sheet is a PNG or a JPEG"),
     (["--output", "nowhere/sheet.png"], "nowhere: no such folder for --output"),
@@ -44,6 +58,9 @@ def test_show_mixing__every_style_and_method(show_mixing, pictures, tmp_path, ca
     (["--share", "1.5"], r"--share must be in 0\.\.1, but got 1\.5"),
     (["--targets", "4"], r"--targets must be in 1\.\.3, the number of pictures, but got 4"),
     (["--styles", "salient"], "unknown style 'salient'; known: salient_to_corresponding"),
+    (["--patches", "salient"], "unknown patch 'salient'; known: uniform, resized, salient_to_corresponding"),
+    (["--labels", "pixels"], "unknown label 'pixels'; known: area, absolute, relative"),
+    (["--patches", "resized", "--labels", "relative"], "label 'relative' has no meaning for patch 'resized'"),
     (["--saliency", "sobel"], "unknown saliency 'sobel'"),
     (["--saliency", "basnet"], "needs the option checkpoint"),
     (["--methods", "baseline"], "method 'baseline' does not mix pictures"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.inspect.contact_sheet import load_pictures, rows_of, rows_of_each
+from pretrain.inspect.contact_sheet import Row, difference, furthest, load_pictures, rows_of, rows_of_each
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_rows_of_each__methods_in_turn_and_every_saliency_and_style_of_saliencym
         ["cutout", "saliencymix", "mixup"],
         images,
         saliencies=["fine_grained", "frequency_tuned"],
-        styles=["salient_to_corresponding", "salient_to_salient"],
+        patches=["salient_to_corresponding", "salient_to_salient"],
         num_targets=2,
         seed=1,
         share=0.5,
@@ -77,6 +77,45 @@ def test_rows_of_each__methods_in_turn_and_every_saliency_and_style_of_saliencym
     assert all(row.title.endswith("batch, clip") for row in rows[2:-2])
     (alone, *_) = rows_of("mixup", images, seed=1, alpha=1.0)
     assert (rows[-2].mixed == alone.mixed).all()
+
+
+def test_rows_of__a_label_by_saliency_beside_the_area(pictures):
+    _, images = load_pictures(pictures, 24)
+    by_area = rows_of("saliencymix", images, seed=1, share=0.5, patch="uniform")
+    by_saliency = rows_of("saliencymix", images, seed=1, share=0.5, patch="uniform", label="absolute")
+    for plain, row in zip(by_area, by_saliency, strict=True):
+        assert (row.mixed == plain.mixed).all()
+        assert (plain.area, plain.source_map) == (None, None)
+        assert row.area == pytest.approx(plain.weights[row.target])
+        box = row.target_box
+        seen = {row.target: row.target_map.map_.clone(), row.source: torch.zeros(24, 24)}
+        inside = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        seen[row.target][inside] = 0
+        seen[row.source][inside] = row.source_map.map_[inside]
+        expected = seen[row.target].sum() / sum(map_.sum() for map_ in seen.values())
+        assert row.weights[row.target] == pytest.approx(expected.item(), abs=1e-5)
+        assert difference(row) == row.weights[row.target] - row.area
+        assert row.title.endswith("image, clip\nlabel absolute")
+        assert row.target_map.anchors == []
+
+
+def test_rows_of__resizemix_shows_the_whole_source(pictures):
+    _, images = load_pictures(pictures, 24)
+    for row in rows_of("resizemix", images, seed=1, share=0.75):
+        assert row.source_box == (0, 0, 24, 24)
+        box = row.target_box
+        assert (box.height, box.width) == (12, 12)
+        inside = row.mixed[:, box.top : box.top + 12, box.left : box.left + 12]
+        assert (inside == images[row.source][:, ::2, ::2]).all()
+        assert row.weights[row.target] == 0.75
+
+
+def test_furthest__of_the_rows_that_have_another_label():
+    def row(weight, area):
+        return Row("", 1, 0, torch.zeros(3, 8, 8), [weight, 1 - weight], area)
+
+    assert furthest([row(0.1, None), row(0.6, 0.7), row(0.25, 0.75), row(0.9, 0.7), row(0.5, 1.0)]) == 2
+    assert furthest([row(0.1, None)]) is None
 
 
 def test_load_pictures__shorter_side_and_centre(tmp_path):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from pretrain.mixing import make_mixing
-from pretrain.mixing.patches import Patches
+from pretrain.mixing.patches import Patches, extremes
 from pretrain.mixing.saliencymix import Draws, SaliencyMix
 from pretrain.mixing.shares import inside_and_outside, kept_by_saliency
 from pretrain.names import LABELS, PATCHES, PLACEMENTS, SCOPES, STYLES
@@ -28,28 +29,36 @@ def map_of(values):
     return result
 
 
+@pytest.mark.parametrize("which, values", [("salient", np.argmax), ("nonsalient", np.argmin)])
+def test_extremes__the_first_in_reading_order_among_equals(which, values):
+    maps = np.random.default_rng(0).integers(0, 3, (40, 5, 7)).astype(np.float32)
+    expected = [np.unravel_index(values(map_), map_.shape) for map_ in maps]
+    assert np.array_equal(extremes(torch.from_numpy(maps), which).numpy(), expected)
+
+
 def test_inside_and_outside__plain_loops_over_random_boxes():
     rng = np.random.default_rng(0)
     for height, width in [(8, 8), (5, 9), (1, 7), (6, 1), (1, 1)] * 4:
         values = rng.integers(0, 1000, (7, height, width))
         top, left = rng.integers(0, height, 7), rng.integers(0, width, 7)
         rows, cols = (rng.integers(0, length - first + 1) for first, length in ((top, height), (left, width)))
-        boxes = [torch.from_numpy(field) for field in (top, left, rows, cols)]
-        found = inside_and_outside(torch.from_numpy(values).double(), *boxes)
+        box = [torch.from_numpy(field) for field in (top, left, rows, cols)]
+        whole = [torch.full((7,), side) for side in (0, 0, height, width)]
+        found = inside_and_outside(torch.from_numpy(values).double(), [box, whole])
         for number, map_ in enumerate(values.tolist()):
             sums = [0, 0]
             for row, line in enumerate(map_):
                 for col, value in enumerate(line):
                     inside = 0 <= row - top[number] < rows[number] and 0 <= col - left[number] < cols[number]
                     sums[0 if inside else 1] += value
-            assert [part[number].item() for part in found] == sums
+            assert [part[number].tolist() for part in found] == [[sums[0], sum(sums)], [sums[1], 0]]
 
 
 def test_inside_and_outside__the_rest_is_not_what_rounding_leaves():
     torch.manual_seed(0)
     maps = torch.zeros(50, 24, 24, dtype=torch.float64)
     maps[:, 2:19, 3:22] = torch.rand(50, 17, 19, dtype=torch.float64)
-    inside, outside = inside_and_outside(maps, *torch.tensor([[2], [3], [17], [19]]).expand(-1, 50))
+    inside, outside = inside_and_outside(maps, [torch.tensor([[2], [3], [17], [19]]).expand(-1, 50)])
     assert (inside > 0).all()
     assert (outside == 0).all()
 
@@ -183,16 +192,13 @@ def test_uniform__a_place_of_its_own_for_every_picture_all_over_it():
 
 
 def authors_resizemix(images, scale, centres, partners):
-    """run_apis/trainer.py and tools/utils.py of JayQine/ResizeMix in plain words: one size, a place for each picture.
-
-    Nearest neighbour: the pixel of a small picture is that at its place times 1 / scale, in single precision.
-    """
+    """run_apis/trainer.py and tools/utils.py of JayQine/ResizeMix, retold: one size, a place for each picture."""
     height, width = images.shape[2:]
     rows, cols = (int(side * scale) for side in (height, width))
-    step = np.float32(1 / scale)
-    small = images[:, :, [min(int(np.float32(row) * step), height - 1) for row in range(rows)]]
-    small = small[:, :, :, [min(int(np.float32(col) * step), width - 1) for col in range(cols)]]
     result = images.clone()
+    if rows * cols == 0:
+        return result, 1.0
+    small = functional.interpolate(images, scale_factor=scale)
     for number, (row, col) in enumerate(centres):
         bottom = min(max(row - rows // 2, 0) + rows, height)
         right = min(max(col - cols // 2, 0) + cols, width)
