@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Time saliency and mixing beside OpenCV and the package mixup, check their memory; print a table, then JSON.
+"""Time saliency and mixing beside OpenCV and other packages, check their memory; print a table, then JSON.
 
 All contenders of a case take turns within one run, so that what else the machine does falls on all of them.
 
 Example:
   python tools/bench_mixing.py --num-images 64 --threads 2
 
-The package mixup (pip install mixup==0.2.2) is no dependency: without it its case is left out.
+Two packages are no dependencies, and without them their cases are left out, which the report says: mixup (pip install
+mixup==0.2.2), and spectral_residual of 3neutronstar/GuidedMixup, which is found where PYTHONPATH names a clone of it.
 """
 
 from __future__ import annotations

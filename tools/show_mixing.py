@@ -24,17 +24,9 @@ from pretrain.run.cli import make_parser, run_tool, setup_logging
 def main(argv: list[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     setup_logging()
-    output = Path(args.output)
-    if output.suffix.lower() not in SHEET_SUFFIXES:
-        raise ValueError(f"{output}: the sheet is a PNG or a JPEG; give a name that ends in .png or .jpg")
-    if not output.parent.is_dir():
-        raise ValueError(f"{output.parent}: no such folder for --output")
-    if args.size < 8:
-        raise ValueError(f"--size must be at least 8 pixels, but got {args.size}")
-    if args.share is not None and not 0 <= args.share <= 1:
-        raise ValueError(f"--share must be in 0..1, but got {args.share}")
+    check_arguments(args)
 
-    from pretrain.inspect.contact_sheet import difference, furthest, load_pictures, rows_of_each, write_sheet
+    from pretrain.inspect.contact_sheet import load_pictures, rows_of_each, where_furthest, write_sheet
     from pretrain.mixing.labels import check_choice
     from pretrain.names import LABELS, STYLES
     from pretrain.saliency import FUNCTIONS
@@ -60,14 +52,22 @@ def main(argv: list[str] | None = None) -> int | None:
         scope=args.scope,
         placement=args.placement,
     )
-    write_sheet(rows, names, images, output)
-    print(f"{output}: {len(rows)} mixed pictures")
-    if (most := furthest(rows)) is not None:
-        row = rows[most]
-        print(
-            f"label and area differ most in row {most + 1}, {names[row.source]} in {names[row.target]}: the label says "
-            f"{row.weights[row.target]:.2f} {names[row.target]}, the area {row.area:.2f} ({difference(row):+.2f})"
-        )
+    write_sheet(rows, names, images, args.output)
+    print(f"{args.output}: {len(rows)} mixed pictures")
+    if (line := where_furthest(rows, names)) is not None:
+        print(line)
+
+
+def check_arguments(args: Namespace) -> None:
+    output = Path(args.output)
+    if output.suffix.lower() not in SHEET_SUFFIXES:
+        raise ValueError(f"{output}: the sheet is a PNG or a JPEG; give a name that ends in .png or .jpg")
+    if not output.parent.is_dir():
+        raise ValueError(f"{output.parent}: no such folder for --output")
+    if args.size < 8:
+        raise ValueError(f"--size must be at least 8 pixels, but got {args.size}")
+    if args.share is not None and not 0 <= args.share <= 1:
+        raise ValueError(f"--share must be in 0..1, but got {args.share}")
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

@@ -158,6 +158,19 @@ def furthest(rows: Sequence[Row]) -> int | None:
     return max(differing, key=lambda number: abs(difference(rows[number])), default=None)
 
 
+def where_furthest(rows: Sequence[Row], names: Sequence[str]) -> str | None:
+    """Return the line that says where label and area differ most (``furthest``), and how far."""
+    most = furthest(rows)
+    if most is None:
+        return None
+    row = rows[most]
+    source, target = names[row.source], names[row.target]
+    return (
+        f"label and area differ most in row {most + 1}, {source} in {target}: the label says "
+        f"{row.weights[row.target]:.2f} {target}, the area {row.area:.2f} ({difference(row):+.2f})"
+    )
+
+
 def difference(row: Row) -> float:
     """Return how much more of the target the label of ``row`` has than the pixels, where it is not of these."""
     return row.weights[row.target] - row.area
