@@ -33,7 +33,7 @@ LATER = {"imagenet_r50_resizemix"}  # than the paper
 TABLE_2 = {f"imagenet_r50_{method}" for method in METHODS} - LATER | {
     f"imagenet_r101_{method}" for method in ("baseline", "cutout", "mixup", "cutmix", "saliencymix")
 }
-MODERN = {f"imagenet_r50_modern_{method}" for method in ("baseline", "cutmix", "saliencymix")}
+MODERN = {f"imagenet_r50_modern_{method}" for method in ("baseline", "cutmix", "saliencymix", "resizemix")}
 
 
 def test_configs__every_row_of_the_tables_and_of_the_modern_recipe_and_nothing_else_but_made_data():
