@@ -108,6 +108,7 @@ SMALLER = {  # what makes a command small, by its tool; it stands at the end
     "train_net": SMALL_DETECTION,
     "show_mixing": ["--size", "32"],
     "evaluate_checkpoint": ["--image-size", "32", "--eval-resize", "32"],
+    "probe": ["--image-size", "32", "--eval-resize", "32", "--k", "2", "--device", "cpu"],
     "attack": ["--steps", "1", "--num-images", "2"],
     "show_cam": ["--num-images", "1"],
     "bench_pretrain": [*SMALL_NETWORK, "SOLVER.BATCH_SIZE", "2"],
@@ -168,7 +169,7 @@ def world(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("world")
     data = folder / "data"
-    digits.write_image_folder(data / "imagenet", seed=0, train_per_class=1, val_per_class=1, side=32)
+    digits.write_image_folder(data / "imagenet", seed=0, train_per_class=2, val_per_class=1, side=32)
     digits.write_devkit(data / "VOCdevkit", seed=0, trainval=4, test=3, side=64)
     cells = shutil.copytree(data / "VOCdevkit" / "VOC2007", data / "cells")
     renamed = dict(zip(digits.DIGIT_CLASSES, ["RBC", "WBC", "Platelets"] * 4, strict=False))

@@ -26,18 +26,15 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
 from pretrain.run.cli import add_help_config, make_parser, run_tool, setup_logging
-from tools.studies.session import add_study_arguments, check_study_arguments, pursue
+from tools.studies.session import add_checkpoint_arguments, add_study_arguments, check_study_arguments, pursue
 
 PROTOCOL = "detection/configs/voc_r50_c4_moco.yaml"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="NAME=FILE",
-        help="checkpoints, and random; then KEY VALUE pairs of the config, such as VOC.ROOT /data/VOCdevkit",
+    add_checkpoint_arguments(
+        parser, "checkpoints, and random; then KEY VALUE pairs of the config, such as VOC.ROOT /data/VOCdevkit"
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of fine-tuning: 0 to N - 1")
     parser.add_argument("--output", required=True, metavar="DIR", help="the study, its stages and its page go here")
@@ -50,14 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="such as .005,.01,.02,.04,.08: choose each row's own among them, on training pictures that are held out",
     )
     parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
-    parser.add_argument(
-        "--prefix",
-        action="append",
-        default=[],
-        metavar="NAME=PREFIX",
-        help="the network under that prefix of a file",
-    )
-    parser.add_argument("--ema", action="append", default=[], metavar="NAME", help="the averaged weights of a file")
     add_help_config(parser, "detection.config")
     add_study_arguments(parser)
     return parser

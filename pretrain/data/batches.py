@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
 from pretrain.data.augmentation import eval_transform, train_transform
-from pretrain.data.sources import Cifar, ClassFolders, Source
+from pretrain.data.sources import Cifar, Source, open_splits
 from pretrain.run.loading import Loading, make_loader
 from pretrain.run.pictures import UnreadablePicture
 
@@ -162,8 +162,7 @@ def load_splits(cfg: CfgNode) -> tuple[Pictures, Pictures]:
     train: Source
     val: Source
     if cfg.DATA.DATASET == "image_folder":
-        train, val = (ClassFolders(root / split, cfg.DATA.DECODER) for split in ("train", "val"))
-        _check_classes(root, train.classes, val.classes)
+        train, val = open_splits(root, cfg.DATA.DECODER)
     else:
         train, val = (Cifar(cfg.DATA.DATASET, root, train=train, download=cfg.DATA.DOWNLOAD) for train in (True, False))
     limit = cfg.DATA.MAX_UNREADABLE
@@ -171,10 +170,3 @@ def load_splits(cfg: CfgNode) -> tuple[Pictures, Pictures]:
         Pictures(train, train_transform(cfg), replace=True, limit=limit),
         Pictures(val, eval_transform(cfg), replace=False, limit=limit),
     )
-
-
-def _check_classes(root: Path, train: list[str], val: list[str]) -> None:
-    only = [f"{name} only in train/" for name in train if name not in val]
-    only += [f"{name} only in val/" for name in val if name not in train]
-    if only:
-        raise ValueError(f"{root}: train/ and val/ must have the same class folders, but {', '.join(only)}")

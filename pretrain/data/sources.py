@@ -64,6 +64,21 @@ class ClassFolders:
         return self.samples[index][0]
 
 
+def open_splits(root: Path, decoder: str) -> tuple[ClassFolders, ClassFolders]:
+    """Return the training and the validation pictures in ``root``.
+
+    Raises:
+        ValueError: the two have different classes.
+        FileNotFoundError: as ClassFolders raises it.
+    """
+    train, val = (ClassFolders(root / split, decoder) for split in ("train", "val"))
+    only = [f"{name} only in train/" for name in train.classes if name not in val.classes]
+    only += [f"{name} only in val/" for name in val.classes if name not in train.classes]
+    if only:
+        raise ValueError(f"{root}: train/ and val/ must have the same class folders, but {', '.join(only)}")
+    return train, val
+
+
 class _VisibleFolders(datasets.ImageFolder):
     """ImageFolder, but for what ``is_no_data`` leaves out: folders, files, and all that lies in such folders."""
 

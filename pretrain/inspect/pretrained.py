@@ -86,6 +86,7 @@ class Pretrained:
 
     Attributes:
         path, sha256: of the file.
+        prefix: where the network lay in the file, as `find_network` says it.
         state: what ``load_weights`` takes: the entries of a checkpoint of ours. Its ``classes`` are None where the file
             does not name them.
         cfg: the config of its run; of a foreign file the network and its evaluation, all else at its default.
@@ -95,6 +96,7 @@ class Pretrained:
 
     path: Path
     sha256: str
+    prefix: str
     state: Mapping[str, Any]
     cfg: CfgNode
     stated: tuple[float | None, float | None]
@@ -135,6 +137,21 @@ class Pretrained:
         load_weights(model, state, self.path, self.cfg.MODEL.ARCH, classes)
         return model.eval()
 
+    def backbone(self, device: torch.device) -> nn.Module:
+        """Return the network without its classifier, in evaluation mode: it gives pooled features, ``(B, C)``.
+
+        Raises:
+            ValueError: its weights do not fit its config.
+        """
+        model = network_of(self.cfg, num_classes=1)
+        model.fc = nn.Identity()
+        weights = {key: value for key, value in self.state["model"].items() if not key.startswith("fc.")}
+        load_weights(
+            model, {**self.state, "model": weights}, self.path, self.cfg.MODEL.ARCH, self.state["classes"] or []
+        )
+        layout = torch.channels_last if self.cfg.CHANNELS_LAST else torch.contiguous_format
+        return model.to(device, memory_format=layout).eval()
+
     def validation_source(self, root: Path | str) -> Source:
         """Return the validation pictures in ``root``: its ``val/`` for class folders, else CIFAR's test set.
 
@@ -160,19 +177,19 @@ class Pretrained:
         }
 
 
-def open_pretrained(path: Path | str, reading: Reading = AS_IT_SAYS) -> Pretrained:
+def open_pretrained(path: Path | str, reading: Reading = AS_IT_SAYS, *, needs_classifier: bool = True) -> Pretrained:
     """Return what the checkpoint at ``path`` holds.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, holds no ResNet with a classifier, contradicts ``reading``, or ``reading`` is no way
-            to see a picture.
+        ValueError: it is damaged, holds no ResNet, or none with a classifier where it ``needs_classifier``, contradicts
+            ``reading``, or ``reading`` is no way to see a picture.
     """
     path = Path(path)
     content = read_weights(path)
     ours = isinstance(content, dict) and all(entry in content for entry in ENTRIES)
     try:
-        return (_own if ours else _foreign)(path, content, reading)
+        return _own(path, content, reading) if ours else _foreign(path, content, reading, needs_classifier)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -196,16 +213,17 @@ def _own(path: Path, content: dict[str, Any], reading: Reading) -> Pretrained:
     state = {"model": weights, "arch": content["arch"], "method": content["method"], "classes": content["classes"]}
     notes = ("averaged weights taken, as --ema says",) if reading.ema else ()
     stated = (None, None) if reading.ema else accuracies(content)
-    return Pretrained(path, sha256(path), state, cfg, stated, notes)
+    prefix = "ema." if reading.ema else "model."
+    return Pretrained(path, sha256(path), prefix, state, cfg, stated, notes)
 
 
-def _foreign(path: Path, content: Any, reading: Reading) -> Pretrained:
+def _foreign(path: Path, content: Any, reading: Reading, needs_classifier: bool) -> Pretrained:
     network = find_network(content, prefix=reading.prefix, ema=reading.ema)
     notes = list(network.notes)
     architecture = check_backbone(convert_state_dict(network.state))
     known = inherited(network.metadata)
     check_arch(known, architecture)
-    if not {"fc.weight", "fc.bias"} <= network.state.keys():
+    if needs_classifier and not {"fc.weight", "fc.bias"} <= network.state.keys():
         raise ValueError("the network has no classifier of one linear layer (fc.weight, fc.bias): nothing to evaluate")
     fingerprint = sha256(path)
     release = find_release(fingerprint)
@@ -231,7 +249,7 @@ def _foreign(path: Path, content: Any, reading: Reading) -> Pretrained:
         "method": known.get("method"),
         "classes": None,
     }
-    return Pretrained(path, fingerprint, state, cfg, _stated(network, known, release), tuple(notes))
+    return Pretrained(path, fingerprint, network.prefix, state, cfg, _stated(network, known, release), tuple(notes))
 
 
 def _set_view(cfg: CfgNode, reading: Reading, view: Mapping[str, Any]) -> None:

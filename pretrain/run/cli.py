@@ -79,6 +79,10 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
     """Add which network of a weights file is meant, and a group for what the file does not say; return that."""
     parser.add_argument("--prefix", help="take the network under this prefix and drop what lies beside it")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights of a checkpoint that has them")
+    return _add_statistics_arguments(parser)
+
+
+def _add_statistics_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     says = parser.add_argument_group("what the file does not say; without these it is assumed, and a note says so")
     for name in ("mean", "std"):
         says.add_argument(
@@ -89,7 +93,15 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``add_weights_arguments`` and how a classifier is shown its validation pictures."""
-    says = add_weights_arguments(parser)
+    _add_size_arguments(add_weights_arguments(parser))
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how networks are shown pictures, where several files say by other arguments which network is meant."""
+    _add_size_arguments(_add_statistics_arguments(parser))
+
+
+def _add_size_arguments(says: argparse._ArgumentGroup) -> None:
     says.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the centre crop that is evaluated")
     says.add_argument("--eval-resize", type=int, metavar="PIXELS", help="shorter side before the centre crop")
     says.add_argument("--interpolation", metavar="NAME", help="of that resizing: bilinear, bicubic")

@@ -56,6 +56,19 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what ``tools.studies.checkpoints.read_words`` reads; ``what`` says what the words are."""
+    parser.add_argument("words", nargs="+", metavar="NAME=FILE", help=what)
+    parser.add_argument(
+        "--prefix",
+        action="append",
+        default=[],
+        metavar="NAME=PREFIX",
+        help="the network under that prefix of a file",
+    )
+    parser.add_argument("--ema", action="append", default=[], metavar="NAME", help="the averaged weights of a file")
+
+
 def check_study_arguments(args: argparse.Namespace) -> None:
     """Refuse a number of jobs that is none with a ``ValueError``."""
     if args.jobs < 0:
