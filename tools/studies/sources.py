@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from fvcore.common.config import CfgNode
+
 from detection.config import EFFECTS
 from detection.evaluation.comparison import HEADLINE
 from detection.report.comparison import protocol_line
@@ -15,6 +17,9 @@ from pretrain.run.text import Finite, read_record
 from tools.studies.experiments import RANDOM, Experiment, experiments
 from tools.studies.planning.plan import Plan
 from tools.studies.records import Number, Result
+
+BACKBONE_STAGES = ("stem", "res2", "res3", "res4", "res5")  # as FREEZE_AT counts them
+C4_BACKBONE = "build_resnet_backbone"
 
 
 class Card(TypedDict):
@@ -64,7 +69,19 @@ def protocol_of(plan: Plan) -> str | None:
     if plan.detection is None:
         return None
     name = Path(plan.cfg.DETECTION.CONFIG).name
-    return f"One protocol for all rows, {name}: {protocol_line(EFFECTS.of_training(plan.detection), ())}"
+    line = protocol_line(EFFECTS.of_training(plan.detection), ())
+    return " ".join(filter(None, (f"One protocol for all rows, {name}: {line}", frozen_sentence(plan.detection))))
+
+
+def frozen_sentence(detection: CfgNode) -> str:
+    """Return which stages of the backbone stay as they are; empty where all of it is trained."""
+    frozen = BACKBONE_STAGES[: detection.MODEL.BACKBONE.FREEZE_AT]
+    if not frozen:
+        return ""
+    in_heads = "res5" in frozen and detection.MODEL.BACKBONE.NAME == C4_BACKBONE
+    kept = frozen[:-1] if in_heads else frozen
+    sentence = f"Frozen: {', '.join(kept)} (MODEL.BACKBONE.FREEZE_AT {len(frozen)})"
+    return f"{sentence}; res5 is part of C4's RoI heads and is trained." if in_heads else f"{sentence}."
 
 
 def sources_of(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def freeze_stages(body: nn.ModuleDict, freeze_at: int) -> None:
     """Freeze the stem (1), res2 (2) and so on up to ``freeze_at``: no gradients, and statistics that stay."""
     for names in STAGES[: max(freeze_at, 0)]:
         for name in names:
-            if name in body:  # res5 of a C4 model belongs to the RoI heads and is always trained
+            if name in body:  # res5 of a C4 model belongs to the RoI heads and is always trained, as in Detectron2
                 body[name] = _frozen(body[name])
 
 

@@ -236,18 +236,27 @@ def test_frozen_norm__is_the_identity_when_fresh_and_one_map_in_both_branches():
     assert torch.allclose(norm(x.requires_grad_()), expected(x), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "freeze_at, frozen", [(0, ()), (2, ("conv1", "bn1", "layer1")), (5, ("conv1", "bn1", "layer1", "layer2", "layer3"))]
-)
-def test_freeze_at__stops_gradients_and_statistics(make_config, samples, freeze_at, frozen):
-    model = build_model(make_config("c4", {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": freeze_at}))
+STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+
+
+@pytest.mark.parametrize("kind, freeze_at, frozen", [
+    ("c4", 0, ()),
+    ("c4", 2, STAGES[:3]),
+    ("c4", 5, STAGES[:5]),  # res5 is in the RoI heads
+    ("fpn", 4, STAGES[:5]),
+    ("fpn", 5, STAGES),
+])  # fmt: skip
+def test_freeze_at__stops_gradients_and_statistics(make_config, samples, kind, freeze_at, frozen):
+    model = build_model(make_config(kind, {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": freeze_at}))
+    body = {"c4": "body", "fpn": "bottom_up"}[kind]
+    assert not {stage for stage in frozen if not hasattr(getattr(model.backbone, body), stage)}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     sum(model(samples).values()).backward()
     optimizer.step()
     for name, tensor in model.state_dict().items():
         moved = not torch.equal(tensor, before[name])
-        in_frozen_stage = name.startswith(tuple(f"backbone.body.{stage}." for stage in frozen))
+        in_frozen_stage = name.startswith(tuple(f"backbone.{body}.{stage}." for stage in frozen))
         if in_frozen_stage or name.endswith((".weight", ".running_mean", ".running_var")):
             assert moved != in_frozen_stage, name
 

@@ -1,6 +1,9 @@
 """What is read of a comparison for a study's page."""
 
-from tools.studies.sources import headline_of, over_pictures, per_class
+import pytest
+
+from detection.defaults import get_cfg
+from tools.studies.sources import frozen_sentence, headline_of, over_pictures, per_class
 
 
 def method(name, interval, both=None):
@@ -44,3 +47,17 @@ def test_per_class__of_all_methods():
         "cat": dict.fromkeys("abcde", 50.0), "dog": dict.fromkeys("abcde", None)
     }  # fmt: skip
     assert per_class(None) == {}
+
+
+@pytest.mark.parametrize("backbone, freeze_at, expected", [
+    ("build_resnet_fpn_backbone", 0, ""),
+    ("build_resnet_fpn_backbone", 4, "Frozen: stem, res2, res3, res4 (MODEL.BACKBONE.FREEZE_AT 4)."),
+    ("build_resnet_fpn_backbone", 5, "Frozen: stem, res2, res3, res4, res5 (MODEL.BACKBONE.FREEZE_AT 5)."),
+    ("build_resnet_backbone", 2, "Frozen: stem, res2 (MODEL.BACKBONE.FREEZE_AT 2)."),
+    ("build_resnet_backbone", 5, "Frozen: stem, res2, res3, res4 (MODEL.BACKBONE.FREEZE_AT 5); res5 is part of C4's RoI"
+     " heads and is trained."),
+])  # fmt: skip
+def test_frozen_sentence__says_what_stays_and_that_res5_of_c4_does_not(backbone, freeze_at, expected):
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = backbone, freeze_at
+    assert frozen_sentence(cfg) == expected
