@@ -83,8 +83,8 @@ def _add_model(cfg: CN) -> None:
 
     cfg.MODEL.BACKBONE = CN()
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"  # C4; "build_resnet_fpn_backbone" is FPN
-    # First stages that stay fixed: 0 none, 1 stem, 2 stem and res2, 4 all but res5, 5 all; in C4 res5 is part of the RoI
-    # heads and always trains
+    # First stages that stay fixed: 0 none, 1 stem, 2 stem and res2, 4 all but res5, 5 all; in C4 res5 is part of the
+    # RoI heads and always trains
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
 
     cfg.MODEL.RESNETS = CN()

@@ -29,7 +29,7 @@ from tools.studies.published import published_cost
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 OF_NETWORK = ("depth", "res2_out_channels", *SINCE_THEN)  # entries of a card that one table's rows share
 # First parts of keys that are the study's
-OF_STUDY = ("TITLE", "NOTES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM", "SWEEP")
+OF_STUDY = ("TITLE", "NOTES", "PROBES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM", "SWEEP")
 
 
 class Card(TypedDict):

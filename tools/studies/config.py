@@ -35,6 +35,7 @@ def get_cfg() -> CfgNode:
     cfg.SEEDS = (0, 1, 2)
     cfg.BASELINE = "baseline"  # METHOD of the row that the others of its model and data are compared with
     cfg.NOTES = []  # sentences for the page
+    cfg.PROBES = ""  # kind transfer: a probes.json of tools/probe.py, for the page; from the working folder
     cfg.THREADS = 0  # CPU threads of a stage, on which the last bits of its results depend; 0: PyTorch's own choice
     cfg.GPUS = 1  # processes of a training stage, each with a GPU where there are any
     cfg.NODES = 1  # machines of a pretraining, each with GPUS processes; several: --launcher slurm only
@@ -208,6 +209,7 @@ def check_study(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
     refuse_faults([*find_faults(cfg, RULES), *_contradictions(cfg)])
     refuse_shared_names([experiment.name for experiment in experiments(cfg)])
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR).resolve())
+    cfg.PROBES = cfg.PROBES and str(Path(cfg.PROBES).expanduser().resolve())
     cfg.freeze()
     return cfg
 
@@ -239,6 +241,10 @@ def _contradictions(cfg: CfgNode) -> list[str]:
     if cfg.BASELINE != get_cfg().BASELINE and cfg.BASELINE not in [row.method for row in rows]:
         known = ", ".join(dict.fromkeys(row.method for row in rows))
         faults.append(f"BASELINE is {cfg.BASELINE}, which is no METHOD of EXPERIMENTS; expected one of {known}")
+    if cfg.PROBES and cfg.KIND != "transfer":
+        faults.append(f"PROBES is {cfg.PROBES}, but KIND {cfg.KIND} has no detectors beside them; leave it empty")
+    elif cfg.PROBES and not Path(cfg.PROBES).expanduser().is_file():
+        faults.append(f"PROBES is {cfg.PROBES}, which is no file; tools/probe.py writes one")
     if cfg.PRETRAIN.SEED >= 0 and cfg.KIND != "transfer":
         faults.append(
             f"PRETRAIN.SEED is {cfg.PRETRAIN.SEED}: one pretraining for several fine-tunings, but KIND {cfg.KIND} has "

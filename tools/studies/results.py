@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from detection.evaluation.intervals import difference, judge, summarise
 from tools.studies.experiments import Experiment, experiments
 from tools.studies.pages import write_pages
+from tools.studies.pages.probes import probes_of
 from tools.studies.planning.detectors import OWN
 from tools.studies.planning.plan import Plan, seeds_of
 from tools.studies.planning.stages import Stage
@@ -73,7 +74,7 @@ def study_result(plan: Plan, results: Mapping[str, Result], failed: Mapping[str,
         "baseline": cfg.BASELINE if any(row["method"] == cfg.BASELINE for row in rows) else None,
         "rows": rows,
         "verdicts": _verdicts(rows, metrics, by_own_rate=bool(cfg.SWEEP.RATES)) if rows else [],
-        "transfer": _transfer(plan, results),
+        "transfer": _transfer(plan, results, rows),
         "links": _links(plan, results),
         "figures": _figures(plan, results),
         "paper": {"table": cfg.PAPER.TABLE, "protocol": cfg.PAPER.PROTOCOL} if cfg.PAPER.TABLE else None,
@@ -246,14 +247,15 @@ def _verdicts(rows: Sequence[dict[str, Any]], metrics: Sequence[Metric], *, by_o
     return verdicts
 
 
-def _transfer(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None:
+def _transfer(plan: Plan, results: Mapping[str, Result], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return what a study that fine-tunes tells besides its table; None of other kinds."""
     if plan.cfg.KIND != "transfer":
         return None
-    comparison = comparison_of(plan, results)
+    comparison, sources = comparison_of(plan, results), sources_of(plan, results)
     return {
         "protocol": protocol_of(plan),
-        "sources": sources_of(plan, results),
+        "sources": sources,
+        "probes": probes_of(plan.cfg.PROBES, sources, rows, metrics_of(plan.cfg, plan.detection)[0].key),
         "headline": headline_of(comparison),
         "over_pictures": over_pictures(comparison, plan.cfg.BASELINE),
         "per_class": per_class(comparison),

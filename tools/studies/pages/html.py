@@ -17,6 +17,7 @@ from tools.studies.pages.findings import (
     sources_in_words,
     verdicts_in_words,
 )
+from tools.studies.pages.probes import probe_table
 from tools.studies.pages.rates import rates_in_words
 from tools.studies.pages.tables import (
     Column,
@@ -100,6 +101,7 @@ def render_html(result: Mapping[str, Any], folder: Path) -> str:
         rates=rates_in_words(result),
         sources=sources_in_words(result),
         pictures=on_pictures(result, tables),
+        probes=probe_table(result),
         headline=headline,
         by_class=class_rows(result),
         by_class_title=by_class_title,

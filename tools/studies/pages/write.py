@@ -18,6 +18,7 @@ from tools.studies.pages.findings import (
     verdicts_in_words,
 )
 from tools.studies.pages.html import render_html
+from tools.studies.pages.probes import probe_table
 from tools.studies.pages.rates import rates_in_words
 from tools.studies.pages.tables import (
     Column,
@@ -212,6 +213,9 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[list[str]]:
         head = ("method", "difference", "over seeds", "over pictures", "over both", "seeds needed")
         title = f"Difference to {plain(result['baseline'])} in {headline}, over seeds and pictures"
         yield from _titled(title, table([head, *rows]))
+    if probes := probe_table(result):
+        yield from _titled("Probes of the backbones", table([probes.head, *probes.rows]))
+        yield [paragraph(" ".join(probes.sentences))]
     if sources := sources_in_words(result):
         rows = [tuple(text or "-" for text in one) for one in sources]
         yield from _titled("Where each row comes from", table([SOURCE_HEADS, *rows]))
