@@ -229,8 +229,8 @@ class SoftmaxRegression:
         self._std = torch.where(std > 0, std, 1.0)  # what is the same for all pictures becomes 0
         self._labels, self._num_classes = labels, num_classes
         standard = self._standardise(values)
-        variances, axes = torch.linalg.eigh((standard.T @ standard / len(standard)).double())
-        self._variances, self._axes = variances.clamp(min=0).to(values.dtype), axes.to(values.dtype)
+        variances, self._axes = torch.linalg.eigh(standard.T @ standard / len(standard))
+        self._variances = variances.clamp(min=0)
         self._values = standard @ self._axes
 
     def _standardise(self, values: Tensor) -> Tensor:
