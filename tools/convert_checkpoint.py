@@ -2,8 +2,8 @@
 """Convert a ResNet checkpoint to a Detectron2 backbone, and prove both equal.
 
 SOURCE: a checkpoint of tools/pretrain.py, a torchvision or timm ResNet, ResNeXt or Wide ResNet, the authors'
-SaliencyMix and CutMix releases, those of self-supervised programs (MoCo, SwAV, DINO, VICReg, ...; pretrain/README.md has
-the list), .safetensors; with --reverse a Detectron2 backbone or detector, which becomes a torchvision ResNet.
+SaliencyMix and CutMix releases, those of self-supervised programs (MoCo, SwAV, DINO, VICReg, ...; pretrain/README.md
+has the list), .safetensors; with --reverse a Detectron2 backbone or detector, which becomes a torchvision ResNet.
 
 Example:
   python tools/convert_checkpoint.py output/pretrain/model_final.pth output/backbone.pth
