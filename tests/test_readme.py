@@ -15,7 +15,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 READMES = {
     name: (ROOT / name).read_text("utf-8")
-    for name in ("README.md", "pretrain/README.md", "detection/README.md", "tools/studies/README.md")
+    for name in (
+        *("README.md", "pretrain/README.md", "pretrain/inspect/README.md", "detection/README.md"),
+        *("tools/studies/README.md", "tools/studies/launching/README.md"),
+    )
 }
 README, ALL = READMES["README.md"], "\n".join(READMES.values())
 NAMED = set(re.findall(r"(?:tools|pretrain|detection)/[\w/]+\.(?:py|yaml|md)|docs/[\w.]+", ALL))
