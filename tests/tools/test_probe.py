@@ -134,6 +134,14 @@ def test_probe__averaged_weights_and_the_files_own_pixel_statistics(probe, whole
     torch.testing.assert_close(kept["values"], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_probe__two_networks_of_one_file_are_kept_apart(probe, whole, tmp_path):
+    one, other = probe(f"one={whole}/two.pth", f"other={whole}/two.pth", "--prefix", "one=a.", "--prefix", "other=b.")
+    assert one["protocol"]["checkpoint_sha256"] == other["protocol"]["checkpoint_sha256"]
+    kept = [load_checkpoint(path)["values"] for path in (tmp_path / "out" / "features").glob("*-val-*.pth")]
+    assert len(kept) == 2
+    assert not torch.equal(*kept)
+
+
 @pytest.fixture
 def computed(monkeypatch):
     """Return the names of the splits whose features are computed from now on."""
