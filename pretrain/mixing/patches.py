@@ -96,6 +96,8 @@ def paste(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
 def _paste_shrunk(images: Tensor, partners: Tensor, patches: Patches) -> Tensor:
     count, channels, height, width = images.shape
     row, col = (torch.arange(int(side * patches.scale), device=images.device) for side in (height, width))
+    if not (len(row) and len(col)):  # shrunk to nothing
+        return images.clone()
 
     def nearest(position: Tensor, length: int) -> Tensor:
         """As ``functional.interpolate`` has it, which takes several times as long on a CPU."""

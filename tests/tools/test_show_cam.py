@@ -91,7 +91,7 @@ def test_show_cam__the_numbers_behind_the_sheet(show_cam, folder, method):
         assert pair["source"]["class"] != pair["target"]["class"]
         assert pair["source"]["picture"].split("/")[-2] == pair["source"]["class"]
         assert 0 <= pair["share_of_target"] <= 1
-        assert (pair["patch"] is not None) == (method in ("cutout", "cutmix", "saliencymix"))
+        assert (pair["patch"] is not None) == (method in ("cutout", "cutmix", "resizemix", "saliencymix"))
         for network in pair["networks"]:
             best, second = network["top2"]
             assert 1 >= best["probability"] >= second["probability"] >= 0

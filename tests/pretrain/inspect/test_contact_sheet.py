@@ -108,6 +108,9 @@ def test_rows_of__resizemix_shows_the_whole_source(pictures):
         inside = row.mixed[:, box.top : box.top + 12, box.left : box.left + 12]
         assert (inside == images[row.source][:, ::2, ::2]).all()
         assert row.weights[row.target] == 0.75
+    for row in rows_of("resizemix", images, seed=1, share=1.0):  # shrunk to nothing
+        assert (row.mixed == images[row.target]).all()
+        assert row.weights[row.target] == 1
 
 
 def test_furthest__of_the_rows_that_have_another_label():

@@ -186,7 +186,7 @@ def test_mixes__methods_that_mix_before_the_network():
         for method in METHODS
         if mixes(SimpleNamespace(mixing=learner.build_mixing(load_pretrain_config(None, ["MIXING.METHOD", method]), 5)))
     }
-    assert found == {"cutout", "mixup", "cutmix", "saliencymix"}
+    assert found == {"cutout", "mixup", "cutmix", "resizemix", "saliencymix"}
 
 
 def test_benchmark__says_that_the_runs_do_not_fit_into_memory_together(measure, world):
