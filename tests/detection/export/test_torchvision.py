@@ -108,6 +108,14 @@ def test_export__refuses_by_name_what_faster_rcnn_does_not_have(tmp_path, config
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("width, fault", [
+    (128, None), (96, "MODEL.RESNETS is a wide_resnet50_1.5, which torchvision has no function for"),
+])  # fmt: skip
+def test_faults__a_network_that_torchvision_has_no_function_for(make_config, tmp_path, width, fault):
+    cfg = make_config("fpn", {**R50, "MODEL.RESNETS.WIDTH_PER_GROUP": width})
+    assert target_kind.faults(cfg, tmp_path / "street.pth") == ([] if fault is None else [fault])
+
+
 @pytest.mark.parametrize("name, fault", [
     ("voc-r50", r"voc-r50.py could not be imported; use letters, digits and underscores"),
     ("class", r"class.py could not be imported; use letters, digits and underscores"),
