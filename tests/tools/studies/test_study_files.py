@@ -20,13 +20,18 @@ FILES = sorted((ROOT / "tools" / "studies" / "configs").glob("*.yaml"))
 FULL = [path for path in FILES if not path.stem.endswith("_small")]
 SMALL = [path for path in FILES if path.stem.endswith("_small")]
 ELSEWHERE = {"basnet"}  # needs weights that nobody can make
-OURS = {"figure5_networks", "coco_transfer"}  # ask something else than the paper's figure or table
+OURS = {"figure5_networks", "coco_transfer", "patch_and_label"}  # ask something else than the paper's figure or table
 # What a row of SaliencyMix does otherwise than the paper's: the saliency and the scope of its box.
 VARIANTS = {"saliencymix_batch": ("fine_grained", "batch"), "saliencymix_official": ("official", "batch")}
 
 
 def name(path):
     return path.stem
+
+
+def named_by_patch_and_label(mixing):
+    """Return such as ``uniform_area``."""
+    return f"{mixing.PATCH or 'salient'}_{mixing.LABEL}" if mixing.METHOD == "saliencymix" else mixing.METHOD
 
 
 def methods(path):
@@ -56,7 +61,8 @@ def test_studies__plan_and_configs_are_valid(path, monkeypatch):
             assert ("saliencymix", *VARIANTS[one.method]) == (mixing.METHOD, mixing.SALIENCY, mixing.SCOPE)
             assert not one.paper
         else:
-            assert one.method in (mixing.METHOD, mixing.SALIENCY, mixing.STYLE)
+            names = (mixing.METHOD, mixing.SALIENCY, mixing.STYLE, mixing.LABEL, named_by_patch_and_label(mixing))
+            assert one.method in names
             assert mixing.SCOPE == "image"
     if cfg.KIND == "transfer":
         load_detection_config(ROOT / cfg.DETECTION.CONFIG, [*map(str, cfg.DETECTION.OPTS), "SEED", "0"])
@@ -190,7 +196,12 @@ def test_coco_transfer__is_about_coco_ap_on_real_and_on_made_data():
 
 
 def test_figures__every_detector_and_every_style():
-    assert methods(ROOT / "tools" / "studies" / "configs" / "figure3.yaml") == {"baseline", *SALIENCIES}
+    assert methods(ROOT / "tools" / "studies" / "configs" / "figure3.yaml") == {
+        "baseline",
+        *SALIENCIES,
+        "absolute",
+        "relative",
+    }
     assert len(methods(ROOT / "tools" / "studies" / "configs" / "figure4.yaml")) == 5
 
 
