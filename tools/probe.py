@@ -105,7 +105,7 @@ def open_all(args: argparse.Namespace) -> dict[str, Pretrained]:
     from tools.studies.checkpoints import read_words
     from tools.studies.experiments import RANDOM
 
-    given = read_words(args.words, prefixes=args.prefix, ema=args.ema)
+    given = read_words(args.words, {"PREFIX": args.prefix, "EMA": args.ema})
     keys = (given.detection_opts + given.study_opts)[::2]
     faults = [f"{key} is a config key, and probes have no config; leave it out" for key in keys]
     opened = {}

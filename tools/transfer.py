@@ -36,13 +36,19 @@ def build_parser() -> argparse.ArgumentParser:
     add_checkpoint_arguments(
         parser, "checkpoints, and random; then KEY VALUE pairs of the config, such as VOC.ROOT /data/VOCdevkit"
     )
+    for option, name, what in (
+        ("--pixel-mean", "NAME=R,G,B", "that are taken off pixels of 0..255"),
+        ("--pixel-std", "NAME=R,G,B", "that pixels are divided by"),
+        ("--channel-order", "NAME=BGR", "in which a file's network reads a picture"),
+        ("--stride-in-1x1", "NAME", "a file's bottlenecks stride in their first convolution (Caffe's)"),
+    ):
+        parser.add_argument(option, action="append", default=[], metavar=name, help=what)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of fine-tuning: 0 to N - 1")
     parser.add_argument("--output", required=True, metavar="DIR", help="the study, its stages and its page go here")
     parser.add_argument("--config-file", default=PROTOCOL, metavar="FILE", help="YAML of fine-tuning: one for all rows")
     parser.add_argument("--engine", default="auto", help="auto, detectron2 or torchvision")
     parser.add_argument(
         "--sweep",
-        default="",
         metavar="RATES",
         help="such as .005,.01,.02,.04,.08: choose each row's own among them, on training pictures that are held out",
     )
@@ -57,18 +63,26 @@ def main(argv: list[str] | None = None) -> int | None:
     check_study_arguments(args)
     setup_logging(quiet=True)  # until it runs something
 
-    from tools.studies.checkpoints import prove, read_rates, read_words, study_of, with_readings, write_study_file
+    from tools.studies.checkpoints import (
+        SAID,
+        prove,
+        read_rates,
+        read_words,
+        study_of,
+        with_readings,
+        write_study_file,
+    )
     from tools.studies.planning.plan import make_plan
 
     output = Path(args.output).resolve()
     file = output / "transfer.yaml"
     accepted = {"accept_code": args.accept_code, "accept_data": args.accept_data}
     cfg = study_of(
-        read_words(args.words, prefixes=args.prefix, ema=args.ema),
+        read_words(args.words, {key: getattr(args, key.lower()) for key in SAID}),
         config_file=args.config_file,
         engine=args.engine,
         seeds=args.seeds,
-        rates=read_rates(args.sweep),
+        rates=read_rates(args.sweep or ""),
         baseline=args.baseline,
         output=output,
     )

@@ -99,6 +99,20 @@ def test_transfer__a_row_reads_pictures_as_its_card_says(transfer, files, tmp_pa
     assert stages["random/seed0/fine_tune"].inputs["MODEL.PIXEL_STD"] != [255.0, 255.0, 255.0]
 
 
+def test_transfer__what_a_file_does_not_say_the_command_line_does(transfer, files):
+    plans = []
+    said = ["--pixel-mean", "other=103.53,116.28,123.675", "--pixel-std", "other=1,1,1", "--channel-order", "other=BGR"]
+    words = [f"supervised={files}/supervised.pth", f"other={files}/supervised.pth", *SCENES, *said]
+    assert transfer(*words, pursue=lambda plan, args: plans.append(plan) or 0) == 0
+    stages = {stage.name: stage for stage in plans[0].stages}
+    convert = stages["other/convert"].command
+    assert convert[convert.index("--pixel-mean") + 1 :][:3] == ("103.53", "116.28", "123.675")
+    tuned = stages["other/seed0/fine_tune"].command
+    assert tuned[tuned.index("INPUT.FORMAT") + 1] == "BGR"
+    assert tuned[tuned.index("MODEL.PIXEL_STD") + 1] == "[1.0, 1.0, 1.0]"
+    assert "--channel-order" not in stages["supervised/convert"].command
+
+
 def test_transfer__another_depth_is_refused_with_what_fits(transfer, files):
     with pytest.raises(ValueError, match=r"^supervised is a resnet18, .*DEPTH 50, .* append MODEL\.RESNETS\.DEPTH 18"):
         transfer(f"supervised={files}/supervised.pth", config=["--engine", "torchvision"])
@@ -126,17 +140,19 @@ def test_transfer__what_is_done_needs_no_proof(transfer, files, tmp_path, capsys
 def test_read_words__rows_options_and_keys(files):
     given = read_words(
         [f"two={files}/two.pth", "random", "VOC.ROOT", "/d", "SOLVER.BASE_LR", "0.1", "SLURM.PARTITION", "gpu"],
-        prefixes=["two=a."], ema=["two"],
+        {"PREFIX": ["two=a."], "EMA": ["two"], "PIXEL_MEAN": ["two=1,2.5,3"], "CHANNEL_ORDER": ["two=BGR"],
+         "STRIDE_IN_1X1": ["two"]},
     )  # fmt: skip
     assert given.rows == [
-        {"METHOD": "two", "WEIGHTS": f"{files}/two.pth", "PREFIX": "a.", "EMA": True},
+        {"METHOD": "two", "WEIGHTS": f"{files}/two.pth", "PREFIX": "a.", "EMA": True, "PIXEL_MEAN": [1.0, 2.5, 3.0],
+         "CHANNEL_ORDER": "BGR", "STRIDE_IN_1X1": True},
         {"METHOD": "random", "WEIGHTS": "random"},
-    ]
+    ]  # fmt: skip
     assert given.detection_opts == ["SOLVER.BASE_LR", "0.1"]
     assert given.study_opts == ["SLURM.PARTITION", "gpu", "DETECTION.VOC_ROOT", "/d"]
 
 
-@pytest.mark.parametrize("words, options, faults", [
+@pytest.mark.parametrize("words, said, faults", [
     ([], {}, ["no checkpoint is given; expected NAME=FILE, one or more"]),
     (["a.pth"], {}, ["'a.pth' names no checkpoint; expected NAME=FILE or random, such as a=a.pth"]),
     (["a=no.pth", "b=/"], {}, ["a: no.pth does not exist", "b: / is no file"]),
@@ -144,12 +160,14 @@ def test_read_words__rows_options_and_keys(files):
     (["mine=random"], {}, ["write random"]),
     (["random", "VOC.ROOT=/d"], {}, ["'VOC.ROOT=/d' is no pair; write VOC.ROOT /d, with a space in place of the ="]),
     (["random", "VOC.ROOT"], {}, ["expected KEY VALUE pairs, but 'VOC.ROOT' has no value"]),
-    (["random"], {"ema": ["moco"]}, [r"--ema moco: expected the NAME of a checkpoint \(random\)"]),
-    (["random"], {"prefixes": ["a."]}, [r"--prefix a\.: expected the NAME of a checkpoint"]),
+    (["random"], {"EMA": ["moco"]}, [r"--ema moco: expected the NAME of a checkpoint \(random\)$"]),
+    (["random"], {"PREFIX": ["a."]}, [r"--prefix a\.: expected the NAME of a checkpoint \(random\)=PREFIX"]),
+    (["random"], {"EMA": ["random=1"]}, [r"--ema random=1: expected the NAME of a checkpoint \(random\)$"]),
+    (["random"], {"PIXEL_STD": ["random=1,x"]}, ["--pixel-std random=1,x: expected random=R,G,B"]),
 ])  # fmt: skip
-def test_read_words__refuses_all_at_once(words, options, faults):
+def test_read_words__refuses_all_at_once(words, said, faults):
     with pytest.raises(ValueError, match="\n.*".join(faults)) as error:
-        read_words(words, **options)
+        read_words(words, said)
     assert len(error.value.faults) == len(faults)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -18,7 +18,7 @@ from pretrain.run.cli import one_line
 from pretrain.run.files import atomic_write
 from pretrain.run.settings import get_value, leaves, refuse_faults
 from pretrain.run.text import Finite, read_record
-from pretrain.weights.description import same
+from pretrain.weights.description import Preprocessing, same
 from pretrain.weights.files import refuse_address
 from tools.studies.config import check_study, get_cfg
 from tools.studies.experiments import RANDOM, Experiment, experiments
@@ -27,6 +27,12 @@ from tools.studies.planning.stages import Stage
 from tools.studies.published import published_cost
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+# What a file does not say and the command line may, of READING_KEYS: key -> what stands behind the name
+SAID = {
+    "PREFIX": "=PREFIX", "EMA": "", "PIXEL_MEAN": "=R,G,B", "PIXEL_STD": "=R,G,B", "CHANNEL_ORDER": "=BGR",
+    "STRIDE_IN_1X1": "",
+}  # fmt: skip
+OF_PIXELS = ("PIXEL_MEAN", "PIXEL_STD", "CHANNEL_ORDER", "STRIDE_IN_1X1")  # in the order of Preprocessing
 OF_NETWORK = ("depth", "res2_out_channels", *SINCE_THEN)  # entries of a card that one table's rows share
 # First parts of keys that are the study's
 OF_STUDY = ("TITLE", "NOTES", "PROBES", "THREADS", "GPUS", "DIGITS", "COST", "SLURM", "SWEEP")
@@ -54,12 +60,11 @@ class Given(NamedTuple):
     study_opts: list[str]
 
 
-def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Sequence[str] = ()) -> Given:
+def read_words(words: Sequence[str], said: Mapping[str, Sequence[str]] | None = None) -> Given:
     """Return what ``NAME=FILE ... [random] [KEY VALUE ...]`` says.
 
     Args:
-        prefixes: ``NAME=PREFIX`` each, for files that hold several networks; ``ema``: names of files whose averaged
-            weights are meant.
+        said: what the files do not say, key of SAID -> words ``NAME=VALUE``, or ``NAME`` alone of what is or is not.
 
     Raises:
         ConfigError: an address where a file is meant; or everything else that is wrong at once: no rows, a word that is
@@ -92,14 +97,17 @@ def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Seque
         if name in rows:
             faults.append(f"the name {name!r} is given twice; every checkpoint needs one of its own")
         rows[name] = {"METHOD": name, "WEIGHTS": file}
-    for option, key, said in (("--prefix", "PREFIX", prefixes), ("--ema", "EMA", [f"{name}=" for name in ema])):
-        for word in said:
-            name, equals, value = word.partition("=")
-            if not equals or name not in rows:
-                known = ", ".join(rows) or "none is given"
-                faults.append(f"{option} {word.rstrip('=')}: expected the NAME of a checkpoint ({known})")
-                continue
-            rows[name][key] = value if key == "PREFIX" else True
+    for key, word in ((key, word) for key, words_of in (said or {}).items() for word in words_of):
+        option, expected = f"--{key.lower().replace('_', '-')}", SAID[key]
+        name, equals, value = word.partition("=")
+        if bool(equals) != bool(expected) or name not in rows:
+            known = ", ".join(rows) or "none is given"
+            faults.append(f"{option} {word}: expected the NAME of a checkpoint ({known}){expected}")
+            continue
+        try:
+            rows[name][key] = _value(key, value)
+        except ValueError:
+            faults.append(f"{option} {word}: expected {name}{expected}")
     opts = list(words[end:])
     if not rows and not faults:
         faults.append(f"no checkpoint is given; expected NAME=FILE, one or more, and {RANDOM} for a row from nothing")
@@ -115,6 +123,12 @@ def read_words(words: Sequence[str], *, prefixes: Sequence[str] = (), ema: Seque
         [word for pair in detection for word in pair],
         [word for pair in [*of_study, *roots] for word in pair],
     )
+
+
+def _value(key: str, text: str) -> Any:
+    if key in ("PIXEL_MEAN", "PIXEL_STD"):
+        return [float(number) for number in text.split(",")]
+    return text if SAID[key] else True
 
 
 def read_rates(text: str) -> tuple[float, ...]:
@@ -205,6 +219,7 @@ def _card(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         folder / "backbone.pth",
         prefix=experiment.reading.get("PREFIX"),
         ema=experiment.reading.get("EMA", False),
+        said=Preprocessing(*map(experiment.reading.get, OF_PIXELS)),
     )
     print(f"{experiment.name}: {experiment.weights}, {conversion.card['arch']}, {conversion.tally()}")
     notes = [f"note: {note}" for note in conversion.notes]
