@@ -129,6 +129,7 @@ TIMING = (
 )
 ACCURACY = Metric("clean_top1", "top-1 accuracy", "%", False)
 NAMED_METRICS = (*TRANSFER["coco"], *CLASSIFICATION, *TIMING, ACCURACY)  # all but those of attacks
+OWN_PREFIX = "own_"
 FINAL_STAGES = {  # KIND -> kinds of stages that a row's numbers come from
     "transfer": ("evaluate",),
     "classification": ("pretrain", "accuracy"),
@@ -162,7 +163,12 @@ def metrics_of(cfg: CfgNode, detection: CfgNode | None = None) -> tuple[Metric, 
 
 def own(metric: Metric) -> Metric:
     """Return the column of ``metric`` for detectors that were trained at their row's own rate."""
-    return metric._replace(key=f"own_{metric.key}", label=f"{metric.label}, own rate")
+    return metric._replace(key=f"{OWN_PREFIX}{metric.key}", label=f"{metric.label}, own rate")
+
+
+def is_own(key: str) -> bool:
+    """Return whether ``key`` is that of a column that ``own`` has made."""
+    return key.startswith(OWN_PREFIX)
 
 
 def read_values(kind: str, folder: Path, outputs: Sequence[str]) -> tuple[Values, str | None]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from detection.report.comparison import ONE_SEED
 from detection.report.differences import seeds_needed_text
 from pretrain.run.cli import format_seconds
+from tools.studies.values import is_own
 
 SIGNIFICANT_DIGITS = 4  # of the smallest mean in a column that is not in percent
 NONE_PUBLISHED = "-"
@@ -336,7 +337,7 @@ def _absence(row: Mapping[str, Any] | None, column: Column) -> str:
     """Return why there is no number; a study that leaves a cell of the paper's table out has not run it either."""
     runs = row["runs"] if row else ()
     states = {run["state"] for run in runs}
-    if "done" in states:
+    if "done" in states and not is_own(column.metric["key"]):  # else it is of runs that are still to come
         if row["found"]:
             return "not in the file"  # which holds the weights of one epoch
         looked_for = any(column.metric["key"] in (run["values"] or {}) for run in runs)

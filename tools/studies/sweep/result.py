@@ -9,7 +9,7 @@ from tools.studies.experiments import Experiment, experiments, folder_name
 from tools.studies.planning.detectors import CHOICE
 from tools.studies.planning.plan import Plan
 from tools.studies.records import Result, find_record
-from tools.studies.values import Choice, metrics_of
+from tools.studies.values import OWN_PREFIX, Choice, metrics_of
 
 
 def rates_of(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def rates_of(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None
 def own_values(plan: Plan, experiment: Experiment, seed: int, results: Mapping[str, Result]) -> dict[str, Any]:
     """Return the numbers of the row's run with ``seed`` that was trained at the row's own rate; empty before that."""
     found = results.get(folder_name(f"{experiment.name}/seed{seed}/evaluate_own"))
-    return {} if found is None else {f"own_{key}": value for key, value in found["values"].items()}
+    return {} if found is None else {f"{OWN_PREFIX}{key}": value for key, value in found["values"].items()}
 
 
 def _row(plan: Plan, experiment: Experiment, results: Mapping[str, Result]) -> dict[str, Any]:

@@ -192,6 +192,19 @@ def test_result__a_column_at_the_own_rate_which_is_what_is_judged(result):
     assert re.search(r"mAP, 11 points, % +\| mAP, 11 points, own rate, %", head)
 
 
+def test_result__before_the_choice_there_is_no_own_rate(plan_of):
+    plan = plan_of(EXPERIMENTS=[RANDOM], SWEEP=SWEEP)
+    results = {
+        stage.name: {"values": {"voc07_AP50": 40.0}, "link": None, "seconds": 60.0, "attempts": 1}
+        for stage in plan.stages
+        if stage.experiment is not None
+    }
+    result = study_result(plan, results, {})
+    cells = [cell.strip() for cell in summary_table(result)[2].split("|")]
+    assert cells[2:4] == ["40.00 +- 0.00 (2)", "not run"]
+    assert rates_in_words(result).table[1] == ("random", "not chosen yet", "-")
+
+
 def test_result__curves_edges_and_cost(result):
     rates = rates_in_words(result)
     assert rates.table == [
