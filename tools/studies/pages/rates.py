@@ -24,7 +24,7 @@ def rates_in_words(result: Mapping[str, Any]) -> Rates | None:
     rates = sorted({one["rate"] for row in sweep["rows"] for one in row["curve"]})
     head = ("method", *(f"{rate:g}" for rate in rates), "own rate", "h:mm:ss")
     note = (
-        f"{sweep['metric']} of a detector trained at each rate, on {sweep['chosen_on']}. The same rates and the same "
+        f"{sweep['metric']}, of a detector trained at each rate, on {sweep['chosen_on']}. The same rates and the same "
         f"rule for every row: the rate with the highest number is the row's own, with which it was then trained on all "
         f"pictures with every seed, and tested once. The test pictures had no part in it. The protocol's own rate, "
         f"{sweep['fixed']:g}, is that of all other columns."
