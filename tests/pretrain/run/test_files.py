@@ -81,6 +81,7 @@ OPENED_OTHERWISE = {
     "pretrain/run/lock.py": "the lock, made anew or not at all",
     "pretrain/run/checkpoint.py": "PyTorch writes into the file of atomic_write",
     "detection/datasets/digits.py": "a new folder beside its name, renamed when it is whole",
+    "tools/bench_study.py": "a temporary folder",
     "tools/benchmarks/evaluation.py": "a temporary folder",
     "tools/benchmarks/mixing.py": "the system's own counter of memory",
     "tools/benchmarks/pretrain.py": "a temporary folder",

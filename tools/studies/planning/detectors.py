@@ -51,7 +51,7 @@ class Detectors:
         """Return the stage that trains a row's detector by the protocol; ``backbone`` None starts from nothing."""
         return self._train(
             f"{experiment.name}/seed{seed}/fine_tune",
-            {"SEED": seed, **DETECTION_EFFECTS.of_training(self._config(experiment))},
+            {**DETECTION_EFFECTS.of_training(self._config(experiment)), "SEED": seed},
             [*words({"--config-file": self.file}), *self.opts],
             (experiment, seed, backbone),
             experiment=experiment,
@@ -68,7 +68,7 @@ class Detectors:
         settings = DETECTION_EFFECTS.of_training(self._config(experiment))
         return self._train(
             f"{experiment.name}/seed{seed}/fine_tune_own",
-            {"SEED": seed, **settings, RATE: OWN},
+            {**settings, RATE: OWN, "SEED": seed},
             [*words({"--config-file": choice.folder / OWN_RATE}), *_without(self.opts, RATE)],
             (experiment, seed, backbone),
             parents=(choice,),

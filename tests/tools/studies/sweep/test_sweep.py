@@ -104,6 +104,7 @@ def test_plan__the_test_set_comes_after_the_choice(plan_of):
             assert stages[f"{row}/sweep/choice"] in trained.parents
             assert trained in stages[f"{row}/seed{seed}/evaluate_own"].parents
             assert "SOLVER.BASE_LR" not in trained.command
+            assert trained.inputs["SEED"] == stages[f"{row}/seed{seed}/fine_tune"].inputs["SEED"] == seed
     assert (
         stages["random/seed0/fine_tune"].folder
         == {stage.name: stage.folder for stage in plan_of(EXPERIMENTS=[RANDOM, OTHER]).stages}["random/seed0/fine_tune"]
