@@ -20,17 +20,7 @@ from pretrain.run.checkpoint import save_checkpoint
 CLASSES = [f"n{number:08}" for number in range(7)]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-
-@pytest.fixture(autouse=True)
-def load_in_this_process(monkeypatch):
-    """Starting loading processes takes longer than reading 21 pictures."""
-
-    def without_workers():
-        cfg = get_cfg()
-        cfg.DATA.NUM_WORKERS = 0
-        return cfg
-
-    monkeypatch.setattr(pretrain.inspect.pretrained, "get_cfg", without_workers)
+pytestmark = pytest.mark.usefixtures("load_in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,7 @@ CLASSES = ("ant", "bee", "cat")
 SMALL = ("--image-size", "32", "--eval-resize", "40", "--k", "3", "--device", "cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-@pytest.fixture(autouse=True)
-def load_in_this_process(monkeypatch):
-    """Starting loading processes takes longer than reading a few pictures."""
-
-    def without_workers():
-        cfg = get_cfg()
-        cfg.DATA.NUM_WORKERS = 0
-        return cfg
-
-    monkeypatch.setattr(pretrain.inspect.pretrained, "get_cfg", without_workers)
+pytestmark = pytest.mark.usefixtures("load_in_this_process")
 
 
 @pytest.fixture(scope="module")

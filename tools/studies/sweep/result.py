@@ -21,10 +21,9 @@ def rates_of(plan: Plan, results: Mapping[str, Result]) -> dict[str, Any] | None
     if not plan.cfg.SWEEP.RATES:
         return None
     trial = next(stage for stage in plan.stages if stage.kind == "sweep").inputs
-    share, seed = plan.cfg.SWEEP.HELD_OUT, plan.cfg.SWEEP.SEED
+    seed = plan.cfg.SWEEP.SEED
     held = " and ".join(trial["DATASETS.TEST"])
-    if trial["DATASETS.HELD_OUT"]:
-        share = trial["DATASETS.HELD_OUT"]
+    if share := trial["DATASETS.HELD_OUT"]:
         held = f"{100 * share:g} % of the pictures of {held}, drawn by seed {seed} and stratified by class"
     return {
         "metric": metrics_of(plan.cfg, plan.detection)[0].label,

@@ -325,46 +325,6 @@ def test_make_plan__maps_of_given_pictures_depend_on_what_they_hold(plan_of, tmp
         plan()
 
 
-def test_make_plan__several_gpus(plan_of):
-    command = {stage.name: list(stage.command) for stage in plan_of(["GPUS", "4"]).stages}
-    assert command["cutmix/seed0/pretrain"][1:6] == [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "4",
-    ]
-    assert "--nproc-per-node" in command["cutmix/seed0/fine_tune"]
-    assert "--num-gpus" not in command["cutmix/seed0/fine_tune"]
-    assert "--nproc-per-node" not in command["cutmix/seed0/evaluate"]
-    detectron2 = {
-        stage.name: list(stage.command) for stage in plan_of(["GPUS", "4", "DETECTION.ENGINE", "detectron2"]).stages
-    }
-    assert "--nproc-per-node" not in detectron2["cutmix/seed0/fine_tune"]
-    assert detectron2["cutmix/seed0/fine_tune"][detectron2["cutmix/seed0/fine_tune"].index("--num-gpus") + 1] == "4"
-    assert "--num-gpus" not in detectron2["cutmix/seed0/evaluate"]
-    (one,) = (
-        stage.command
-        for stage in plan_of(["DETECTION.ENGINE", "detectron2"]).stages
-        if stage.name == "cutmix/seed0/fine_tune"
-    )
-    assert "--num-gpus" not in one
-
-
-def test_make_plan__several_machines_are_as_many_processes_of_one(plan_of):
-    """Where they stand decides nothing: the same stages, by another command."""
-    one, two = (plan_of(opts).stages for opts in (["GPUS", "4"], ["GPUS", "2", "NODES", "2"]))
-    pretrain = [[stage for stage in stages if stage.kind == "pretrain"] for stages in (one, two)]
-    assert [stage.folder for stage in pretrain[0]] == [stage.folder for stage in pretrain[1]]
-    assert {(stage.processes, stage.nodes) for stage in pretrain[1]} == {(4, 2)}
-    command = pretrain[1][0].command
-    assert command[0] == "srun"
-    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} < set(command)
-    assert command[command.index("--nproc-per-node") + 1] == "2"
-    others = {stage.kind: (stage.processes, stage.nodes) for stage in two if stage.kind in ("fine_tune", "evaluate")}
-    assert others == {"fine_tune": (2, 1), "evaluate": (1, 1)}
-
-
 def test_make_plan__real_data_is_known_by_its_path(plan_of):
     def real(*opts):
         return plan_of(["DIGITS.TRAIN_PER_CLASS", "0", "PRETRAIN.DATA_ROOT", "/a", "DETECTION.VOC_ROOT", "/b", *opts])
