@@ -26,13 +26,30 @@ def build_optimizer(cfg: CfgNode, network: nn.Module, device: torch.device) -> t
             elif name == "bias":
                 decay = solver.WEIGHT_DECAY_BIAS
             groups.setdefault(float(solver.WEIGHT_DECAY if decay is None else decay), []).append(parameter)
-    return torch.optim.SGD(
+    fused = device.type == "cuda"  # a few kernels, and float16 then waits for no number
+    optimizer = torch.optim.SGD(
         [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()],
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
-        fused=True if device.type == "cuda" else None,  # a few kernels, and float16 then waits for no number
+        fused=fused or None,
     )
+    if fused and solver.MOMENTUM:
+        _begin_momentum(optimizer)
+        optimizer.register_load_state_dict_post_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let the momentum of parameters that have none begin at zero, which is what it begins at.
+
+    PyTorch's fused SGD begins with memory as it finds it, and a first step that float16 leaves out (its scale is still
+    too large) does not write to it: the next step adds whatever was there.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def learning_rate(cfg: CfgNode, iteration: int, epoch_iters: int) -> float:

@@ -93,6 +93,30 @@ def test_build_optimizer__decay_by_kind_of_parameter(norm, bias, expected):
     assert len(optimizer.param_groups) == len(set(expected.values()))
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_build_optimizer__on_a_gpu_a_first_step_left_out_leaves_nothing_behind(loaded):
+    """float16's scale begins too large. Fused SGD, which runs on a CPU too, would go on from memory as it found it."""
+    weights = []
+    for device in ("cpu", "cuda"):
+        network = nn.Linear(5000, 1, bias=False)
+        nn.init.ones_(network.weight)
+        optimizer = build_optimizer(config(), network, torch.device(device))
+        if loaded:  # of a run on a CPU whose steps were all left out
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
+        if device == "cuda":
+            junk = torch.full((1, 5000), float("nan"))
+            network.weight.grad = torch.full_like(junk, float("inf"))
+            del junk
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(1.0)
+            optimizer.step()
+            optimizer.found_inf = torch.tensor(0.0)
+        for gradient in (2.0, 3.0):
+            network.weight.grad = torch.full((1, 5000), gradient)
+            optimizer.step()
+        weights.append(network.weight.detach())
+    assert torch.equal(*weights)
+
+
 def test_build_optimizer__one_decay_is_one_group_in_the_order_of_the_network():
     """What checkpoints of before hold: parameters are numbered by it."""
     network = build_model("resnet18", 10)
