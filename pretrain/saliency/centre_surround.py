@@ -5,17 +5,19 @@ Montabone & Soto, "Human detection using a mobile platform and novel features de
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size, grey_levels, in_chunks, reflect_pad
+from pretrain.saliency.batches import GREY_WEIGHTS, check_pictures, chunk_size, grey_levels, reflect_pad
 from pretrain.saliency.compiled import Compiled
 
 HALF_WIDTHS = (12, 24, 28, 48, 56, 112)  # of the surrounds in pixels; OpenCV does not scale them with the picture
+# Of a chunk on a GPU. Below that a compiler takes longer than it saves in a training run.
+WORTH_COMPILING = 8 * 224 * 224
 BYTES_PER_PIXEL = 70  # the memory of a chunk on a CPU; tools/bench_mixing.py checks it
 
 
@@ -29,20 +31,24 @@ def fine_grained(images: Tensor, *, length_scale: float = 1.0) -> Tensor:
 
     ``length_scale`` multiplies the half-widths of the surrounds: pass 0.5 for pictures reduced to half their size.
     Extra memory is bounded by working in chunks, whatever the size of the batch: on a CPU of 8 pictures of 224 x 224,
-    with less than ``BYTES_PER_PIXEL`` for a pixel of the chunk, 28 MB; on a GPU of 64, about 200 MB. There the work is
-    compiled into a few kernels at the first call, which takes a while; where that fails, which is said once, it needs
-    500 MB and several times as long.
+    with less than ``BYTES_PER_PIXEL`` for a pixel of the chunk, 28 MB; on a GPU of 64, about 200 MB. There the work of
+    large batches is compiled into a few kernels at the first call with pictures of a size, which takes some seconds;
+    where that fails, which is said once, it needs 500 MB and several times as long.
     """
     check_pictures(images)
     if not length_scale > 0:
         raise ValueError(f"length_scale must be greater than 0, but got {length_scale} instead.")
     half_widths = tuple(max(1, round(width * length_scale)) for width in HALF_WIDTHS)
     count, _, height, width = images.shape
-    if images.is_cuda:
-        windows = windows_of(height, width, half_widths, images.device)
-        return in_chunks(lambda chunk: _compiled_chunk(chunk, windows), images)
     size = min(count, chunk_size(images))
     maps = torch.empty((count, height, width), dtype=torch.float32, device=images.device)
+    if images.is_cuda:
+        windows = windows_of(height, width, half_widths, images.device)
+        form = _compiled_chunk if size * height * width >= WORTH_COMPILING else _fine_grained_functional
+        for start in range(0, count, size):
+            start = min(start, count - size)  # all of one size: each would be compiled by itself
+            maps[start : start + size] = form(images[start : start + size], windows)
+        return maps
     work = _Workspace(size, height, width, half_widths, images.device)
     for start in range(0, count, size):
         _fine_grained_chunk(images[start : start + size], work, out=maps[start : start + size])
@@ -95,9 +101,11 @@ def _fine_grained_chunk(images: Tensor, work: _Workspace, out: Tensor) -> None:
 
 
 def _fine_grained_functional(images: Tensor, windows: "Windows") -> Tensor:
-    """Return what ``_fine_grained_chunk`` writes, from operations that a compiler fuses: all windows at once.
+    """Return what ``_fine_grained_chunk`` writes, from operations that a compiler fuses.
 
-    A compiler's division of floats may be off by the last bits, hence whole numbers here, and double precision below.
+    All windows at once; for a compiler one by one, which makes one kernel of them and writes none of their differences
+    to memory. A compiler's division of floats may be off by the last bits, hence whole numbers here, and double
+    precision below.
     """
     centre = _binomial_blur(reflect_pad(_binomial_blur(reflect_pad(grey_levels(images), 1, 1)), 1, 1))
     integral = centre.int().cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)
@@ -106,19 +114,24 @@ def _fine_grained_functional(images: Tensor, windows: "Windows") -> Tensor:
     def corner(row: Tensor, col: Tensor) -> Tensor:
         return sums[:, row[:, :, None], col[:, None, :]]  # (B, K, H, W)
 
-    window = _window_sum(
-        corner(windows.bottom, windows.right), corner(windows.top, windows.left),
-        corner(windows.bottom, windows.left), corner(windows.top, windows.right),
-    )  # fmt: skip
-    difference = torch.addcmul(window.float(), centre[:, None], windows.area, value=-1).int()
-    difference = difference.div(windows.around.int(), rounding_mode="trunc") * windows.weights
-    signed, unsigned = difference.sum(1, dtype=torch.int32), difference.abs().sum(1, dtype=torch.int32)
+    groups = [(windows.places, windows.weights)]
+    if torch.compiler.is_compiling():
+        # Places that are computed here are not loaded, and known to lie inside, so that nothing checks it.
+        places = (_place(half, centre.shape[1:], centre.device) for half in windows.half_widths)
+        groups = list(zip(places, windows.repeats, strict=True))
+    totals = []
+    for ((top, bottom, left, right), area, around), weights in groups:
+        window = _window_sum(corner(bottom, right), corner(top, left), corner(bottom, left), corner(top, right))
+        difference = torch.addcmul(window.float(), centre[:, None], area, value=-1).int()
+        difference = difference.div(around.int(), rounding_mode="trunc") * weights
+        totals.append((difference.sum(1, dtype=torch.int32), difference.abs().sum(1, dtype=torch.int32)))
+    signed, unsigned = (functools.reduce(torch.add, parts) for parts in zip(*totals, strict=True))
     bright_dark = torch.stack([unsigned - signed, unsigned + signed])
     largest = bright_dark.amax((2, 3), keepdim=True).clamp(min=1)
     # Rounding a quotient to double and then to single precision is rounding it to single precision once: a double has
     # more than twice the bits and two (Figueroa, "When is double rounding innocuous?", 1995).
     bytes_ = ((bright_dark.double() / largest.double()).float() * 255).int()
-    return ((bytes_[0] + bytes_[1]) & 255).float() * (1 / 255)  # as combine has it
+    return (bytes_.sum(0, dtype=torch.int32) & 255).float() * (1 / 255)  # as combine has it
 
 
 _compiled_chunk = Compiled(_fine_grained_functional)
@@ -164,10 +177,13 @@ class Windows(NamedTuple):
     half_widths: tuple[tuple[int, int], ...]  # rows and columns
     repeats: tuple[int, ...]
     weights: Tensor  # int32 (K, 1, 1): repeats
-    top: Tensor  # int64 (K, H): the first row of the window
-    bottom: Tensor  # the row after the last
-    left: Tensor  # int64 (K, W), likewise
-    right: Tensor
+    places: "Places"
+
+
+class Places(NamedTuple):
+    """Where K windows around every pixel lie."""
+
+    bounds: tuple[Tensor, ...]  # int64: first row and row after the last (K, H), first column and so on (K, W)
     area: Tensor  # float32 (K, H, W), in pixels
     around: Tensor  # float32 (K, H, W): the area without the pixel itself, but at least 1
 
@@ -178,17 +194,22 @@ def windows_of(height: int, width: int, half_widths: tuple[int, ...], device: to
     cut = [(min(half, height), min(half, width)) for half in half_widths]
     different = tuple(dict.fromkeys(cut))
     repeats = tuple(cut.count(window) for window in different)
+    weights = torch.tensor(repeats, dtype=torch.int32, device=device).view(-1, 1, 1)
+    each = [_place(half, (height, width), device) for half in different]
+    bounds, area, around = zip(*each, strict=True)
+    bounds = tuple(torch.cat(ends) for ends in zip(*bounds, strict=True))
+    return Windows(different, repeats, weights, Places(bounds, torch.cat(area), torch.cat(around)))
 
-    def bounds(axis: int, length: int) -> tuple[Tensor, Tensor]:
-        position = torch.arange(length)
-        half = torch.tensor([window[axis] for window in different])[:, None]
-        return (position - half + 1).clamp_(min=0), (position + half + 1).clamp_(max=length)
 
-    (top, bottom), (left, right) = bounds(0, height), bounds(1, width)
-    area = ((bottom - top)[:, :, None] * (right - left)[:, None]).float()
-    weights = torch.tensor(repeats, dtype=torch.int32).view(-1, 1, 1)
-    tensors = (weights, top, bottom, left, right, area, (area - 1).clamp_(min=1))
-    return Windows(different, repeats, *(tensor.to(device) for tensor in tensors))
+def _place(half: tuple[int, int], size: Sequence[int], device: torch.device) -> Places:
+    """Return the places of one window, K = 1, of these half-widths in a picture of ``size``."""
+    bounds = []
+    for reach, length in zip(half, size, strict=True):
+        position = torch.arange(length, device=device)[None]
+        bounds += [(position - reach + 1).clamp(min=0), (position + reach + 1).clamp(max=length)]
+    top, bottom, left, right = bounds
+    area = (bottom - top)[:, :, None] * (right - left)[:, None]
+    return Places(tuple(bounds), area.float(), (area - 1).clamp(min=1).float())
 
 
 def _window_sum(
@@ -227,7 +248,7 @@ class Surround:
 
         ``integral (B, H, W)`` is the running sum over rows and columns. The yielded sum is overwritten by the next.
         """
-        bottom, right = self.top + self.height, self.left + self.width
+        bottom, right, places = self.top + self.height, self.left + self.width, self.of_size.places
         sums, window = self.sums[: len(integral)], self.window[: len(integral)]
         sums[:, self.top + 1 : bottom + 1, self.left + 1 : right + 1] = integral
         sums[:, :, right + 1 :] = sums[:, :, right : right + 1]
@@ -243,7 +264,7 @@ class Surround:
                 corner(1 + rows, 1 + cols), corner(1 - rows, 1 - cols),
                 corner(1 + rows, 1 - cols), corner(1 - rows, 1 + cols), out=window,
             )  # fmt: skip
-            yield window, self.of_size.area[number], self.of_size.around[number], self.of_size.repeats[number]
+            yield window, places.area[number], places.around[number], self.of_size.repeats[number]
 
 
 def combine(bright: Tensor, dark: Tensor, planes: list[Tensor], out: Tensor) -> None:

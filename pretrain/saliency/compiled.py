@@ -12,7 +12,8 @@ logger = logging.getLogger(__name__)
 class Compiled:
     """``function`` as ``torch.compile`` makes it, at the first call; where that fails, ``function`` as it is.
 
-    The failure is said once. Any error counts as one: what the compiler did not cause, ``function`` raises again.
+    Each shape of the arguments is compiled by itself: code for any shape was half as fast. The failure is said once.
+    Any error counts as one: what the compiler did not cause, ``function`` raises again.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -24,7 +25,7 @@ class Compiled:
             return self.plain(*arguments)
         try:
             if self.function is None:
-                self.function = torch.compile(self.plain, fullgraph=True)
+                self.function = torch.compile(self.plain, fullgraph=True, dynamic=False)
             return self.function(*arguments)
         except Exception as error:
             result = self.plain(*arguments)

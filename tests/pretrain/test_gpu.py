@@ -46,6 +46,10 @@ def test_saliency__is_the_cpus(name, height, width):
     expected, found = FUNCTIONS[name](images), FUNCTIONS[name](images.to(DEVICE)).cpu()
     if name in EXACT:
         assert torch.equal(found, expected)
+    elif name == "background_subtraction":  # a rounding may carry a pixel over a threshold: one vote of sixteen
+        far = (found - expected).abs() > 2e-3
+        assert far.float().mean() < 1e-3
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
     else:
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
