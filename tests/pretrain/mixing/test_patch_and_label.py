@@ -7,7 +7,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from pretrain.mixing import make_mixing
-from pretrain.mixing.patches import Patches, extremes
+from pretrain.mixing.patches import Patches, extremes, paste
 from pretrain.mixing.saliencymix import Draws, SaliencyMix
 from pretrain.mixing.shares import inside_and_outside, kept_by_saliency
 from pretrain.names import LABELS, PATCHES, PLACEMENTS, SCOPES, STYLES
@@ -34,6 +34,23 @@ def test_extremes__the_first_in_reading_order_among_equals(which, values):
     maps = np.random.default_rng(0).integers(0, 3, (40, 5, 7)).astype(np.float32)
     expected = [np.unravel_index(values(map_), map_.shape) for map_ in maps]
     assert np.array_equal(extremes(torch.from_numpy(maps), which).numpy(), expected)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("cut", [0, 1, 8])  # of the width: whole rows of eight, odd ones, and eights that are no rows
+def test_paste__is_a_loop_over_pictures(cut, moved):
+    images = torch.randint(0, 256, (5, 3, 9, 24), dtype=torch.uint8)[..., cut:]
+    before, partners = images.clone(), torch.tensor([3, 0, 2, 4, 1])
+    source = torch.tensor([[0, 0], [2, 5], [4, 1], [1, 8], [3, 3]])
+    target = source.flip(0) if moved else source
+    size = [torch.tensor(sides) for sides in ([4, 0, 5, 2, 6], [7, 3, 8, 1, 5])]
+    found = paste(images, partners, Patches(*source.unbind(1), *target.unbind(1), *size, moved))
+    for number, expected in enumerate(before.clone()):
+        (top, left), (row, col), height, width = (field[number] for field in (source, target, *size))
+        patch = before[partners[number], :, top : top + height, left : left + width]
+        expected[:, row : row + height, col : col + width] = patch
+        assert torch.equal(found[number], expected)
+    assert torch.equal(images, before)
 
 
 def test_inside_and_outside__plain_loops_over_random_boxes():
