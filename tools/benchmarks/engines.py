@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from detection.config import load_detection_config
 from detection.engines import detectron2 as theirs
@@ -84,18 +84,29 @@ def make_pictures(count: int, size: tuple[int, int], num_classes: int) -> list[S
     return samples
 
 
+def build_models(cfg: CfgNode, engines: Sequence[str] = ENGINES) -> dict[str, nn.Module]:
+    """Return the detector of each of ``engines``, all with the same random weights: proposals are as many as these make
+    them."""
+    models: dict[str, nn.Module] = {"torchvision": build_model(cfg)}
+    state = models["torchvision"].detectron2_state_dict()
+    draw_initial_weights(state, cfg.SEED)
+    if "detectron2" in engines:
+        from detectron2.modeling import build_model as build_theirs
+
+        models["detectron2"] = build_theirs(theirs.detectron2_config(cfg))
+        models["detectron2"].load_state_dict(state)
+    return models
+
+
 def make_steps(cfg: CfgNode, samples: list[Sample]) -> dict[str, dict[str, Step]]:
     """Return step name -> engine -> a function that takes the step and returns its losses or detections."""
-    from detectron2.modeling import build_model as build_theirs
     from detectron2.solver import build_optimizer as build_their_optimizer
     from detectron2.utils.events import EventStorage
 
     cfg = cfg.clone()
     cfg.SOLVER.BASE_LR = LEARNING_RATE
     their_cfg = theirs.detectron2_config(cfg)
-    models = {"torchvision": build_model(cfg), "detectron2": build_theirs(their_cfg)}
-    draw_initial_weights(models["torchvision"].detectron2_state_dict(), cfg.SEED)
-    models["detectron2"].load_state_dict(models["torchvision"].detectron2_state_dict())
+    models = build_models(cfg)
     optimizers = {
         "torchvision": build_optimizer(cfg, models["torchvision"]),
         "detectron2": build_their_optimizer(their_cfg, models["detectron2"]),

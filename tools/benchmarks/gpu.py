@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from detection.config import load_detection_config
 from detection.engines import detectron2 as theirs
-from detection.engines.torchvision.model import build_model
 from detection.engines.torchvision.solver import MixedPrecision, build_optimizer
 from detection.samples import Sample
 from pretrain.config import load_pretrain_config
@@ -27,7 +27,7 @@ from pretrain.run.cli import Progress
 from pretrain.run.processes import select_device
 from pretrain.saliency import FUNCTIONS
 from pretrain.saliency.basnet import CHUNK, BASNet, basnet_saliency
-from tools.benchmarks.engines import CONFIGS, KINDS, LEARNING_RATE, make_pictures
+from tools.benchmarks.engines import CONFIGS, KINDS, LEARNING_RATE, build_models, make_pictures
 from tools.benchmarks.pretrain import gpu_name, measure_run, settings_of, synthetic_steps, with_method
 from tools.benchmarks.pretrain import make_pictures as write_pictures
 from tools.benchmarks.timing import environment
@@ -158,8 +158,9 @@ def measure_detectors(
             cfg = load_detection_config(CONFIGS / name, opts)
             samples = make_pictures(batch, size, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
             for engine in engines:
+                model = build_models(cfg, engines)[engine]
                 reset_memory(device)
-                step = detector_step(cfg, engine, samples)
+                step = detector_step(cfg, model, engine, samples)
                 (ms,) = milliseconds([lambda step=step: [step() for _ in range(iterations)]], rounds, device)
                 rows.append(
                     {
@@ -173,15 +174,12 @@ def measure_detectors(
     return rows
 
 
-def detector_step(cfg: CfgNode, engine: str, samples: list[Sample]) -> Callable[[], None]:
-    """Return a function that takes one training step of a detector with random weights on ``samples``."""
-    if engine == "torchvision":
-        model, inputs, around = build_model(cfg), samples, nullcontext
-    else:
-        from detectron2.modeling import build_model as build_theirs
-        from detectron2.utils.events import EventStorage
+def detector_step(cfg: CfgNode, model: nn.Module, engine: str, samples: list[Sample]) -> Callable[[], None]:
+    """Return a function that takes one training step of ``model``, which is ``engine``'s, on ``samples``."""
+    inputs, around = samples, nullcontext
+    if engine == "detectron2":
+        from detectron2.utils.events import EventStorage as around
 
-        model, around = build_theirs(theirs.detectron2_config(cfg)), EventStorage
         inputs = [theirs.to_detectron2(sample) for sample in samples]
     model.train()
     optimizer, precision = build_optimizer(cfg, model), MixedPrecision(cfg)
