@@ -36,7 +36,7 @@ def spectral_residual(images: Tensor) -> Tensor:
         size = chunk_size(some)
         residual = _residual_maps(torch.cat([_reduced(chunk) for chunk in some.split(size)]))
         for small, large in zip(residual.split(size), out.split(size), strict=True):
-            large.copy_(_enlarged(small, height, width))
+            _enlarge(small, out=large)
     return maps
 
 
@@ -67,10 +67,12 @@ def _reduced(images: Tensor) -> Tensor:
     return cols.of_rows(planes.mT.contiguous()).mT.contiguous().add_(0.5).floor_()
 
 
-def _enlarged(maps: Tensor, height: int, width: int) -> Tensor:
-    """Return ``(B, H, W)`` maps, interpolated linearly on half-pixel centres from smaller ones."""
-    rows, cols = _taps(maps.shape[1], height, None, maps.device), _taps(maps.shape[2], width, None, maps.device)
-    return rows.of_rows(cols.of_rows(maps.mT.contiguous()).mT.contiguous())
+def _enlarge(maps: Tensor, out: Tensor) -> None:
+    """Write ``(B, H, W)`` maps into ``out``, interpolated linearly on half-pixel centres from smaller ones."""
+    rows, cols = (
+        _taps(few, many, None, maps.device) for few, many in zip(maps.shape[1:], out.shape[1:], strict=True)
+    )
+    rows.of_rows(cols.of_rows(maps.mT.contiguous()).mT.contiguous(), out=out)
 
 
 class _Taps(NamedTuple):
@@ -79,14 +81,14 @@ class _Taps(NamedTuple):
     pixels: Tensor  # int64 (2 * N,)
     weights: Tensor  # float32 (N, 1), of the second of the two
 
-    def of_rows(self, planes: Tensor) -> Tensor:
+    def of_rows(self, planes: Tensor, out: Tensor | None = None) -> Tensor:
         """Return ``(B, N, W)``, interpolated between rows of ``(B, H, W)``; contiguous rows are copied fast."""
-        return self.interpolate(planes.index_select(1, self.pixels))
+        return self.interpolate(planes.index_select(1, self.pixels), out)
 
-    def interpolate(self, rows: Tensor) -> Tensor:
+    def interpolate(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Return ``(B, N, W)`` from the rows ``(B, 2 * N, W)`` at ``pixels``."""
         first, second = rows.chunk(2, dim=1)
-        return torch.lerp(first, second, self.weights)
+        return torch.lerp(first, second, self.weights, out=out)
 
 
 @functools.lru_cache(maxsize=16)
