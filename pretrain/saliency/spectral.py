@@ -69,9 +69,7 @@ def _reduced(images: Tensor) -> Tensor:
 
 def _enlarge(maps: Tensor, out: Tensor) -> None:
     """Write ``(B, H, W)`` maps into ``out``, interpolated linearly on half-pixel centres from smaller ones."""
-    rows, cols = (
-        _taps(few, many, None, maps.device) for few, many in zip(maps.shape[1:], out.shape[1:], strict=True)
-    )
+    rows, cols = (_taps(few, many, None, maps.device) for few, many in zip(maps.shape[1:], out.shape[1:], strict=True))
     rows.of_rows(cols.of_rows(maps.mT.contiguous()).mT.contiguous(), out=out)
 
 
