@@ -12,16 +12,24 @@ Example:
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, whose pretrain.py hides the package
 
 from pretrain.run.cli import make_parser, run_tool, setup_logging
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN_NET = Path(__file__).resolve().with_name("train_net.py")
 PICTURE_SIDE, SCENE_SIDE = 48, 128  # pixels
 TRAIN_PER_CLASS, VAL_PER_CLASS = 400, 60
 TRAINVAL_SCENES, TEST_SCENES = 150, 150
@@ -70,10 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         conversion = convert_file(output / "pretrain" / "model_final.pth", backbone)
         print(conversion.tally())
 
-    reports = {
-        name: fine_tune_from(weights, output / f"{name.split()[0]}_{args.engine}", devkit, args)
-        for name, weights in (("pretrained with SaliencyMix", str(backbone)), ("random weights", ""))
-    }
+    reports = fine_tune_both(backbone, output, devkit, args)
     print(f"\nResNet-18 pretrained on handwritten digits: top-1 error {errors['top1_error']:.1f} %")
     print(comparison(reports))
     page = reports["pretrained with SaliencyMix"][1].resolve()
@@ -83,21 +88,66 @@ def main(argv: list[str] | None = None) -> None:
         print(f"no browser could be opened; the page is {page}")
 
 
-def fine_tune_from(weights: str, run: Path, devkit: Path, args) -> tuple[dict, Path]:
-    """Fine-tune and evaluate from ``weights`` in the folder ``run``, unless its report is there; return that report."""
-    import json
+def fine_tune_both(
+    backbone: Path, output: Path, devkit: Path, args: argparse.Namespace
+) -> dict[str, tuple[dict[str, Any], Path]]:
+    """Fine-tune from ``backbone`` here and from random weights in a process beside; return each one's report and page.
+
+    What has its report already is left as it is. Each takes half of the threads: a detector this small gains next to
+    nothing from the second one.
+    """
+    import torch
 
     from detection.config import load_detection_config
     from detection.fine_tune import fine_tune, inference_folder
 
-    config_file = ROOT / "detection/configs/demo_r18_fpn.yaml"
-    opts = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(run), "VOC.ROOT", str(devkit), "SEED", str(args.seed)]
-    cfg = load_detection_config(config_file, [*opts, "MODEL.DEVICE", "cuda"], resume=True)
-    dataset = cfg.DATASETS.TEST[0]
-    page = inference_folder(cfg, dataset) / "report.html"
-    if page.exists():
-        return json.loads(page.with_suffix(".json").read_text("utf-8")), page
-    return fine_tune(cfg, engine=args.engine, resume=True, config_file=str(config_file))[dataset], page
+    config_file = str(ROOT / "detection/configs/demo_r18_fpn.yaml")
+    opts, configs, pages = {}, {}, {}
+    for name, weights in (("pretrained with SaliencyMix", str(backbone)), ("random weights", "")):
+        run = output / f"{name.split()[0]}_{args.engine}"
+        opts[name] = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(run), "VOC.ROOT", str(devkit)]
+        opts[name] += ["SEED", str(args.seed), "MODEL.DEVICE", "cuda"]
+        configs[name] = load_detection_config(config_file, opts[name], resume=True)
+        pages[name] = inference_folder(configs[name], configs[name].DATASETS.TEST[0]) / "report.html"
+    here, beside = pages
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    command = [sys.executable, str(TRAIN_NET), "--config-file", config_file, "--engine", args.engine, "--resume"]
+    try:
+        if not pages[beside].exists():
+            print(f"from {beside} a detector is fine-tuned beside; its log: {configs[beside].OUTPUT_DIR}/log.txt")
+        with nullcontext() if pages[beside].exists() else process_beside([*command, *opts[beside]]):
+            if not pages[here].exists():
+                fine_tune(configs[here], engine=args.engine, resume=True, config_file=config_file)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: (json.loads(page.with_suffix(".json").read_text("utf-8")), page) for name, page in pages.items()}
+
+
+@contextmanager
+def process_beside(command: list[str]) -> Iterator[None]:
+    """Run ``command`` on half of the threads during the context, at whose end it is waited for.
+
+    What it says goes nowhere (a tool has its log), but for its last line where it fails: a ``ValueError``. What ends
+    the context early ends the process.
+    """
+    import torch
+
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            yield
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            status = process.wait()
+        if status:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").split("\n")
+            raise ValueError(next((line for line in reversed(lines) if line.strip()), f"exit status {status}"))
 
 
 def comparison(reports: dict[str, tuple[dict, Path]]) -> str:

@@ -1,6 +1,9 @@
 """The demo from end to end, with everything made tiny: the same stages, reused by a second call."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,29 @@ def test_demo__end_to_end_and_a_second_call_reuses_everything(demo, tmp_path, ca
 def test_demo__the_same_with_detectron2(demo, tmp_path, capsys):
     pytest.importorskip("detectron2", reason="needs Detectron2; see 'Two engines' in detection/README.md")
     check_demo(demo, tmp_path, capsys, "detectron2")
+
+
+def test_process_beside__its_last_line_where_it_fails(load_tool):
+    code = "import sys; print('step 1', file=sys.stderr); sys.exit('train_net.py: error: no disk')"
+    with (
+        pytest.raises(ValueError, match=r"^train_net.py: error: no disk$"),
+        load_tool("demo").process_beside([sys.executable, "-c", code]),
+    ):
+        pass
+
+
+def test_process_beside__ends_with_what_ends_the_context(load_tool, monkeypatch):
+    demo, processes = load_tool("demo"), []
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        demo.subprocess, "Popen", lambda *args, **kw: processes.append(start(*args, **kw)) or processes[0]
+    )
+    with (
+        pytest.raises(KeyboardInterrupt),
+        demo.process_beside([sys.executable, "-c", "import time; time.sleep(600)"]),
+    ):
+        raise KeyboardInterrupt
+    assert processes[0].returncode == -signal.SIGTERM  # not waited for
 
 
 def test_demo__opens_the_page_of_the_pretrained_detector(demo, tmp_path, capsys, monkeypatch):
