@@ -154,7 +154,9 @@ def test_job__of_a_node_that_dies_or_that_is_preempted_goes_on_elsewhere(make_st
         wait_until(lambda: all((stage.folder / "begun").exists() for stage in stages))
         node_of = {cluster.ask("squeue", "-h", "-j", job_of(stage), "--format=%N").strip(): stage for stage in stages}
         assert sorted(node_of) == list(NODES)
-        cluster.ask("sbatch", "--partition=urgent", "--nodelist=one", "--mem=5G", "--wrap", "sleep 1")
+        cluster.ask(
+            "sbatch", "--partition=urgent", "--nodelist=one", "--mem=5G", "--output=/dev/null", "--wrap", "sleep 1"
+        )
         cluster.kill_node("two")
         for node in NODES:
             job = job_of(node_of[node])
