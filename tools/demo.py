@@ -112,12 +112,15 @@ def fine_tune_both(
     here, beside = pages
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
+    share = max(1, threads // 2)
     command = [sys.executable, str(TRAIN_NET), "--config-file", config_file, "--engine", args.engine, "--resume"]
+    around = nullcontext()
+    if not pages[beside].exists():
+        print(f"from {beside} a detector is fine-tuned beside; its log: {configs[beside].OUTPUT_DIR}/log.txt")
+        around = process_beside([*command, *opts[beside]], threads=share)
+    torch.set_num_threads(share)
     try:
-        if not pages[beside].exists():
-            print(f"from {beside} a detector is fine-tuned beside; its log: {configs[beside].OUTPUT_DIR}/log.txt")
-        with nullcontext() if pages[beside].exists() else process_beside([*command, *opts[beside]]):
+        with around:
             if not pages[here].exists():
                 fine_tune(configs[here], engine=args.engine, resume=True, config_file=config_file)
     finally:
@@ -126,15 +129,13 @@ def fine_tune_both(
 
 
 @contextmanager
-def process_beside(command: list[str]) -> Iterator[None]:
-    """Run ``command`` on half of the threads during the context, at whose end it is waited for.
+def process_beside(command: list[str], *, threads: int) -> Iterator[None]:
+    """Run ``command`` on so many ``threads`` during the context, at whose end it is waited for.
 
     What it says goes nowhere (a tool has its log), but for its last line where it fails: a ``ValueError``. What ends
     the context early ends the process.
     """
-    import torch
-
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
         try:

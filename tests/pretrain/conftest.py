@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain import learner
+from pretrain.config import load_pretrain_config
+
 
 @pytest.fixture
 def image_folder(tmp_path):
@@ -29,3 +32,34 @@ def tiny_run():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def tiny_net(monkeypatch, tiny_run):
+    """Let every run train the network of ``tiny_run.py``."""
+    monkeypatch.setattr(learner, "build_model", lambda arch, num_classes, **options: tiny_run.TinyNet(num_classes))
+
+
+@pytest.fixture
+def config(image_folder, tmp_path):
+    """Return a function name, KEY VALUE pairs -> the config of a run of 12 iterations in the folder of that name."""
+
+    def make(name, *opts):
+        fixed = {
+            "DATA.ROOT": image_folder,
+            "OUTPUT_DIR": tmp_path / name,
+            "DATA.IMAGE_SIZE": 16,
+            "DATA.EVAL_RESIZE": 16,
+            "DATA.NUM_WORKERS": 0,
+            "SOLVER.EPOCHS": 4,
+            "SOLVER.BATCH_SIZE": 4,
+            "SOLVER.STEPS": (2,),
+            "LOG_PERIOD": 2,
+            "CHECKPOINT_PERIOD": 5,
+            "MIXING.METHOD": "saliencymix",
+            "MIXING.PROB": 0.5,
+            "DEVICE": "cpu",
+        }
+        return load_pretrain_config(None, [str(item) for pair in fixed.items() for item in pair] + list(opts))
+
+    return make

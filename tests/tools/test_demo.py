@@ -79,7 +79,7 @@ def test_process_beside__its_last_line_where_it_fails(load_tool):
     code = "import sys; print('step 1', file=sys.stderr); sys.exit('train_net.py: error: no disk')"
     with (
         pytest.raises(ValueError, match=r"^train_net.py: error: no disk$"),
-        load_tool("demo").process_beside([sys.executable, "-c", code]),
+        load_tool("demo").process_beside([sys.executable, "-c", code], threads=1),
     ):
         pass
 
@@ -92,7 +92,7 @@ def test_process_beside__ends_with_what_ends_the_context(load_tool, monkeypatch)
     )
     with (
         pytest.raises(KeyboardInterrupt),
-        demo.process_beside([sys.executable, "-c", "import time; time.sleep(600)"]),
+        demo.process_beside([sys.executable, "-c", "import time; time.sleep(600)"], threads=1),
     ):
         raise KeyboardInterrupt
     assert processes[0].returncode == -signal.SIGTERM  # not waited for

@@ -85,8 +85,10 @@ def make_pictures(count: int, size: tuple[int, int], num_classes: int) -> list[S
 
 
 def build_models(cfg: CfgNode, engines: Sequence[str] = ENGINES) -> dict[str, nn.Module]:
-    """Return the detector of each of ``engines``, all with the same random weights: proposals are as many as these make
-    them."""
+    """Return torchvision's detector and that of each other of ``engines``, all with the same random weights.
+
+    With others the proposals, and so the work, may be others.
+    """
     models: dict[str, nn.Module] = {"torchvision": build_model(cfg)}
     state = models["torchvision"].detectron2_state_dict()
     draw_initial_weights(state, cfg.SEED)

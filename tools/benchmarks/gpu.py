@@ -158,7 +158,7 @@ def measure_detectors(
             cfg = load_detection_config(CONFIGS / name, opts)
             samples = make_pictures(batch, size, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
             for engine in engines:
-                model = build_models(cfg, engines)[engine]
+                model = build_models(cfg, [engine])[engine]
                 reset_memory(device)
                 step = detector_step(cfg, model, engine, samples)
                 (ms,) = milliseconds([lambda step=step: [step() for _ in range(iterations)]], rounds, device)
