@@ -92,7 +92,9 @@ def _unsure(verdict: Mapping[str, Any], gap: str, others: Sequence[str]) -> Iter
         if not found["clear"]:
             needed = found["seeds_needed"]
             many = f"{needed:,} seeds" if needed else f"more than {MAX_SEEDS:,} seeds"
-            yield f"To tell it from {verdict['ranked'][1]} would take {many}, if what is seen here is the truth."
+            # ... the tables judge fewer pairs, those to the baseline, and may ask for fewer seeds
+            among = ", all pairs of rows judged together" if len(verdict["ranked"]) > 2 else ""
+            yield f"To tell it from {verdict['ranked'][1]} would take {many}{among}, if what is seen here is the truth."
     if verdict["beats"]:
         yield f"From {_listed(verdict['beats'])} it does differ."
 

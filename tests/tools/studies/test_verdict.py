@@ -83,8 +83,13 @@ def test_verdict_in_words__no_winner():
     assert said == (
         "Not all runs are there yet. It is 0.20 points above half (95 % interval over seeds -1.68 to 2.08). What "
         "seeds do alone could make such a difference: half may be as good. To tell it from half would take 153 seeds, "
-        "if what is seen here is the truth. From random it does differ."
+        "all pairs of rows judged together, if what is seen here is the truth. From random it does differ."
     )
+
+
+def test_verdict_in_words__of_two_rows_there_is_one_pair():
+    _, said = words({"whole": SURE["whole"], "half": {0: 79.0, 1: 80.9, 2: 81.0}}, expected=6)
+    assert " seeds, if what is seen here is the truth." in said
 
 
 @pytest.mark.parametrize("rows, why", [
