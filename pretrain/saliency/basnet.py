@@ -150,7 +150,9 @@ def load_basnet(checkpoint: Path | str) -> BASNet:
         logger.info("%s was trained before BASNet's fix of stage 6: bn6d_2 takes the values of bn5d_2", path)
         for name in ("weight", "bias", "running_mean", "running_var"):
             state[f"bn6d_2.{name}"] = state[f"bn5d_2.{name}"]
-    network.load_state_dict({name: value.contiguous() for name, value in state.items()}, assign=True)
+    # strides as newly allocated: those of a file would choose conv2d's kernels
+    plain = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    network.load_state_dict(plain, assign=True)
     return network.eval().requires_grad_(False)
 
 

@@ -127,7 +127,11 @@ def find_network(
 
 
 def as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
-    """Return copies of tensors or NumPy arrays as float32, each with memory of its own.
+    """Return copies of tensors or NumPy arrays as float32, each with memory of its own and strides as newly allocated.
+
+    So the layout in which a network was trained does not decide how it computes afterwards: a 1x1 weight from training
+    with channels last passes for contiguous, so that ``Tensor.contiguous`` keeps it, yet its strides send ``conv2d`` to
+    the kernels for channels last, which round in another way on some processors.
 
     ``notes`` gets a sentence where they were of another type.
 
@@ -147,7 +151,7 @@ def as_float32(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
         if value.is_meta:
             raise ValueError(f"{key!r} has no values (it lies on the meta device)")
         types.add(value.dtype)
-        tensors[key] = value.detach().to(torch.float32, copy=True).contiguous()
+        tensors[key] = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if types - {torch.float32}:
         notes.append(f"{', '.join(sorted(map(str, types - {torch.float32})))} converted to torch.float32")
     return tensors

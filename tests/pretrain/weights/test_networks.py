@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pretrain.weights.namings import convert_state_dict, count_dropped
-from pretrain.weights.networks import DETECTRON2, find_network
+from pretrain.weights.networks import DETECTRON2, as_float32, find_network
 
 
 def prefixed(prefix, state):
@@ -280,3 +280,18 @@ def test_find_network__metadata_in_tensors_become_numbers(value, expected, resne
 def test_find_network__metadata_that_is_no_number(value, resnet18):
     with pytest.raises(ValueError, match=r"top1 in the file is a torch\.\w+ of shape \(.*\); expected a plain value"):
         find_network({"model": resnet18, "top1": value})
+
+
+@pytest.mark.parametrize("value", [
+    torch.rand(8, 4, 1, 1).to(memory_format=torch.channels_last),  # says of itself that it is contiguous
+    torch.rand(8, 4, 3, 3).to(memory_format=torch.channels_last),
+    torch.rand(8, 4, 1, 1, dtype=torch.float64).to(memory_format=torch.channels_last),
+    torch.rand(4, 8).T,
+    torch.rand(1, 4).expand(8, 4),
+    torch.rand(8),
+    np.random.default_rng(0).random((4, 8)).T,
+], ids=["1x1", "3x3", "1x1, float64", "transposed", "expanded", "bias", "NumPy"])  # fmt: skip
+def test_as_float32__strides_are_those_of_a_new_tensor(value):
+    (found,) = as_float32({"conv.weight": value}, []).values()
+    assert found.stride() == torch.empty(found.shape).stride()
+    assert torch.equal(found, torch.as_tensor(value).float())
