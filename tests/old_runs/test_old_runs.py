@@ -189,7 +189,14 @@ def test_fine_tuning__goes_on_and_ends_as_it_did_then(old, engine):
     assert after[: len(before)] == before
     assert [one["iteration"] for one in after] == [19, 39, 59]
     assert_same_numbers(after[-1:], [old.expected[engine]["resumed"]])
-    assert_same_report(f"{engine}/middle/inference/{SET}", f"{engine}/finished/inference/{SET}")
+    folders = [Path(engine, name) for name in ("middle", "finished")]
+    new, kept = (read_weights(folder / "model_final.pth")["model"] for folder in folders)
+    assert list(new) == list(kept)
+    for name, values in kept.items():
+        assert float((new[name] - values).abs().max()) <= 10 * CLOSE * float(values.abs().max()), name
+    # rounding moves weights a little, and then changes the places of detections: AP leaps
+    reports = [json.loads((folder / "inference" / SET / "report.json").read_text()) for folder in folders]
+    assert reports[0]["voc07"]["AP50"] == pytest.approx(reports[1]["voc07"]["AP50"], abs=0.05)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
