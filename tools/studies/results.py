@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,20 @@ def _accepted(plan: Plan, results: Mapping[str, Result]) -> list[str]:
     ]
     return [
         "Taken as they are, though by another version of the code or of PyTorch than is here, or of data that have "
-        f"changed since: {', '.join(names)}."
+        f"changed since: {_in_short(names, results)}."
     ] * bool(names)
+
+
+def _in_short(names: Sequence[str], among: Iterable[str]) -> str:
+    """Return the names of stages, those of a kind in two words where all of many ``among`` others are meant."""
+    kinds: dict[str, list[str]] = {}
+    for name in among:
+        kinds.setdefault(name.rpartition("/")[2], []).append(name)
+    parts = []
+    for kind, every in kinds.items():
+        meant = [name for name in every if name in names]
+        parts += [f"every {kind} ({len(every)})"] if len(meant) == len(every) > 3 else meant
+    return ", ".join(parts)
 
 
 def _versions(results: Mapping[str, Result]) -> dict[str, str]:
@@ -142,7 +154,7 @@ def _versions(results: Mapping[str, Result]) -> dict[str, str]:
         for name, one in recorded.items():
             stages.setdefault(one.get(package, NOT_RECORDED), []).append(name)
         *few, (most, _) = sorted(stages.items(), key=lambda item: len(item[1]))
-        texts = [f"{version} ({', '.join(names)})" for version, names in few]
+        texts = [f"{version} ({_in_short(names, recorded)})" for version, names in few]
         versions[package] = "; ".join([*texts, f"{most} (all others)" if few else most])
     return versions or ({"packages": NOT_RECORDED} if results else {})
 

@@ -171,7 +171,7 @@ def test_render_markdown__intervals_differences_and_runs(result):
     text = render_markdown(result)
     assert text.startswith(
         "# Table 3\n\n1 of 4 stages is done, 1 failed, 1 running. "
-        "Written 2026-11-22 17:05:00 from tools/studies/configs/table3_small.yaml.\n\nOne. Two.\n\n"
+        "Written 2026-11-22 17:05:00 from tools/studies/configs/table3_small.yaml.\n\nOne.\n\nTwo.\n\n"
         "## Failed\n\n- [b/pretrain](b/pretrain/log.txt): no space left on the disk\n\n"
     )
     assert "Published: Table 3 of the paper, under its own protocol: 41K iterations. Numbers of different" in text

@@ -247,6 +247,16 @@ def test_study_result__says_that_the_best_epoch_is_chosen_by_what_it_is_measured
     assert not any("best epoch" in note for note in said["transfer"])
 
 
+def test_study_result__names_a_kind_of_stage_where_all_of_it_are_meant(plan_of):
+    plan = plan_of(["SEEDS", "(0, 1)"])  # of two rows
+    results = with_numbers(plan, {(method, seed): 40.0 for method in ("baseline", "cutmix") for seed in (0, 1)})
+    for name, result in results.items():
+        old = name.endswith("/pretrain") or name == "cutmix/seed1/convert"
+        result["versions"] = {"torch": "2.6" if old else "2.7"}
+    told = study_result(plan, results, {})["versions"]["torch"]
+    assert told == "2.6 (every pretrain (4), cutmix/seed1/convert); 2.7 (all others)"
+
+
 def test_study_result__keeps_all_that_the_paper_has(plan_of):
     numbers = {"PAPER": {"voc07_AP50": 76.71}, "PAPER_STD": {"voc07_AP50": 0.2}, "PAPER_ONLY": {"hours": 0.83}}
     rows = [{"METHOD": "baseline", "CONFIG": "pretrain/configs/demo_r18_saliencymix.yaml", **numbers}]

@@ -101,7 +101,7 @@ def render_markdown(result: Mapping[str, Any]) -> str:
         [f"{progress_sentence(result)} Written {plain(result['written'])} from {plain(result['config_file'])}."],
         *_verdicts(result),
         [paragraph(result["transfer"]["protocol"])] if result["transfer"] else [],
-        [paragraph(" ".join(result["notes"]))],
+        *([paragraph(note)] for note in result["notes"]),
         *_failed(result),
         *_results(result),
         *_transfer(result),
