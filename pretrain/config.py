@@ -251,6 +251,13 @@ def _contradictions(cfg: CfgNode) -> list[str]:
     mean = cfg.DATA.PIXEL_MEAN
     if cfg.DATA.ERASE_PROB and _three_numbers(mean) and not 0 <= min(mean) <= max(mean) <= 255:
         faults.append(f"DATA.ERASE_PROB paints with DATA.PIXEL_MEAN, which is {mean}; expected levels within 0 and 255")
+    if cfg.DATA.EVAL_RESIZE < cfg.DATA.IMAGE_SIZE and cfg.DATA.DATASET == "image_folder":
+        faults.append(
+            f"DATA.EVAL_RESIZE is {cfg.DATA.EVAL_RESIZE}; expected at least DATA.IMAGE_SIZE, {cfg.DATA.IMAGE_SIZE}, "
+            "the side of what is cut out of it"
+        )
+    if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
+        faults.append("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0; set one of the two")
     if min(cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WARMUP_ITERS) > 0:
         faults.append(
             f"SOLVER.WARMUP_EPOCHS is {cfg.SOLVER.WARMUP_EPOCHS} and SOLVER.WARMUP_ITERS {cfg.SOLVER.WARMUP_ITERS}; a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,7 @@ def evaluate(
     ``evaluation_mode``); its buffers become those of the main process.
 
     Raises:
+        FloatingPointError: the network's answers are not finite: their order would be no prediction.
         ValueError: there is no picture that counts.
     """
     processes.copy_buffers(model)
@@ -58,6 +60,8 @@ def evaluate(
     wrong1, wrong5, loss, total = processes.sum(sums).tolist()  # the one look: each waits for the GPU
     if total == 0:
         raise ValueError("no validation picture can be read")
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss on the validation pictures is {loss}: the network's answers are no numbers")
     return {
         "top1_error": 100 * wrong1 / total,
         "top5_error": 100 * wrong5 / total,

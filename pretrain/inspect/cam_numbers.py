@@ -95,7 +95,7 @@ def _origins(networks: Mapping[str, Pretrained]) -> list[dict[str, Any]]:
             "name": name,
             "checkpoint": str(network.path),
             "checkpoint_sha256": network.sha256,
-            "arch": network.cfg.MODEL.ARCH,
+            "arch": network.arch,
             "method": record(network.state["method"]),
         }
         for name, network in networks.items()

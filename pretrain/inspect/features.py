@@ -84,7 +84,7 @@ def identity(pretrained: Pretrained, split: Split, device: torch.device, code: s
     return {
         "checkpoint_sha256": pretrained.sha256,
         "prefix": pretrained.prefix,
-        "arch": pretrained.cfg.MODEL.ARCH,
+        "arch": pretrained.arch,
         "preprocessing": pretrained.record()["preprocessing"],
         "pictures": split.fingerprint(),
         "device": device.type,
@@ -136,7 +136,8 @@ def compute_features(pretrained: Pretrained, split: Split, device: torch.device)
     """Return the features of ``split``, computed on ``device``, on the CPU.
 
     Raises:
-        ValueError: more pictures than DATA.MAX_UNREADABLE cannot be read.
+        ValueError: more pictures than DATA.MAX_UNREADABLE cannot be read; or the features are not finite, or the same
+            for all pictures.
     """
     cfg = pretrained.cfg
     chosen = [(index, 0) for index in split.indices]
@@ -149,6 +150,10 @@ def compute_features(pretrained: Pretrained, split: Split, device: torch.device)
         pin_memory=device.type == "cuda",
     )
     values, labels = _run(pretrained.backbone(device), batches, Preparation(cfg, device), split.folder.name)
+    if not values.isfinite().all():
+        raise ValueError(f"{pretrained.path}: its features of {split.folder} are not finite: a broken network")
+    if len(values) > 1 and (values == values[0]).all():
+        raise ValueError(f"{pretrained.path}: all pictures of {split.folder} have the same features: a dead network")
     return Features(values, labels, sorted(unreadable.reasons))
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from pretrain.config import RULES, get_cfg
 from pretrain.data.sources import Cifar, ClassFolders, Source
 from pretrain.learner import network_of
+from pretrain.names import ARCHITECTURES
 from pretrain.run.files import sha256
 from pretrain.run.settings import find_faults, refuse_faults
 from pretrain.run.text import parse_yaml
@@ -33,11 +34,14 @@ from pretrain.weights.description import (
     preprocessing,
     record,
     same,
+    usual_reading,
 )
 from pretrain.weights.files import read_weights
 from pretrain.weights.namings import check_backbone, convert_state_dict, dropped_by
 from pretrain.weights.networks import Network, as_float32, find_network
 from pretrain.weights.releases import Release, find_release
+from pretrain.weights.resnet import Architecture
+from pretrain.weights.torchvision_resnet import build_resnet
 
 ENTRIES = ("model", "config", "arch", "method", "classes")
 IMAGENET_CLASSES = 1000
@@ -89,9 +93,11 @@ class Pretrained:
         prefix: where the network lay in the file, as `find_network` says it.
         state: what ``load_weights`` takes: the entries of a checkpoint of ours. Its ``classes`` are None where the file
             does not name them.
-        cfg: the config of its run; of a foreign file the network and its evaluation, all else at its default.
+        cfg: the config of its run; of a foreign file its evaluation, and the network if MODEL.ARCH has a name for it;
+            all else at its default.
         stated: top-1 and top-5 accuracy that the file, or the publisher of a known one, states; percent or None.
         notes: sentences for the user: which rules decided what, and what was taken for granted.
+        unnamed: the network of a foreign file that MODEL.ARCH has no name for.
     """
 
     path: Path
@@ -101,6 +107,12 @@ class Pretrained:
     cfg: CfgNode
     stated: tuple[float | None, float | None]
     notes: tuple[str, ...]
+    unnamed: Architecture | None = None
+
+    @property
+    def arch(self) -> str:
+        """The name of its architecture: one of ``ARCHITECTURES``, or what ``Architecture.name`` calls it."""
+        return self.state["arch"]
 
     @property
     def classes(self) -> list[str] | None:
@@ -124,7 +136,7 @@ class Pretrained:
         The classes of a file that does not name them are taken to be in that order, as class folders are.
 
         Raises:
-            ValueError: ``classes`` are not the checkpoint's; or its weights do not fit its config.
+            ValueError: ``classes`` are not the checkpoint's; its weights do not fit its config, or are not finite.
         """
         state = self.state
         if state["classes"] is None:
@@ -133,24 +145,34 @@ class Pretrained:
                 raise ValueError(f"{self.path} knows {count} classes, the data has {len(classes)}")
             state = {**state, "classes": classes}
         layout = torch.channels_last if self.cfg.CHANNELS_LAST else torch.contiguous_format
-        model = network_of(self.cfg, len(classes)).to(device, memory_format=layout)
-        load_weights(model, state, self.path, self.cfg.MODEL.ARCH, classes)
+        model = self._build(len(classes)).to(device, memory_format=layout)
+        self._load(model, state, classes)
         return model.eval()
 
     def backbone(self, device: torch.device) -> nn.Module:
         """Return the network without its classifier, in evaluation mode: it gives pooled features, ``(B, C)``.
 
         Raises:
-            ValueError: its weights do not fit its config.
+            ValueError: its weights do not fit its config, or are not finite.
         """
-        model = network_of(self.cfg, num_classes=1)
+        model = self._build(num_classes=1)
         model.fc = nn.Identity()
         weights = {key: value for key, value in self.state["model"].items() if not key.startswith("fc.")}
-        load_weights(
-            model, {**self.state, "model": weights}, self.path, self.cfg.MODEL.ARCH, self.state["classes"] or []
-        )
+        self._load(model, {**self.state, "model": weights}, self.state["classes"] or [])
         layout = torch.channels_last if self.cfg.CHANNELS_LAST else torch.contiguous_format
         return model.to(device, memory_format=layout).eval()
+
+    def _build(self, num_classes: int) -> nn.Module:
+        if self.unnamed is not None:
+            return build_resnet(self.unnamed, num_classes=num_classes)
+        return network_of(self.cfg, num_classes)
+
+    def _load(self, model: nn.Module, state: Mapping[str, Any], classes: list[str]) -> None:
+        load_weights(model, state, self.path, self.arch, classes)
+        for name, value in model.state_dict().items():
+            # answers that are NaN have an order as well, which looks like a prediction
+            if count := int((~torch.isfinite(value)).sum()):
+                raise ValueError(f"{self.path}: {name} holds {count} values that are not finite numbers")
 
     def validation_source(self, root: Path | str) -> Source:
         """Return the validation pictures in ``root``: its ``val/`` for class folders, else CIFAR's test set.
@@ -167,7 +189,7 @@ class Pretrained:
         return {
             "checkpoint": str(self.path),
             "checkpoint_sha256": self.sha256,
-            "arch": self.cfg.MODEL.ARCH,
+            "arch": self.arch,
             "method": record(self.state["method"]),
             "preprocessing": {
                 name: list(value) if isinstance(value := self.cfg.DATA[key], tuple) else value
@@ -228,13 +250,15 @@ def _foreign(path: Path, content: Any, reading: Reading, needs_classifier: bool)
     fingerprint = sha256(path)
     release = find_release(fingerprint)
     cfg = get_cfg()
-    cfg.MODEL.ARCH = architecture.name
+    is_named = architecture.name in ARCHITECTURES
+    if is_named:
+        cfg.MODEL.ARCH = architecture.name
     cfg.DATA.DECODER = "pillow"  # as whoever published accuracies of foreign weights
     said = Preprocessing(reading.pixel_mean, reading.pixel_std)
     view = {} if release is None else {name: getattr(release, name) for name in VIEW_KEYS}
     known = {**{name: view.get(name) for name in ("pixel_mean", "pixel_std")}, **known}
     for name in ("pixel_mean", "pixel_std"):
-        view[name] = tuple(preprocessing(known, said, architecture)[name])
+        view[name] = tuple(preprocessing(known, said, architecture, usual_reading(network))[name])
     _set_view(cfg, reading, view)
     notes += _assumed(cfg, reading, release, known)
     weights = {
@@ -245,11 +269,13 @@ def _foreign(path: Path, content: Any, reading: Reading, needs_classifier: bool)
     floating = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
     state = {
         "model": {**weights, **as_float32(floating, notes)},
-        "arch": cfg.MODEL.ARCH,
+        "arch": architecture.name,
         "method": known.get("method"),
         "classes": None,
     }
-    return Pretrained(path, fingerprint, network.prefix, state, cfg, _stated(network, known, release), tuple(notes))
+    stated = _stated(network, known, release)
+    unnamed = None if is_named else architecture
+    return Pretrained(path, fingerprint, network.prefix, state, cfg, stated, tuple(notes), unnamed)
 
 
 def _set_view(cfg: CfgNode, reading: Reading, view: Mapping[str, Any]) -> None:

@@ -48,8 +48,8 @@ class Probing:
             raise ValueError(f"--k is {self.k}; expected at least 1")
         if not self.temperature > 0:
             raise ValueError(f"--temperature is {self.temperature}; expected a number above 0")
-        if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}; expected at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed is {self.seed}; expected at least 0 and less than 2**63")
 
 
 def probe_checkpoint(
@@ -160,7 +160,8 @@ def knn_classes(
     for some in functional.normalize(others, dim=1).split(rows):
         cosines, nearest = (some @ known).topk(k, dim=1)
         votes = torch.zeros(len(some), num_classes, dtype=torch.float64, device=some.device)
-        votes.scatter_add_(1, labels[nearest], (cosines.double() / temperature).exp())
+        # as parts of the nearest one's vote, which no temperature makes infinite
+        votes.scatter_add_(1, labels[nearest], ((cosines - cosines[:, :1]).double() / temperature).exp())
         classes.append(votes.argmax(dim=1))
     return torch.cat(classes)
 

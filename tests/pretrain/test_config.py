@@ -201,6 +201,8 @@ def test_load_config__refuses_a_bad_override(opts, message):
     (["DATA.DOWNLOAD", "True"], r"DATA\.DOWNLOAD is for DATA\.DATASET cifar10 and cifar100"),
     (["DATA.TRAIN_SIZE", "-1"], r"DATA\.TRAIN_SIZE is -1; expected at least 0"),
     (["DATA.TRIVIAL_AUGMENT", "wide"], r"DATA\.TRIVIAL_AUGMENT expects bool \(such as False\), but got 'wide'"),
+    (["DATA.EVAL_RESIZE", "223"], r"DATA\.EVAL_RESIZE is 223; expected at least DATA\.IMAGE_SIZE, 224"),
+    (["SOLVER.MOMENTUM", "0.0"], r"SOLVER\.NESTEROV is True, but SOLVER\.MOMENTUM is 0; set one of the two"),
     (["DATA.ERASE_PROB", "1.1"], r"DATA\.ERASE_PROB is 1\.1; expected within 0 and 1"),
     (["DATA.ERASE_PROB", "0.1", "DATA.PIXEL_MEAN", "(-1.0, 0.0, 0.0)"],
      r"ERASE_PROB paints with DATA\.PIXEL_MEAN, which is \(-1\.0, 0\.0, 0\.0\); expected levels within 0 and 255"),

@@ -60,6 +60,13 @@ def test_evaluate__refuses_when_nothing_could_be_read():
         evaluate(Scores(), batches([[9, 5]], [-1], 1), lambda images: images.float())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_evaluate__refuses_answers_that_are_no_numbers(value):
+    """Their order would be an accuracy: that of always saying the first class."""
+    with pytest.raises(FloatingPointError, match=r"the loss on the validation pictures is (nan|inf)"):
+        evaluate(Scores(), batches([[9, 5], [5, 9]], [0, 1], 1), lambda images: images.float() * value)
+
+
 def test_evaluate__waits_for_the_gpu_once():
     rows, labels = [[1, 0], [7, 7], [0, 2], [9, 0]], [0, 1, 0, -1]
     with pretended_cuda() as device:

@@ -15,6 +15,8 @@ import pretrain.inspect.features
 import pretrain.inspect.pretrained
 from pretrain.config import get_cfg
 from pretrain.run.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.weights.resnet import Architecture
+from pretrain.weights.torchvision_resnet import build_resnet
 from tests.conftest import random_resnet
 
 CLASSES = ("ant", "bee", "cat")
@@ -218,6 +220,33 @@ def test_probe__refuses_all_that_cannot_be_opened_at_once(probe, whole, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name, value, message", [
+    ("conv1.weight", torch.nan, r"broken\.pth: conv1\.weight holds 9408 values that are not finite numbers"),
+    ("bn1.running_var", 1e-45, r"broken\.pth: its features of .*train are not finite"),
+    ("bn1.weight", 0.0, r"broken\.pth: all pictures of .*train have the same features: a dead network"),
+])  # fmt: skip
+def test_probe__refuses_a_network_that_tells_nothing(probe, tmp_path, name, value, message):
+    state = random_resnet(18)
+    state[name] = torch.full_like(state[name], value)
+    if value == 1e-45:
+        state["bn1.weight"] = torch.full_like(state["bn1.weight"], 3e38)
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(ValueError, match=message):
+        probe(f"x={tmp_path}/broken.pth")
+
+
+def test_probe__a_network_that_no_config_names_as_its_program_reads_pictures(probe, tmp_path):
+    """SwAV's RN50w2, whose pictures were normalised by a std of its own."""
+    state = build_resnet(Architecture(50, width_per_group=128, widen=2)).state_dict()
+    state = {f"module.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    state |= {"module.projection_head.0.weight": torch.zeros(4, 4096), "module.prototypes.weight": torch.zeros(4, 4)}
+    torch.save(state, tmp_path / "swav.pth.tar")
+    (found,) = probe(f"swav={tmp_path}/swav.pth.tar")
+    protocol = found["protocol"]
+    assert protocol["arch"] == "resnet50w2"
+    assert protocol["preprocessing"]["pixel_std"] == [58.14, 57.12, 57.375]
+
+
 @pytest.mark.parametrize("words, message", [
     (["random"], "random: only files are probed; leave it out"),
     (["SOLVER.MAX_ITER", "7"], r"SOLVER\.MAX_ITER is a config key, and probes have no config"),
@@ -225,6 +254,7 @@ def test_probe__refuses_all_that_cannot_be_opened_at_once(probe, whole, tmp_path
     (["--num-images", "10"], r"--num-images is 10, but there are only 9 pictures in .*val"),
     (["--num-train-images", "19"], r"--num-train-images is 19, but there are only 18 pictures in .*train"),
     (["--num-train-images", "2"], "--k is 3, but only 2 training pictures are there"),
+    (["--seed", str(2**63)], r"--seed is 9223372036854775808; expected at least 0 and less than 2\*\*63"),
     (["--temperature", "0"], r"--temperature is 0\.0; expected a number above 0"),
 ])  # fmt: skip
 def test_probe__refuses(probe, whole, words, message):
