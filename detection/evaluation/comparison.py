@@ -19,7 +19,7 @@ import numpy as np
 
 from detection.datasets.types import DetectionDataset
 from detection.evaluation.coco import COCO_SUMMARY, coco_outcomes, evaluate_coco
-from detection.evaluation.detections import PictureDetections
+from detection.evaluation.detections import PictureDetections, answers_digest
 from detection.evaluation.diagnosis.class_differences import compare_classes, judge_classes, mean_per_class
 from detection.evaluation.diagnosis.confusion import score_thresholds
 from detection.evaluation.diagnosis.label_errors import find_objects, list_missed
@@ -236,7 +236,9 @@ def compare_runs(
     groups = group_runs(protocols, across=across, defaults=defaults)
     tables = [by_method([run.method for run in runs], protocols, group, across) for group in groups]
     for members in (members for table in tables for members in table.values()):
-        refuse_copies([runs[index].path for index in members], [protocols[index] for index in members])
+        some = [runs[index] for index in members]
+        answers = [answers_digest(run.detections) for run in some]
+        refuse_copies([run.path for run in some], [run.protocol for run in some], answers)
 
     halves = draw_halves(len(dataset.pictures), num_resamples=num_resamples, seed=seed)
     scores, samples, counts, found = [], [], [], []

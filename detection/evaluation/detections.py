@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,18 @@ def check_detections(dataset: DetectionDataset, detections: Mapping[str, Picture
         if wrong.any():
             index = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"picture {list(detections)[owner[index]]!r}: {what}: {values[index].tolist()}")
+
+
+def answers_digest(detections: Mapping[str, PictureDetections]) -> str | None:
+    """Return a SHA-256 of what was found, in whatever order it stands; None where nothing was."""
+    digest, count = hashlib.sha256(), 0
+    for image_id in sorted(detections):
+        boxes, scores, classes = detections[image_id]
+        rows = np.column_stack([boxes, scores, classes]).astype(np.float64)
+        digest.update(f"{image_id}\0{len(rows)}\0".encode())
+        digest.update(np.ascontiguousarray(rows[np.lexsort(rows.T)]))
+        count += len(rows)
+    return digest.hexdigest() if count else None
 
 
 def concatenate(found: list[PictureDetections]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -108,18 +108,24 @@ def by_method(
     return found
 
 
-def refuse_copies(paths: Sequence[str], protocols: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse runs of one method that are known to be of the same weights with a ``ValueError``."""
-    seen: dict[str, str] = {}
-    for path, protocol in zip(paths, protocols, strict=True):
-        digest = (protocol.get("weights") or {}).get("sha256")
-        if digest in seen:
-            raise ValueError(
-                f"runs {seen[digest]} and {path} are of the same weights (SHA-256 {digest}); "
-                "the same run is no second seed"
-            )
-        if digest:
-            seen[digest] = path
+def refuse_copies(paths: Sequence[str], protocols: Sequence[Mapping[str, Any]], answers: Sequence[str | None]) -> None:
+    """Refuse runs of one method that are known to be the same with a ``ValueError``.
+
+    Their files of weights are the same; or their seed and what they found are, as ``answers`` tell it
+    (``answers_digest``): a training that was repeated writes another file, which holds its config as well.
+    """
+    seen: dict[tuple[str, Any], str] = {}
+    for path, protocol, answer in zip(paths, protocols, answers, strict=True):
+        weights, seed = (protocol.get("weights") or {}).get("sha256"), protocol.get("seed")
+        marks = []
+        if weights:
+            marks.append((f"are of the same weights (SHA-256 {weights})", weights))
+        if answer and seed is not None:
+            marks.append((f"have the same seed ({seed}) and found the same to the last digit", answer))
+        for mark in marks:
+            if mark in seen:
+                raise ValueError(f"runs {seen[mark]} and {path} {mark[0]}; the same run is no second seed")
+            seen[mark] = path
 
 
 def differences(protocols: Sequence[Mapping[str, dict[str, Any] | None]]) -> dict[str, list[Any]]:

@@ -188,6 +188,18 @@ def test_compare_runs__refuses_a_copy_as_a_second_seed():
     assert methods_of(compare(*runs[1:])) == [["a", "b"]]
 
 
+def test_compare_runs__refuses_a_repeated_training_as_a_second_seed():
+    """Its file of weights is another one, for it holds the config; its seed and all that it found are the same."""
+    first, again = (run("a", 3, seed=5, weights={"file": "x.pth", "sha256": name}) for name in ("ab", "cd"))
+    again = again._replace(path="runs/again")
+    with pytest.raises(ValueError, match=r"runs/a_3_5 and runs/again have the same seed \(5\) and found the same to"):
+        compare(first, again)
+    other_seed = again._replace(protocol={**again.protocol, "seed": 6})
+    assert compare(first, other_seed)["groups"][0]["methods"][0]["n"] == 2
+    found_more = run("a", 4, seed=5)._replace(path="runs/again")  # from another backbone
+    assert compare(first, found_more)["groups"][0]["methods"][0]["n"] == 2
+
+
 def test_compare_runs__says_where_the_backbones_of_a_method_are_of_different_recipes(tmp_path):
     """One was pretrained for 90 epochs, the other for 300: that is no spread over seeds."""
     recipes = [f"SEED: {n}\nDATA: {{ROOT: /{n}}}\nSOLVER: {{EPOCHS: {epochs}}}\n" for n, epochs in enumerate((90, 300))]
