@@ -56,14 +56,16 @@ def main(argv: list[str] | None = None) -> None:
 
 def check(args) -> None:
     """Refuse numbers that no data set can have."""
+    from detection.datasets import digits
+
     least = {
         "seed": 0,
         "train_per_class": 0,
         "val_per_class": 0,
-        "side": 16,
+        "side": digits.MIN_SIDE,
         "scenes": 0,
         "test_scenes": 0,
-        "scene_side": 64,
+        "scene_side": digits.MIN_SCENE_SIDE,
     }
     for name, minimum in least.items():
         value = getattr(args, name)

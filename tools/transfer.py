@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from tools.studies.checkpoints import (
         SAID,
+        STUDY_FILE,
         prove,
         read_rates,
         read_words,
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from tools.studies.planning.plan import make_plan
 
     output = Path(args.output).resolve()
-    file = output / "transfer.yaml"
+    file = output / STUDY_FILE
     accepted = {"accept_code": args.accept_code, "accept_data": args.accept_data}
     cfg = study_of(
         read_words(args.words, {key: getattr(args, key.lower()) for key in SAID}),

@@ -27,6 +27,7 @@ TRAIN_PHOTOS = ("astronaut", "coffee", "motorcycle_left", "brick", "china.jpg")
 TEST_PHOTOS = ("chelsea", "rocket", "grass", "flower.jpg")
 INK = 0.35  # a pixel with at least this much ink counts as part of a digit; its box is tight around these
 DIFFICULT_SIDE = 15  # a digit whose box is lower than this many pixels is marked difficult
+MIN_SIDE, MIN_SCENE_SIDE = 16, 64  # pixels
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(DIGIT_CLASSES, start=1)]  # of a COCO file
 
 

@@ -154,6 +154,8 @@ def test_read_words__rows_options_and_keys(files):
 
 @pytest.mark.parametrize("words, said, faults", [
     ([], {}, ["no checkpoint is given; expected NAME=FILE, one or more"]),
+    (["SOLVER.MAX_ITER", "7", "a=x.pth", "random"], {},
+     ["no checkpoint is given; 'a=x.pth' stands behind KEY VALUE pairs; expected NAME=FILE"]),
     (["a.pth"], {}, ["'a.pth' names no checkpoint; expected NAME=FILE or random, such as a=a.pth"]),
     (["a=no.pth", "b=/"], {}, ["a: no.pth does not exist", "b: / is no file"]),
     (["random", "random"], {}, ["the name 'random' is given twice"]),
@@ -184,3 +186,10 @@ def test_study_of__refuses(tmp_path, change, message):
     said = {"config_file": "x", "engine": "auto", "seeds": 3, "baseline": None, "output": tmp_path}
     with pytest.raises(ValueError, match=message):
         study_of(read_words(["random"]), **{**said, **change})
+
+
+def test_study_of__refuses_a_row_whose_folder_would_be_the_studys_file(tmp_path):
+    (tmp_path / "r18.pth").touch()
+    given = read_words([f"Transfer.yaml={tmp_path}/r18.pth"])
+    with pytest.raises(ValueError, match=r"a checkpoint is called transfer\.yaml, as the study's own file"):
+        study_of(given, config_file="x", engine="auto", seeds=3, baseline=None, output=tmp_path)

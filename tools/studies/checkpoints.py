@@ -26,6 +26,7 @@ from tools.studies.planning.plan import Plan
 from tools.studies.planning.stages import Stage
 from tools.studies.published import published_cost
 
+STUDY_FILE = "transfer.yaml"  # beside the rows' folders
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 # What a file does not say and the command line may, of READING_KEYS: key -> what stands behind the name
 SAID = {
@@ -110,7 +111,10 @@ def read_words(words: Sequence[str], said: Mapping[str, Sequence[str]] | None = 
             faults.append(f"{option} {word}: expected {name}{expected}")
     opts = list(words[end:])
     if not rows and not faults:
-        faults.append(f"no checkpoint is given; expected NAME=FILE, one or more, and {RANDOM} for a row from nothing")
+        late = next((f"; {word!r} stands behind KEY VALUE pairs" for word in opts if word == RANDOM or "=" in word), "")
+        faults.append(
+            f"no checkpoint is given{late}; expected NAME=FILE, one or more, and {RANDOM} for a row from nothing"
+        )
     if len(opts) % 2:
         faults.append(f"expected KEY VALUE pairs, but {opts[-1]!r} has no value")
     refuse_faults(faults)
@@ -163,6 +167,8 @@ def study_of(
     if seeds < 1:
         raise ValueError(f"--seeds is {seeds}; expected at least 1")
     names = [row["METHOD"] for row in given.rows]
+    if STUDY_FILE in map(str.casefold, names):
+        raise ValueError(f"a checkpoint is called {STUDY_FILE}, as the study's own file; call it otherwise")
     if baseline is not None and baseline not in names:
         raise ValueError(f"--baseline {baseline}: no checkpoint has that name; expected one of {', '.join(names)}")
     cfg = get_cfg()

@@ -8,6 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from detection.datasets.digits import MIN_SCENE_SIDE, MIN_SIDE
 from detection.engines import ENGINES
 from pretrain.names import ATTACKS, PAIR_METHODS
 from pretrain.run.settings import (
@@ -187,6 +188,8 @@ RULES: dict[str, Rule] = {
     },
     "SLURM.PARAMETERS": PAIRS,
     **{f"DIGITS.{name}": at_least(0) for name in get_cfg().DIGITS},
+    "DIGITS.SIDE": at_least(MIN_SIDE),
+    "DIGITS.SCENE_SIDE": at_least(MIN_SCENE_SIDE),
     **{f"COST.{name}": at_least(0) for name, value in get_cfg().COST.items() if value != ""},
 }
 
@@ -232,10 +235,15 @@ def _contradictions(cfg: CfgNode) -> list[str]:
         *faults_of_opts("PRETRAIN.OPTS", cfg.PRETRAIN.OPTS),
         *faults_of_opts("DETECTION.OPTS", cfg.DETECTION.OPTS),
     ]
-    if made and cfg.PRETRAIN.DATA_ROOT:
-        faults.append("PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
-    if made and cfg.DETECTION.VOC_ROOT:
-        faults.append("DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set; real data or made data, not both")
+    maker = "DIGITS.TRAIN_PER_CLASS" if cfg.DIGITS.TRAIN_PER_CLASS else "DIGITS.SCENES"
+    faults += [
+        f"{key} and {maker} are both set; real data or made data, not both"
+        for key, root in (
+            ("PRETRAIN.DATA_ROOT", cfg.PRETRAIN.DATA_ROOT),
+            ("DETECTION.VOC_ROOT", cfg.DETECTION.VOC_ROOT),
+        )
+        if made and root
+    ]
     if made and reads_pictures(cfg) and cfg.DIGITS.VAL_PER_CLASS < 1:
         faults.append("DIGITS.VAL_PER_CLASS is 0; expected at least 1, since the networks are evaluated on them")
     if cfg.BASELINE != get_cfg().BASELINE and cfg.BASELINE not in [row.method for row in rows]:

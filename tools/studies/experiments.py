@@ -153,6 +153,8 @@ def _experiment(number: int, entry: Any, kind: str) -> Experiment:
 
 def _label(where: str, entry: dict[str, Any], key: str) -> str:
     label = str(entry.get(key, ""))
+    if label != label.strip():
+        raise ValueError(f"{where}: {label!r} names a folder and must not begin or end with white space")
     if "/" in label or label.startswith("."):
         raise ValueError(f"{where}: {label!r} names a folder and must not hold a slash or begin with a dot")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in label):

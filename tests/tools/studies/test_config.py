@@ -72,6 +72,8 @@ BAD_EXPERIMENTS = [
     ([GOOD | {"METHOD": "caf\u00e9"}, GOOD | {"METHOD": "cafe\u0301"}], "would share the folder cafe_, or do on some"),
     ([GOOD | {"METHOD": "Stra\u00dfe"}, GOOD | {"METHOD": "STRASSE"}], "and STRASSE would share the folder STRASSE"),
     ([GOOD | {"METHOD": "cut\nmix"}], r"entry 1: 'cut\\nmix' names a folder and must not hold a control character"),
+    ([GOOD | {"METHOD": " "}], "entry 1: ' ' names a folder and must not begin or end with white space"),
+    ([GOOD | {"METHOD": "a "}], "entry 1: 'a ' names a folder and must not begin or end with white space"),
     ([GOOD | {"DATA": "x" * 201}], r"entry 1: 'x{40}'... names a folder and has more than 200 bytes"),
     ([GOOD | {"METHOD": "b", "MODEL": "a"}, GOOD | {"METHOD": "a b"}], "a/b and a b have one name, a b, on the page"),
     ([GOOD | {"OPTS": ["SEED", 1]}], "entry 1: OPTS sets SEED, which the study sets for every run; set SEEDS instead"),
