@@ -129,6 +129,8 @@ def test_load_study__refuses_experiments_by_number(load, entries, message):
     (["NOTES", "[1]"], r"NOTES is \[1\]; expected a list of sentences"),
     (["ATTACK.METHODS", "('pgd', 'pgd')"], r"ATTACK.METHODS is \('pgd', 'pgd'\); expected one or more of fgsm, pgd"),
     (["COST.PRETRAIN_RATE", "-1"], "COST.PRETRAIN_RATE is -1.0; expected at least 0"),
+    (["DIGITS.SIDE", "15"], "DIGITS.SIDE is 15; expected at least 16"),
+    (["DIGITS.SCENE_SIDE", "63"], "DIGITS.SCENE_SIDE is 63; expected at least 64"),
     (["DIGITS.TRAIN_PER_CLASS", "5"], "PRETRAIN.DATA_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
     (["PRETRAIN.DATA_ROOT", "", "DIGITS.TRAIN_PER_CLASS", "5", "DETECTION.VOC_ROOT", "x"],
      "DETECTION.VOC_ROOT and DIGITS.TRAIN_PER_CLASS are both set"),
