@@ -112,7 +112,7 @@ class Pretrained:
     @property
     def arch(self) -> str:
         """The name of its architecture: one of ``ARCHITECTURES``, or what ``Architecture.name`` calls it."""
-        return self.state["arch"]
+        return self.cfg.MODEL.ARCH if self.unnamed is None else self.unnamed.name
 
     @property
     def classes(self) -> list[str] | None:
